@@ -1,0 +1,31 @@
+# make demo: the whole system in a few minutes.  make test: all fast tests.  make check: style, types.
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: demo test check slow format clean
+demo: .venv/installed
+	$(BIN)/sdlm demo
+
+test: check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+slow: .venv/installed
+	$(BIN)/python -m pytest -q -m slow
+
+check: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[plot,dev]"
+	touch $@
+
+clean:
+	rm -rf .venv demo

@@ -1,0 +1,1 @@
+"""Continuous diffusion language models, small enough to read."""

@@ -1,0 +1,107 @@
+"""Reverse diffusion: from noise to an estimate of the clean embeddings.
+
+One loop serves every sampler. What differs is how much of the noise at the next level is drawn
+fresh instead of carried over from this one, and whether the estimate is extrapolated from the
+last two. A sampler sees a function `denoise(x_t, level, x0_prev)`, never a model: given tokens,
+temperature and guidance are wrapped around that function.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .schedule import Level, Schedule
+
+
+class Prediction(NamedTuple):
+    """What a denoiser says of the clean text: its embeddings and its tokens."""
+
+    x0_hat: Float[Tensor, "B L D"]
+    logits: Float[Tensor, "B L V"]
+
+
+X = Float[Tensor, "B L D"]
+Denoise = Callable[[X, Level, X], Prediction]
+FreshNoise = Callable[[Level, Level], Tensor]
+
+
+def no_fresh_noise(now: Level, nxt: Level) -> Tensor:
+    """DDIM (2010.02502, eq. 12 with sigma = 0): all noise is carried over."""
+    return torch.zeros_like(nxt.sigma)
+
+
+def posterior_noise(now: Level, nxt: Level) -> Tensor:
+    """DDPM: the deviation of q(x_s | x_t, x0), a function of the fall in log-SNR (VDM, eq. 33)."""
+    return nxt.sigma * (-torch.expm1(now.log_snr - nxt.log_snr)).sqrt()
+
+
+def all_fresh_noise(now: Level, nxt: Level) -> Tensor:
+    """Diffusion-LM's re-noising of the prediction, the original system's own sampler.
+
+    It halves the variance of a Gaussian however many steps are taken (docs/theory.md), because
+    nothing of x_t but the prediction survives a step. Kept as the document's; not the default.
+    """
+    return nxt.sigma
+
+
+class Sampler(NamedTuple):
+    """A rule for the fresh noise, and whether the estimate is extrapolated to second order."""
+
+    fresh_noise: FreshNoise
+    second_order: bool = False
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "ddim": Sampler(no_fresh_noise),
+    "ancestral": Sampler(posterior_noise),
+    "renoise": Sampler(all_fresh_noise),
+    "dpm2m": Sampler(no_fresh_noise, second_order=True),
+}
+
+
+def step(x_t: X, x0_hat: X, now: Level, nxt: Level, fresh: Tensor, eps: X) -> X:
+    """Moves x_t one level down, given an estimate of x0, and eps standard normal."""
+    eps_hat = (x_t - now.alpha * x0_hat) / now.sigma
+    kept = (nxt.sigma**2 - fresh**2).clamp(min=0).sqrt()
+    return nxt.alpha * x0_hat + kept * eps_hat + fresh * eps
+
+
+def extrapolate(x0_hat: X, x0_before: X, before: Level, now: Level, nxt: Level) -> X:
+    """DPM-Solver++(2M) (2211.01095, Algorithm 2): DDIM's step with the estimate led on linearly.
+
+    x0_before was predicted at the level before this one; steps are measured in log-SNR.
+    """
+    ratio = (now.log_snr - before.log_snr) / (nxt.log_snr - now.log_snr)
+    return x0_hat + (x0_hat - x0_before) / (2 * ratio)
+
+
+@torch.no_grad()
+def sample(
+    denoise: Denoise, draw: Callable[[], X], schedule: Schedule, steps: int, sampler: Sampler
+) -> Iterator[tuple[X, Prediction]]:
+    """Yields (x_t, prediction at x_t) at each of `steps` levels, from noise (t = 1) to t = 0.
+
+    draw() returns fresh standard normal noise (B, L, D). `steps` is the number of evaluations of
+    `denoise`, at least 2; the last prediction is made at the cleanest level, and its logits are
+    the text. Whoever iterates may stop at any step.
+    """
+    if steps < 2:
+        raise ValueError(f"sampling takes at least 2 steps, not {steps}")
+    x_t = draw()
+    levels = [schedule(t) for t in torch.linspace(1, 0, steps, device=x_t.device)]
+    x_t = levels[0].sigma * x_t
+    prediction = denoise(x_t, levels[0], torch.zeros_like(x_t))
+    yield x_t, prediction
+    before, x0_before = None, prediction.x0_hat
+    for now, nxt in pairwise(levels):
+        x0_hat = prediction.x0_hat
+        if sampler.second_order and before is not None:
+            x0_hat = extrapolate(x0_hat, x0_before, before, now, nxt)
+        x_t = step(x_t, x0_hat, now, nxt, sampler.fresh_noise(now, nxt), draw())
+        before, x0_before = now, prediction.x0_hat
+        prediction = denoise(x_t, nxt, prediction.x0_hat)
+        yield x_t, prediction

@@ -1,0 +1,138 @@
+"""Noise schedules: how much signal and how much noise a sequence holds at time t.
+
+Every schedule maps t in [0, 1] to a noise level (alpha, sigma) with
+
+    x_t = alpha * x0 + sigma * eps,        t = 0 clean, t = 1 noise.
+
+The fixed schedules are plain functions: to add one, write it and add its name to SCHEDULES. The
+fitted one is a module with the same call, whose histogram follows the model in training.
+
+Letters in shapes, here and everywhere: B batch, L length, D embedding, M model, V vocabulary,
+H heads, K head dimension, N any number of tokens.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Level(NamedTuple):
+    """A noise level: the weights of signal and of noise.
+
+    Both broadcast against embeddings (B, L, D): shape (B, 1, 1) is a level for each sequence,
+    (B, L, 1) one for each position.
+    """
+
+    alpha: Float[Tensor, "*S"]
+    sigma: Float[Tensor, "*S"]
+
+    @property
+    def log_snr(self) -> Float[Tensor, "*S"]:
+        """log(alpha^2 / sigma^2): what the network is told, whatever schedule made the noise."""
+        return 2 * (self.alpha.log() - self.sigma.log())
+
+    def noise(self, x0: Float[Tensor, "B L D"], eps: Float[Tensor, "B L D"]) -> Tensor:
+        """The forward process: x_t (B, L, D) at this level, for eps standard normal."""
+        return self.alpha * x0 + self.sigma * eps
+
+
+Schedule = Callable[[Float[Tensor, "*S"]], Level]
+
+
+def level_at(log_snr: Float[Tensor, "*S"]) -> Level:
+    """The variance-preserving level (alpha^2 + sigma^2 = 1) of a log-SNR.
+
+    sigma is never computed as 1 - alpha^2, which loses all its digits at the clean end.
+    """
+    return Level(torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt())
+
+
+def cosine(t: Float[Tensor, "*S"]) -> Level:
+    """Analog Bits (2208.04202), Algorithm 1, with its ns = 0.0002 and ds = 0.00025."""
+    angle = (t + 0.0002) / 1.00025 * math.pi / 2
+    return Level(angle.cos(), angle.sin())
+
+
+def linear(t: Float[Tensor, "*S"]) -> Level:
+    """alpha^2 = 1 - t (Chen, 2301.10972, section 2), kept off the ends where it is infinite."""
+    t = t.clamp(1e-7, 1 - 1e-7)
+    return Level((1 - t).sqrt(), t.sqrt())
+
+
+def sqrt(t: Float[Tensor, "*S"]) -> Level:
+    """alpha^2 = 1 - sqrt(t + 0.0001) (Diffusion-LM, 2205.14217, Appendix A)."""
+    variance = (t + 1e-4).sqrt().clamp(max=1 - 1e-7)
+    return Level((1 - variance).sqrt(), variance.sqrt())
+
+
+class FittedSchedule(nn.Module):
+    """A schedule that spends equal time on equal information, fitted online.
+
+    By the I-MMSE relation (Guo, Shamai, Verdu 2005), the uncertainty about a text falls with
+    log-SNR at the rate 1/2 snr E||x0 - x0_hat||^2 nats, which is also the integrand of the
+    variational bound. The schedule keeps a histogram of that rate over log-SNR and makes its
+    cumulative sum the time: levels where nothing is learned get almost no t.
+    Kin: CDCD's time warping (2211.15089, section 3.4), LangFlow's Gumbel schedule (2604.11748).
+
+    The range of log-SNR is fixed by the embedding's geometry, rows of norm sqrt(D): at its noisy
+    end the text costs the prior under 0.001 nats a token, at its clean end tokens are apart by
+    several deviations of the noise.
+    """
+
+    FLOOR = 0.02  # share of the time spread evenly over all levels, so that none is never seen
+    MEMORY = 0.99  # how much of a bin's old value one new example leaves
+
+    rate: Tensor
+    edges: Tensor
+
+    def __init__(self, embedding_dim: int, vocab_size: int, bins: int = 64) -> None:
+        super().__init__()
+        low, high = -math.log(500 * embedding_dim), math.log(41 / embedding_dim) + 3
+        edges = torch.linspace(high, low, bins + 1)  # falling: time runs from clean to noise
+        # A random code of V words and energy D is read at log-SNR about -log(D / (2 ln V)); a
+        # Gumbel density there is LangFlow's model of the rate, and the histogram's start.
+        z = (
+            -(edges[1:] + edges[:-1]) / 2 - math.log(embedding_dim / (2 * math.log(vocab_size)))
+        ) / 0.85
+        self.register_buffer("rate", torch.exp(-z - torch.exp(-z)) * math.log(vocab_size) / 0.85)
+        self.register_buffer("edges", edges)
+
+    @property
+    def cumulative(self) -> Float[Tensor, " bins_plus_1"]:
+        """The time at each edge: 0 at the clean one, 1 at the noisy one."""
+        padded = F.pad(self.rate[None, None], (1, 1), mode="replicate")
+        smooth = F.avg_pool1d(padded, 3, stride=1).flatten()
+        share = (1 - self.FLOOR) * smooth / smooth.sum() + self.FLOOR / len(smooth)
+        return F.pad(share.cumsum(0) / share.sum(), (1, 0))
+
+    def forward(self, t: Float[Tensor, "*S"]) -> Level:
+        """The level at time t, by linear interpolation of the inverse cumulative histogram."""
+        cumulative = self.cumulative
+        right = torch.searchsorted(cumulative, t.contiguous()).clamp(1, len(cumulative) - 1)
+        left = right - 1
+        part = (t - cumulative[left]) / (cumulative[right] - cumulative[left])
+        return level_at(torch.lerp(self.edges[left], self.edges[right], part.clamp(0, 1)))
+
+    @torch.no_grad()
+    def update(self, log_snr: Float[Tensor, " B"], rate: Float[Tensor, " B"]) -> None:
+        """Takes in the rates (nats a token per unit of log-SNR) seen at B levels."""
+        bins = len(self.rate)
+        width = (self.edges[-1] - self.edges[0]) / bins
+        index = ((log_snr - self.edges[0]) / width).long().clamp(0, bins - 1)
+        count = torch.zeros_like(self.rate).index_add_(0, index, torch.ones_like(rate))
+        total = torch.zeros_like(self.rate).index_add_(0, index, rate)
+        keep = self.MEMORY**count
+        self.rate.mul_(keep).add_((1 - keep) * total / count.clamp(min=1))
+
+    @property
+    def information(self) -> Float[Tensor, ""]:
+        """The area under the histogram, nats a token: a running estimate of the bound."""
+        return (self.rate * (self.edges[:-1] - self.edges[1:])).sum()
+
+
+SCHEDULES: dict[str, Schedule] = {"cosine": cosine, "linear": linear, "sqrt": sqrt}

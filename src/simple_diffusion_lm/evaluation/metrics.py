@@ -1,0 +1,122 @@
+"""How good is a run? The likelihood bound on held-out text, in units people compare."""
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError
+from ..generation import DiffusionLM
+from ..text.batches import Batches, Masks
+from ..text.corpus import Corpus, Prepared, prepare
+from ..text.tokenizer import Tokenizer
+from ..training.config import Config
+from ..training.validation import HeldOut, held_out_bound
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """The bound on a set of texts. Every figure is an upper bound in expectation.
+
+    A text is its ids and, in line mode, its length: the model of a line is p(length) p(ids |
+    length), and both are paid for. `length` is the share of the length, nats per token.
+    """
+
+    nats_per_token: float
+    nats_per_text: float
+    bits_per_character: float
+    prior: float
+    diffusion: float
+    reconstruction: float
+    length: float
+    standard_error: float  # of nats_per_token, over texts
+    texts: int
+    tokens: int
+    characters: int  # of the decoded text, a line break counted for each line
+
+
+def length_cost(lengths: np.ndarray, weights: np.ndarray) -> float:
+    """The sum of -log p(length) in nats; p is the training lengths' histogram, smoothed.
+
+    Half a count is added to each length from 1 to the longest, so that none is impossible.
+    """
+    counts = weights[1:] + 0.5
+    log_p = np.log(counts / counts.sum())
+    return float(-log_p[lengths - 1].sum())
+
+
+def likelihood(
+    model: DiffusionLM, corpus: Corpus, *, examples: int = 2000, draws: int = 1, seed: int = 0
+) -> Likelihood:
+    """The bound on up to `examples` texts of a corpus, with `draws` noise draws for each."""
+    config = model.config or Config()
+    batches = Batches(
+        corpus,
+        model.tokenizer,
+        batch_tokens=config.batch_tokens,
+        crop=config.crop,
+        stream=model.stream,
+        masks=Masks(0, 0, 0),
+    )
+    bound = held_out_bound(
+        model.denoiser,
+        model.schedule,
+        batches,
+        examples=examples,
+        draws=draws,
+        seed=seed,
+        device=model.denoiser.log_unigram.device,
+    )
+    rows = np.concatenate(batches.order(0))[: bound.sequences]
+    texts = [batches.batch(0, rows[i : i + 1]).ids[0].tolist() for i in range(len(rows))]
+    if model.stream:
+        characters = sum(len(model.tokenizer.decode_stream(ids)) for ids in texts)
+        length = 0.0
+    else:
+        characters = sum(len(model.tokenizer.decode(ids)) + 1 for ids in texts)
+        length = length_cost(np.array([len(ids) for ids in texts]), model.length_weights)
+    return _in_units(bound, length / bound.tokens, characters)
+
+
+def _in_units(bound: HeldOut, length: float, characters: int) -> Likelihood:
+    total = bound.total + length
+    return Likelihood(
+        nats_per_token=total,
+        nats_per_text=total * bound.tokens / bound.sequences,
+        bits_per_character=total * bound.tokens / characters / math.log(2),
+        prior=bound.prior,
+        diffusion=bound.diffusion,
+        reconstruction=bound.reconstruction,
+        length=length,
+        standard_error=bound.error,
+        texts=bound.sequences,
+        tokens=bound.tokens,
+        characters=characters,
+    )
+
+
+def prepare_for(tokenizer_file: Path, data: Sequence[str | Path], directory: Path) -> Prepared:
+    """Encodes files whole with a run's tokenizer, none of them held out."""
+    Tokenizer.load(tokenizer_file)
+    return prepare(data, directory, tokenizer=tokenizer_file, valid=data, quiet=True)
+
+
+def evaluate_run(
+    run: Path, data: Sequence[str | Path] = (), *, examples: int = 2000, seed: int = 0
+) -> Likelihood:
+    """The bound of a run on the given files, or on its own held-out part.
+
+    Raises UserError when there is no run, or nothing was held out and no file is given.
+    """
+    model = DiffusionLM.from_pretrained(run)
+    if data:
+        with tempfile.TemporaryDirectory() as directory:
+            corpus = prepare_for(run / "tokenizer.model", data, Path(directory) / "corpus").train
+            return likelihood(model, corpus, examples=examples, seed=seed)
+    corpus = model.held_out(run)
+    if not len(corpus):
+        raise UserError(f"{run}: nothing was held out from its corpus; give --data FILE")
+    return likelihood(model, corpus, examples=examples, seed=seed)

@@ -1,0 +1,214 @@
+"""Text out of a trained run: the API people use from Python, and the command line's."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .diffusion.sampler import SAMPLERS
+from .diffusion.schedule import Schedule
+from .errors import UserError
+from .model.denoiser import Denoiser
+from .model.generate import Settings, Slot, generate
+from .text.corpus import Corpus, open_prepared
+from .text.tokenizer import Tokenizer
+from .training import checkpoint
+from .training.config import Config
+from .training.state import build_denoiser, build_schedule, load_model
+
+GAP = "___"
+LONGEST_GAP = 8  # tokens, where the template leaves its length open
+
+
+class DiffusionLM:
+    """A trained model with its tokenizer: text in, text out.
+
+    Attributes:
+        denoiser, schedule, tokenizer: the parts.
+        length_weights: how many training examples had each length (index: tokens, EOS included).
+        stream: trained on running text, where EOS ends a line and not the example.
+        config: the run's configuration, None for a model put together by hand.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        schedule: Schedule,
+        tokenizer: Tokenizer,
+        length_weights: Sequence[int],
+        *,
+        stream: bool,
+        config: Config | None = None,
+    ) -> None:
+        self.denoiser = denoiser
+        self.schedule = schedule
+        self.tokenizer = tokenizer
+        self.length_weights = np.asarray(length_weights, dtype=float)
+        self.stream = stream
+        self.config = config
+        banned = torch.zeros(len(tokenizer), dtype=torch.bool)
+        banned[tokenizer.special_ids] = True
+        if stream:
+            banned[tokenizer.eos_id] = False  # a line break like any other token
+        self._banned = banned
+
+    @classmethod
+    def from_pretrained(cls, run: str | Path) -> "DiffusionLM":
+        """Reads the newest whole checkpoint of a run directory.
+
+        Raises UserError when there is none, or its files do not belong together.
+        """
+        run = Path(run)
+        try:
+            about = json.loads((run / "config.json").read_text())
+            config = Config(**about["config"])
+            lengths, stream, vocab_size = about["lengths"], about["stream"], about["vocab_size"]
+        except FileNotFoundError:
+            raise UserError(f"{run}: no run here (config.json is missing)") from None
+        except OSError as error:
+            raise UserError(f"{run}: cannot read config.json ({error.strerror})") from None
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{run}/config.json is damaged or of another version") from None
+        tokenizer = Tokenizer.load(run / "tokenizer.model")
+        if tokenizer.fingerprint != about["tokenizer"]:
+            raise UserError(
+                f"{run}/tokenizer.model is not the one this run was trained with: put that back"
+            )
+        found = checkpoint.newest(run)
+        if found is None:
+            raise UserError(f"{run}: no whole checkpoint yet; train it first (sdlm train)")
+        denoiser, schedule = build_denoiser(config, vocab_size), build_schedule(config, vocab_size)
+        load_model(denoiser, schedule, found.model())
+        denoiser.eval()
+        return cls(denoiser, schedule, tokenizer, lengths, stream=stream, config=config)
+
+    @staticmethod
+    def held_out(run: str | Path) -> Corpus:
+        """The held-out part of the corpus a run was trained on, if that is still where it was."""
+        about = json.loads((Path(run) / "config.json").read_text())
+        data = open_prepared(about["prepared"])
+        if data.meta["key"] != about["corpus"]:
+            raise UserError(f"{about['prepared']} is not the corpus {run} was trained on")
+        return data.valid
+
+    def generate(
+        self,
+        count: int = 1,
+        *,
+        length: int | None = None,
+        steps: int = 64,
+        sampler: str = "ancestral",
+        temperature: float = 1.0,
+        seed: int = 0,
+        batch_size: int = 64,
+    ) -> list[str]:
+        """Generates texts from noise.
+
+        length is in tokens, without EOS; None draws one for each text from the training lengths.
+        Text number n of a seed is the same whatever the count and the batch size.
+
+        Raises UserError for an unknown sampler or a number out of range.
+        """
+        slots = []
+        for number in range(count):
+            size = self._draw_length(seed, number) if length is None else self._with_eos(length)
+            empty = torch.zeros(size, dtype=torch.long)
+            slots.append(Slot(empty, torch.zeros(size, dtype=torch.bool), number))
+        return self._run(slots, steps, sampler, temperature, seed, batch_size)
+
+    def infill(
+        self,
+        templates: Sequence[str],
+        *,
+        steps: int = 64,
+        sampler: str = "ancestral",
+        temperature: float = 1.0,
+        seed: int = 0,
+        batch_size: int = 64,
+    ) -> list[str]:
+        """Fills the gaps, written `___`, of each template.
+
+        Gaps get lengths such that the whole is as long as training texts are, of at most
+        LONGEST_GAP tokens each.
+
+        Raises UserError for a template that is too long for the model, and as `generate` does.
+        """
+        slots = [self._fill_slot(t, seed, number) for number, t in enumerate(templates)]
+        return self._run(slots, steps, sampler, temperature, seed, batch_size)
+
+    def _run(
+        self,
+        slots: list[Slot],
+        steps: int,
+        sampler: str,
+        temperature: float,
+        seed: int,
+        batch_size: int,
+    ) -> list[str]:
+        if sampler not in SAMPLERS:
+            raise UserError(f"no sampler {sampler!r}: the samplers are {', '.join(SAMPLERS)}")
+        if steps < 2:
+            raise UserError(f"sampling takes at least 2 steps, not {steps}")
+        if temperature <= 0:
+            raise UserError(f"the temperature must be above 0, not {temperature}")
+        settings = Settings(SAMPLERS[sampler], steps, temperature, seed)
+        last = None if self.stream else self.tokenizer.eos_id
+        done = generate(
+            self.denoiser,
+            self.schedule,
+            slots,
+            settings,
+            banned=self._banned,
+            last=last,
+            batch_size=batch_size,
+        )
+        decode = self.tokenizer.decode_stream if self.stream else self.tokenizer.decode
+        texts = {number: decode(ids.tolist()) for number, ids in done}
+        return [texts[slot.number] for slot in slots]
+
+    @property
+    def longest(self) -> int:
+        """The most tokens the model has seen in one text, EOS included."""
+        return len(self.length_weights) - 1
+
+    def _draw_length(self, seed: int, number: int) -> int:
+        weights = self.length_weights
+        rng = np.random.default_rng([seed, number])
+        return int(rng.choice(len(weights), p=weights / weights.sum()))
+
+    def _with_eos(self, length: int) -> int:
+        size = length if self.stream else length + 1
+        if not length >= 1 or size > self.longest:
+            most = self.longest - (0 if self.stream else 1)
+            raise UserError(f"the length must be between 1 and {most} tokens, not {length}")
+        return size
+
+    def _fill_slot(self, template: str, seed: int, number: int) -> Slot:
+        """Tokens of the given parts, with gaps of drawn lengths between them."""
+        parts = [self.tokenizer.encode(part.strip()) for part in template.split(GAP)]
+        gaps = len(parts) - 1
+        given = sum(map(len, parts)) + (0 if self.stream else 1)
+        if given + gaps > self.longest:
+            raise UserError(
+                f"template {template!r} needs {given + gaps} tokens; the model was trained on "
+                f"texts of at most {self.longest}"
+            )
+        rng = np.random.default_rng([seed, number])
+        widths = np.ones(gaps, dtype=int)
+        if gaps:
+            most = min(given + gaps * LONGEST_GAP, self.longest)
+            weights = self.length_weights[given + gaps : most + 1] + 1e-6
+            extra = int(rng.choice(len(weights), p=weights / weights.sum()))
+            for _ in range(extra):
+                widths[rng.choice(np.flatnonzero(widths < LONGEST_GAP))] += 1
+        ids: list[int] = list(parts[0])
+        mask = [True] * len(ids)
+        for width, part in zip(widths.tolist(), parts[1:], strict=True):
+            ids += [0] * width + part
+            mask += [False] * width + [True] * len(part)
+        if not self.stream:
+            ids.append(self.tokenizer.eos_id)
+            mask.append(True)
+        return Slot(torch.tensor(ids), torch.tensor(mask), number)

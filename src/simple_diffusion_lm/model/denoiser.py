@@ -1,0 +1,126 @@
+"""The denoiser: noisy embeddings, and the tokens that are given, to a prediction of the text."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ..diffusion.sampler import Prediction
+from ..diffusion.schedule import Level
+from .embedding import Table, TokenEmbedding
+from .transformer import Transformer
+
+
+class Denoiser(nn.Module):
+    """The embedding table, the transformer, and the two ways from one to the other.
+
+    What the network is shown of x_t:
+        posterior=False  x_t itself, at unit scale (the document, CDCD)
+        posterior=True   the single-token posterior mean, what x_t says of each token on its own:
+                         softmax(log_unigram + evidence) @ E. A blank at pure noise, the token when
+                         clean, and never a random vector to be mistaken for a token.
+    What it returns:
+        regress=True     x0_hat from a linear head, and logits as a projection of x0_hat
+        regress=False    logits; x0_hat is their mean embedding, so it is always between tokens
+    With posterior=True the evidence log N(x_t; alpha e_v, sigma^2) is added to the logits too: the
+    network has to learn only what the other positions say.
+
+    The network is told log-SNR, never time: any schedule may sample from it.
+    """
+
+    log_unigram: Tensor
+
+    def __init__(
+        self,
+        vocab_size: int,
+        normalise: Callable[[Table], Table],
+        *,
+        embedding_dim: int,
+        model_dim: int,
+        layers: int,
+        heads: int,
+        dropout: float = 0.0,
+        layer_drop: float = 0.0,
+        regress: bool = False,
+        posterior: bool = True,
+    ) -> None:
+        super().__init__()
+        self.embedding = TokenEmbedding(vocab_size, embedding_dim, normalise)
+        self.transformer = Transformer(
+            3 * embedding_dim, model_dim, layers, heads, dropout, layer_drop
+        )
+        self.posterior = posterior
+        self.regress = nn.Linear(model_dim, embedding_dim) if regress else None
+        self.head = nn.Linear(embedding_dim if regress else model_dim, vocab_size)
+        self.register_buffer("log_unigram", torch.zeros(vocab_size))
+
+    @torch.no_grad()
+    def start_from_counts(self, counts: Int[Tensor, " V"]) -> None:
+        """Sets the unigram prior from token counts, and the head to predict just that."""
+        self.log_unigram.copy_(((counts + 0.1) / (counts + 0.1).sum()).log())
+        self.head.bias.copy_(self.log_unigram)
+        if self.regress is None:
+            self.head.weight.zero_()
+
+    def embed(self, ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
+        """Clean embeddings x0."""
+        return self.embedding(ids)
+
+    def interpolate(self, logits: Float[Tensor, "B L V"]) -> Float[Tensor, "B L D"]:
+        """The mean embedding under softmax(logits)."""
+        return self.embedding.interpolate(logits)
+
+    def forward(
+        self,
+        x_t: Float[Tensor, "B L D"],
+        level: Level,
+        x0_prev: Float[Tensor, "B L D"],
+        *,
+        ids: Int[Tensor, "B L"],
+        cond_mask: Bool[Tensor, "B L"],
+        length_mask: Bool[Tensor, "B L"],
+    ) -> Prediction:
+        """Predicts x0 and the tokens.
+
+        ids are read only where cond_mask is True: given positions enter clean, in a place of the
+        input that is theirs, and neither their x_t nor their x0_prev is looked at. x0_prev is the
+        last prediction, zeros when there is none. Logits are float32 whatever the autocast.
+        """
+        given = cond_mask[..., None]
+        with torch.autocast(x_t.device.type, enabled=False):
+            evidence = self.evidence(x_t, level) if self.posterior else None
+            shown = self.shown(x_t, level, evidence)
+            clean = self.embedding(ids)
+            inputs = torch.cat(
+                [
+                    shown.masked_fill(given, 0.0),
+                    clean.masked_fill(~given, 0.0),
+                    x0_prev.masked_fill(given, 0.0),
+                ],
+                dim=-1,
+            )
+        log_snr = level.log_snr.flatten(1).expand(len(x_t), -1)
+        hidden = self.transformer(inputs, log_snr, length_mask)
+        regressed = None if self.regress is None else self.regress(hidden).float()
+        logits = self.head(hidden if regressed is None else regressed).float()
+        with torch.autocast(x_t.device.type, enabled=False):
+            if evidence is not None:
+                logits = logits + evidence
+            x0_hat = self.interpolate(logits) if regressed is None else regressed
+        return Prediction(x0_hat, logits)
+
+    def evidence(self, x_t: Float[Tensor, "B L D"], level: Level) -> Float[Tensor, "B L V"]:
+        """log N(x_t; alpha e_v, sigma^2 I) of each token v, up to a constant in v."""
+        table = self.embedding.table
+        scaled = (level.alpha / level.sigma**2) * x_t
+        energy = 0.5 * table.square().sum(-1)
+        return scaled @ table.T - (level.alpha / level.sigma) ** 2 * energy
+
+    def shown(
+        self, x_t: Float[Tensor, "B L D"], level: Level, evidence: Float[Tensor, "B L V"] | None
+    ) -> Float[Tensor, "B L D"]:
+        """What the network sees of x_t (see the class)."""
+        if evidence is None:
+            return x_t / (level.alpha**2 + level.sigma**2).sqrt()
+        return self.interpolate(self.log_unigram + evidence)

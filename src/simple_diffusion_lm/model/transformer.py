@@ -1,0 +1,130 @@
+"""A bidirectional transformer whose layers are scaled and shifted by the noise level.
+
+It knows nothing of diffusion: it maps vectors and log-SNRs to vectors.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+def rotary_angles(length: int, dim: int, device: torch.device) -> Float[Tensor, "2 L K_half"]:
+    """Cosines and sines of rotary position embedding (RoFormer, 2104.09864, section 3.2.2)."""
+    frequencies = 10_000 ** (-torch.arange(0, dim, 2, device=device) / dim)
+    angles = torch.arange(length, device=device)[:, None] * frequencies
+    return torch.stack([angles.cos(), angles.sin()])
+
+
+def rotate(
+    x: Float[Tensor, "B H L K"], angles: Float[Tensor, "2 L K_half"]
+) -> Float[Tensor, "B H L K"]:
+    """Turns each pair of coordinates by an angle that grows with position."""
+    cos, sin = angles.to(x.dtype)
+    x1, x2 = x.chunk(2, dim=-1)
+    return torch.cat([x1 * cos - x2 * sin, x1 * sin + x2 * cos], dim=-1)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with rotary positions on queries and keys."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B L M"],
+        angles: Float[Tensor, "2 L K_half"],
+        length_mask: Bool[Tensor, "B L"],
+    ) -> Float[Tensor, "B L M"]:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = rotate(q, angles), rotate(k, angles)
+        keys = length_mask[:, None, None, :]  # True: attended to
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
+        return self.out(x.transpose(1, 2).flatten(2))
+
+
+class Layer(nn.Module):
+    """Pre-norm encoder layer; the level scales and shifts what follows each LayerNorm."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, elementwise_affine=False)
+        self.norm2 = nn.LayerNorm(dim, elementwise_affine=False)
+        self.attention = Attention(dim, heads)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B L M"],
+        film: Float[Tensor, "B L_or_1 4 M"],
+        angles: Float[Tensor, "2 L K_half"],
+        length_mask: Bool[Tensor, "B L"],
+    ) -> Float[Tensor, "B L M"]:
+        scale1, shift1, scale2, shift2 = film.unbind(2)
+        attended = self.attention(self.norm1(x) * (1 + scale1) + shift1, angles, length_mask)
+        x = x + self.dropout(attended)
+        return x + self.dropout(self.mlp(self.norm2(x) * (1 + scale2) + shift2))
+
+
+class LevelEmbedding(nn.Module):
+    """log-SNR -> four vectors a layer: FiLM (1709.07871), as CDCD uses it.
+
+    Starts at zero, so that an untrained network ignores the level.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, dim: int, layers: int, features: int = 128) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", torch.logspace(-2, 0.5, features // 2) * math.pi)
+        self.hidden = nn.Linear(features, features)
+        self.out = nn.Linear(features, layers * 4 * dim)
+        self.shape = (layers, 4, dim)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, log_snr: Float[Tensor, "B L_or_1"]) -> Float[Tensor, "layers B L_or_1 4 M"]:
+        angles = log_snr[..., None] * self.frequencies
+        features = F.gelu(self.hidden(torch.cat([angles.sin(), angles.cos()], dim=-1)))
+        return self.out(features).unflatten(-1, self.shape).movedim(-3, 0)
+
+
+class Transformer(nn.Module):
+    """Inputs (B, L, I) and log-SNR (B, 1) or (B, L) -> normalised hidden vectors (B, L, M).
+
+    layer_drop is the chance that training skips a layer for a step (1909.11556).
+    """
+
+    def __init__(
+        self, input_dim: int, dim: int, layers: int, heads: int, dropout: float, layer_drop: float
+    ) -> None:
+        super().__init__()
+        self.project = nn.Linear(input_dim, dim)
+        self.level = LevelEmbedding(dim, layers)
+        self.layers = nn.ModuleList(Layer(dim, heads, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        self.layer_drop = layer_drop
+        self.head_dim = dim // heads
+
+    def forward(
+        self,
+        x: Float[Tensor, "B L I"],
+        log_snr: Float[Tensor, "B L_or_1"],
+        length_mask: Bool[Tensor, "B L"],
+    ) -> Float[Tensor, "B L M"]:
+        angles = rotary_angles(x.shape[1], self.head_dim, x.device)
+        films = self.level(log_snr)
+        x = self.dropout(self.project(x))
+        for layer, film in zip(self.layers, films, strict=True):
+            if self.training and self.layer_drop > 0 and torch.rand(()) < self.layer_drop:
+                continue
+            x = layer(x, film, angles, length_mask)
+        return self.norm(x)

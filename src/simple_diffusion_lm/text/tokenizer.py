@@ -1,0 +1,222 @@
+"""Words to ids and back: a SentencePiece model, loaded or trained."""
+
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Iterator
+from itertools import takewhile
+from pathlib import Path
+
+import numpy as np
+import sentencepiece as spm
+from jaxtyping import Integer
+from torch import Tensor
+
+from ..errors import UserError
+
+DEFAULT_VOCAB = 2048
+
+# What a tokenizer is trained on, at most: past this a larger sample changes few merges.
+SAMPLE_LINES = 500_000
+SAMPLE_CHARACTERS = 50_000_000
+# SentencePiece skips lines of more than 4192 bytes; a character is at most 4 bytes.
+LINE_CHARACTERS = 1_000
+
+HOW_TO_TRAIN = "give another, or train one with bos_id=0, eos_id=1, pad_id=2, unk_id=3"
+
+Ids = Iterable[int] | Integer[np.ndarray, " L"] | Integer[Tensor, " L"]
+
+
+class Tokenizer:
+    """A SentencePiece model.
+
+    Args:
+        model: the serialised model, the bytes of a .model file.
+
+    Attributes:
+        model: those bytes.
+        fingerprint: their SHA-256, in hexadecimal.
+        bos_id, eos_id, pad_id, unk_id: the specials; bos_id is -1 where the model has none.
+
+    Raises:
+        UserError: these bytes are no SentencePiece model, or it has no EOS or unknown piece.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        self.model = model
+        self.fingerprint = hashlib.sha256(model).hexdigest()
+        self._sp = spm.SentencePieceProcessor()
+        try:
+            self._sp.LoadFromSerializedProto(model)
+        except RuntimeError as error:
+            no_unknown = model and "unk is not defined" in str(error)
+            fault = "no unknown (UNK) piece" if no_unknown else "not a SentencePiece .model file"
+            raise UserError(f"{fault}: {HOW_TO_TRAIN}") from None
+        self.bos_id: int = self._sp.bos_id()
+        self.eos_id: int = self._sp.eos_id()
+        self.unk_id: int = self._sp.unk_id()
+        if self.eos_id < 0:
+            raise UserError(f"no end-of-sentence (EOS) piece: {HOW_TO_TRAIN}")
+        # SentencePiece's own default is a model without padding. Padding is always masked, so
+        # that any id can fill it.
+        self.pad_id: int = self._sp.pad_id() if self._sp.pad_id() >= 0 else self.eos_id
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Tokenizer":
+        """Reads a .model file.
+
+        Raises:
+            UserError: the file is missing, unreadable or not a usable model; names the path.
+        """
+        try:
+            return cls(Path(path).read_bytes())
+        except OSError as error:
+            raise UserError(f"{path}: cannot read this tokenizer: {error.strerror}") from None
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+    def __len__(self) -> int:
+        """The size of the vocabulary, V."""
+        return self._sp.get_piece_size()
+
+    @property
+    def special_ids(self) -> list[int]:
+        """The ids that never are text: BOS, EOS, padding, unknown, other control pieces."""
+        return [i for i in range(len(self)) if self._sp.is_control(i) or self._sp.is_unknown(i)]
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without EOS.
+
+        Raises:
+            UserError: the text is not valid Unicode (half a surrogate pair).
+        """
+        return self._sp.encode(_checked(text))
+
+    def encode_lines(self, lines: list[str]) -> list[list[int]]:
+        """The ids of each line, without EOS, on all cores. Raises as `encode`."""
+        return self._sp.encode([_checked(line) for line in lines], num_threads=-1)
+
+    def sample(self, text: str, alpha: float, seed: int) -> list[int]:
+        """The ids of a random segmentation of the text, without EOS; the same for the same seed.
+
+        BPE-dropout, https://arxiv.org/abs/1910.13267: each merge is left out with probability
+        alpha, in [0, 1]. Raises as `encode`.
+        """
+        _checked(text)
+        spm.set_random_generator_seed(seed)
+        return self._sp.encode(text, enable_sampling=True, alpha=alpha, nbest_size=-1)
+
+    def decode(self, ids: Ids) -> str:
+        """The text up to the first EOS, specials left out."""
+        text_ids = takewhile(lambda i: i != self.eos_id, map(int, ids))
+        return self._sp.decode([i for i in text_ids if i != self.unk_id])
+
+    def decode_stream(self, ids: Ids) -> str:
+        """Running text: every EOS is the end of a line."""
+        lines: list[list[int]] = [[]]
+        for i in map(int, ids):
+            if i == self.eos_id:
+                lines.append([])
+            else:
+                lines[-1].append(i)
+        return "\n".join(self.decode(line) for line in lines)
+
+    def pieces(self, ids: Ids) -> list[str]:
+        """The vocabulary's own spelling of each id, ▁ for a space."""
+        return [self._sp.id_to_piece(i) for i in map(int, ids)]
+
+
+def train_tokenizer(
+    lines: Iterable[str], vocab_size: int | None, *, stream: bool, seed: int
+) -> Tokenizer:
+    """Trains a BPE model as the document does, on a sample where the text is very large.
+
+    Args:
+        lines: the text; read once.
+        vocab_size: the number of pieces; None: DEFAULT_VOCAB, or as many as the text allows.
+        stream: running text, whose characters and spaces are kept as they are. Otherwise they
+            are normalised (SentencePiece's nmt_nfkc) and runs of spaces become one.
+        seed: of the sample.
+
+    Raises:
+        UserError: there is no text, or vocab_size is larger or smaller than the text allows.
+    """
+    sample = _sample_lines(lines, np.random.default_rng(seed % 2**63))
+    if not sample:
+        raise UserError("there is no text to train a tokenizer on: every line is empty")
+    model = io.BytesIO()
+    try:
+        spm.SentencePieceTrainer.train(
+            sentence_iterator=iter(sample),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=DEFAULT_VOCAB if vocab_size is None else vocab_size,
+            hard_vocab_limit=vocab_size is not None,
+            user_defined_symbols=[str(digit) for digit in range(10)],
+            bos_id=0,
+            eos_id=1,
+            pad_id=2,
+            unk_id=3,
+            normalization_rule_name="identity" if stream else "nmt_nfkc",
+            remove_extra_whitespaces=not stream,
+            minloglevel=5,
+        )
+    except RuntimeError as error:
+        raise _training_error(str(error)) from None
+    return Tokenizer(model.getvalue())
+
+
+def _sample_lines(lines: Iterable[str], rng: np.random.Generator) -> list[str]:
+    """All pieces of text, or a random share of them: halved whenever it outgrows the bounds."""
+    kept: list[str] = []
+    characters, share = 0, 1.0
+    for piece in _pieces_of_text(lines):
+        if share < 1 and rng.random() >= share:
+            continue
+        kept.append(piece)
+        characters += len(piece)
+        while len(kept) > SAMPLE_LINES or characters > SAMPLE_CHARACTERS:
+            stays = rng.random(len(kept)) < 0.5
+            kept = [kept[i] for i in np.flatnonzero(stays)]
+            characters = sum(map(len, kept))
+            share /= 2
+    return kept
+
+
+def _pieces_of_text(lines: Iterable[str]) -> Iterator[str]:
+    for line in lines:
+        for start in range(0, len(line), LINE_CHARACTERS):
+            piece = line[start : start + LINE_CHARACTERS]
+            if not piece.isspace():
+                yield piece
+
+
+def _training_error(message: str) -> UserError:
+    """SentencePiece's failure, as something to do."""
+    if too_large := re.search(r"size too high \((\d+)\).*<= (\d+)", message):
+        asked, largest = too_large.groups()
+        return UserError(
+            f"vocabulary of {asked} is too large for this text: give --vocab-size {largest} or less"
+        )
+    if too_small := re.search(r"required_chars\. (-?\d+) vs (\d+)", message):
+        asked, smallest = too_small.groups()
+        return UserError(
+            f"vocabulary of {asked} is too small for the characters of this text: "
+            f"give --vocab-size {smallest} or more"
+        )
+    return UserError(f"SentencePiece cannot train on this text: {' '.join(message.split())}")
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text can be written as UTF-8; half a surrogate pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _checked(text: str) -> str:
+    if not is_unicode(text):
+        raise UserError("the text is not valid Unicode: give it as UTF-8")
+    return text

@@ -1,0 +1,1 @@
+"""Configuration, the loop, and what it keeps on disk."""

@@ -1,0 +1,130 @@
+"""What a run keeps on disk: tensors and JSON, nothing that can execute, nothing half written.
+
+checkpoints/step-N/
+    model.safetensors   the averaged weights and the schedule, ready to use
+    state.safetensors   what resuming needs besides: raw weights, optimiser, average's count
+    manifest.json       the step, counters, and SHA-256 of both files; written last
+
+A checkpoint is built under a temporary name, synced to the disk, and renamed into place, so it is
+there whole or not at all.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ..errors import UserError
+
+MODEL, STATE, MANIFEST = "model.safetensors", "state.safetensors", "manifest.json"
+KEPT = 2  # the newest checkpoints that stay on disk
+
+
+class Checkpoint(NamedTuple):
+    path: Path
+    manifest: dict[str, Any]
+
+    def model(self) -> dict[str, Tensor]:
+        return safetensors.torch.load_file(self.path / MODEL)
+
+    def state(self) -> dict[str, Tensor]:
+        return safetensors.torch.load_file(self.path / STATE)
+
+
+def sync_directory(path: Path) -> None:
+    """Makes a rename in this directory survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Writes a new file and waits until it is on the disk. (safetensors' own save does not.)"""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replaces a file so that a reader sees the old content or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    write_synced(temporary, content)
+    temporary.replace(path)
+    sync_directory(path.parent)
+
+
+def save(
+    run: Path, step: int, model: dict[str, Tensor], state: dict[str, Tensor], about: dict[str, Any]
+) -> Path:
+    """Writes checkpoints/step-N and removes all but the newest. Returns its path.
+
+    Raises UserError when the disk refuses; the checkpoints before it are untouched.
+    """
+    folder = run / "checkpoints"
+    final, temporary = folder / f"step-{step}", folder / f".step-{step}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        digests = {}
+        for name, tensors in ((MODEL, model), (STATE, state)):
+            content = safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()})
+            digests[name] = hashlib.sha256(content).hexdigest()
+            write_synced(temporary / name, content)
+        manifest = {**about, "step": step, "sha256": digests}
+        write_synced(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
+        sync_directory(temporary)
+        if final.exists():
+            shutil.rmtree(final)
+        temporary.rename(final)
+        sync_directory(folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(
+            f"{final}: cannot save ({error.strerror}); checkpoints before it are whole, so make "
+            "room or rights there and run the same command again"
+        ) from error
+    for old in _steps(run)[KEPT:]:
+        shutil.rmtree(old)
+    return final
+
+
+def newest(run: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole; damaged ones are named on stderr and passed over."""
+    for path in _steps(run):
+        fault = _fault(path)
+        if fault is None:
+            return Checkpoint(path, json.loads((path / MANIFEST).read_text()))
+        print(f"passing over {path}: {fault}", file=sys.stderr)
+    return None
+
+
+def _steps(run: Path) -> list[Path]:
+    """The checkpoint directories, newest first."""
+    found = [p for p in (run / "checkpoints").glob("step-*") if p.name[5:].isdigit()]
+    return sorted(found, key=lambda p: int(p.name[5:]), reverse=True)
+
+
+def _fault(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None. Only the digest notices a flipped bit."""
+    try:
+        digests = json.loads((path / MANIFEST).read_text())["sha256"]
+        for name in (MODEL, STATE):
+            with (path / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != digests[name]:
+                    return f"{name} is not what was written"
+            with safetensors.safe_open(path / name, framework="pt"):
+                pass
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None

@@ -1,0 +1,132 @@
+"""The training loop: a generator that takes one optimiser step and says what it saw.
+
+Whoever iterates logs, validates, saves and stops (training/run.py); here is only the learning.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from ..diffusion.loss import Losses, diffusion_loss, draw, seeded
+from ..diffusion.schedule import FittedSchedule
+from ..text.batches import Batch, Batches
+from .config import Config
+from .state import Progress, State
+
+
+class NonFinite(Exception):
+    """The loss or the gradient is not a number. Raised before the weights are touched."""
+
+
+class Step(NamedTuple):
+    losses: Losses  # of the step's last batch
+    grad_norm: float  # before clipping
+    learning_rate: float
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """bfloat16 where the processor computes in it; None where it would only imitate it."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+    if device.type == "cpu":
+        can = torch.cpu.get_capabilities()
+        return torch.bfloat16 if can.get("avx512_bf16") or can.get("amx_bf16") else None
+    return None
+
+
+def fraction_done(config: Config, progress: Progress, batches_in_epoch: int) -> float:
+    """How much of the budget is spent, from 0 to 1 and past it."""
+    if config.steps is not None:
+        return progress.step / config.steps
+    if config.minutes is not None:
+        return progress.seconds / 60 / config.minutes
+    assert config.epochs is not None
+    return (progress.epoch + progress.position / batches_in_epoch) / config.epochs
+
+
+def learning_rate(config: Config, step: int, fraction: float) -> float:
+    """Linear warm-up, then cosine to zero over the budget; or the document's linear decay."""
+    warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
+    if config.decay_steps is None:
+        return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(fraction, 1)))
+    decayed = 1 - max(step - config.warmup_steps, 0) / config.decay_steps
+    return config.learning_rate * warm * max(decayed, 0.1)
+
+
+def batches_from(batches: Batches, progress: Progress) -> Iterator[Batch]:
+    """The batches from where the run stands, epoch after epoch, moving `progress` along."""
+    while True:
+        order = batches.order(progress.epoch)
+        while progress.position < len(order):
+            yield batches.batch(progress.epoch, order[progress.position])
+            progress.position += 1
+            progress.batches += 1
+        progress.epoch += 1
+        progress.position = 0
+
+
+def train(config: Config, state: State, batches: Batches, device: torch.device) -> Iterator[Step]:
+    """Trains until the budget is spent, yielding after each optimiser step.
+
+    All randomness is a function of the seed and of how far the run has come, so a resumed run
+    draws what an undisturbed one would have drawn.
+
+    Raises NonFinite, before the update, when loss or gradient are not finite.
+    """
+    progress = state.progress
+    batches_in_epoch = len(batches.order(0))
+    source = batches_from(batches, progress)
+    started = time.monotonic() - progress.seconds
+    while (fraction := fraction_done(config, progress, batches_in_epoch)) < 1:
+        rate = learning_rate(config, progress.step, fraction)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        for _ in range(config.accumulate):
+            batch = next(source)
+            losses = batch_loss(config, state, batch, device)
+            torch.autograd.backward(losses.total / config.accumulate)
+            progress.tokens += int(batch.length_mask.sum())
+            if isinstance(state.schedule, FittedSchedule):
+                state.schedule.update(losses.log_snr, losses.rate)
+        norm = torch.nn.utils.clip_grad_norm_(state.denoiser.parameters(), config.clip)
+        if not torch.isfinite(losses.total + norm):
+            raise NonFinite(
+                f"step {progress.step + 1}: loss {losses.total.item()}, gradient norm "
+                f"{norm.item()}, learning rate {rate:.2g}, examples {batch.index[:8].tolist()}…"
+            )
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        state.average.update_parameters(state.denoiser)
+        progress.step += 1
+        progress.seconds = time.monotonic() - started
+        yield Step(losses, norm.item(), rate)
+
+
+def batch_loss(config: Config, state: State, batch: Batch, device: torch.device) -> Losses:
+    """The losses of one batch, with its draws (a function of the seed and its number)."""
+    number = state.progress.batches
+    torch.manual_seed(seeded(config.seed, number).initial_seed() % 2**63)  # for dropout
+    draws = draw(
+        config.seed,
+        number,
+        batch.index,
+        batch.length_mask,
+        config.embedding_dim,
+        config.self_cond_rate,
+    )
+    ids, length_mask, cond_mask, _ = (x.to(device) for x in batch)
+    dtype = autocast_dtype(device)
+    with torch.autocast(device.type, dtype, enabled=dtype is not None):
+        return diffusion_loss(
+            state.denoiser,
+            state.schedule,
+            ids,
+            length_mask,
+            cond_mask,
+            type(draws)(*(x.to(device) for x in draws)),
+            mse_weight=config.mse_weight,
+            ce_weight=config.ce_weight,
+        )

@@ -1,0 +1,142 @@
+"""The moving parts of a run: network, schedule, average, optimiser, and how far they have come."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from ..diffusion.schedule import SCHEDULES, FittedSchedule, Schedule
+from ..model.denoiser import Denoiser
+from ..model.embedding import NORMALISERS
+from .config import FITTED, Config
+
+
+def build_denoiser(config: Config, vocab_size: int) -> Denoiser:
+    """The network a configuration describes, with fresh weights from torch's generator."""
+    return Denoiser(
+        vocab_size,
+        NORMALISERS[config.normaliser],
+        embedding_dim=config.embedding_dim,
+        model_dim=config.model_dim,
+        layers=config.layers,
+        heads=config.heads,
+        dropout=config.dropout,
+        layer_drop=config.layer_drop,
+        regress=config.regress,
+        posterior=config.posterior,
+    )
+
+
+def build_schedule(config: Config, vocab_size: int) -> Schedule:
+    """The schedule it is trained on: a formula, or the module that is fitted on the way."""
+    if config.schedule == FITTED:
+        return FittedSchedule(config.embedding_dim, vocab_size)
+    return SCHEDULES[config.schedule]
+
+
+def build_optimizer(config: Config, model: nn.Module) -> torch.optim.AdamW:
+    """AdamW in one fused kernel; only matrices inside the transformer decay."""
+    inside = {id(p) for n, p in model.named_parameters() if "transformer" in n and p.ndim == 2}
+    decayed = [p for p in model.parameters() if id(p) in inside]
+    free = [p for p in model.parameters() if id(p) not in inside]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+    betas = (0.9, config.beta2)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
+
+
+def averaged(model: nn.Module, decay: float) -> AveragedModel:
+    """The exponential average of the weights, with a decay that warms up as (1 + n) / (10 + n).
+
+    Without the warm-up the average is mostly initial noise for its first 1 / (1 - decay) steps.
+    """
+
+    def update(average: Any, current: Any, count: Any) -> None:
+        warm = (1 + float(count)) / (10 + float(count))
+        torch._foreach_lerp_(average, current, 1 - min(decay, warm))
+
+    return AveragedModel(model, multi_avg_fn=update)
+
+
+@dataclass
+class Progress:
+    """How far a run has come. Resuming starts from here."""
+
+    step: int = 0
+    epoch: int = 0
+    position: int = 0  # batches of this epoch that are done
+    batches: int = 0  # batches in all: the number that seeds noise
+    tokens: int = 0  # real tokens seen
+    seconds: float = 0.0
+
+
+class State:
+    """Everything a checkpoint holds."""
+
+    def __init__(self, config: Config, vocab_size: int, counts: Tensor) -> None:
+        torch.manual_seed(config.seed)
+        self.denoiser = build_denoiser(config, vocab_size)
+        self.denoiser.start_from_counts(counts)
+        self.schedule = build_schedule(config, vocab_size)
+        self.average = averaged(self.denoiser, config.ema)
+        self.optimizer = build_optimizer(config, self.denoiser)
+        self.progress = Progress()
+
+    @property
+    def averaged_denoiser(self) -> Denoiser:
+        module = self.average.module
+        assert isinstance(module, Denoiser)
+        return module
+
+    def model_tensors(self) -> dict[str, Tensor]:
+        """What generation needs: the averaged weights, and the schedule if it was fitted."""
+        tensors = _prefixed("denoiser", self.averaged_denoiser.state_dict())
+        if isinstance(self.schedule, nn.Module):
+            tensors |= _prefixed("schedule", self.schedule.state_dict())
+        return tensors
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """What resuming needs besides."""
+        tensors = _prefixed("denoiser", self.denoiser.state_dict())
+        tensors["average.count"] = self.average.n_averaged
+        for number, slots in self.optimizer.state_dict()["state"].items():
+            tensors |= _prefixed(f"optimizer.{number}", slots)
+        return tensors
+
+    def counters(self) -> dict[str, Any]:
+        return asdict(self.progress)
+
+    def load(
+        self, model: dict[str, Tensor], state: dict[str, Tensor], counters: dict[str, Any]
+    ) -> None:
+        """Puts back what model_tensors, state_tensors and counters gave."""
+        load_model(self.averaged_denoiser, self.schedule, model)
+        self.denoiser.load_state_dict(_under("denoiser", state))
+        self.average.n_averaged.copy_(state["average.count"])
+        saved = self.optimizer.state_dict()
+        slots: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in _under("optimizer", state).items():
+            number, name = key.split(".")
+            slots.setdefault(int(number), {})[name] = tensor
+        self.optimizer.load_state_dict({**saved, "state": slots})
+        self.progress = Progress(**counters)
+
+
+def load_model(denoiser: Denoiser, schedule: Schedule, tensors: dict[str, Tensor]) -> None:
+    """Puts back what State.model_tensors gave."""
+    denoiser.load_state_dict(_under("denoiser", tensors))
+    if isinstance(schedule, nn.Module):
+        schedule.load_state_dict(_under("schedule", tensors))
+
+
+def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    cut = len(prefix) + 1
+    return {name[cut:]: t for name, t in tensors.items() if name.startswith(f"{prefix}.")}

@@ -1,0 +1,25 @@
+import itertools
+
+import pytest
+
+from simple_diffusion_lm.text.tokenizer import Tokenizer, train_tokenizer
+
+SUBJECTS = ("a man", "two women", "the old dog", "3 children", "a red fox", "my sister")
+VERBS = ("runs", "sits", "is waiting", "looks up", "sings")
+PLACES = ("by the river .", "in 1 of 20 cafés .", "on a bench , alone .", "at home .", "near us !")
+
+
+@pytest.fixture(scope="session")
+def lines() -> list[str]:
+    """150 different lines."""
+    return [" ".join(words) for words in itertools.product(SUBJECTS, VERBS, PLACES)]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(lines: list[str]) -> Tokenizer:
+    return train_tokenizer(lines, None, stream=False, seed=0)
+
+
+@pytest.fixture(scope="session")
+def stream_tokenizer(lines: list[str]) -> Tokenizer:
+    return train_tokenizer([*lines, "  indented\tand  spaced"], None, stream=True, seed=0)
