@@ -11,7 +11,7 @@ from .diffusion.sampler import SAMPLERS
 from .diffusion.schedule import Schedule
 from .errors import UserError
 from .model.denoiser import Denoiser
-from .model.generate import Settings, Slot, generate
+from .model.generate import Settings, Slot, Vocabulary, generate
 from .text.corpus import Corpus, open_prepared
 from .text.tokenizer import Tokenizer
 from .training import checkpoint
@@ -19,6 +19,7 @@ from .training.config import Config
 from .training.state import build_denoiser, build_schedule, load_model
 
 GAP = "___"
+WORD_START = "▁"  # how SentencePiece writes the space before a word
 LONGEST_GAP = 8  # tokens, where the template leaves its length open
 
 
@@ -52,7 +53,10 @@ class DiffusionLM:
         banned[tokenizer.special_ids] = True
         if stream:
             banned[tokenizer.eos_id] = False  # a line break like any other token
-        self._banned = banned
+        pieces = tokenizer.pieces(range(len(tokenizer)))
+        continues = torch.tensor([not piece.startswith(WORD_START) for piece in pieces])
+        last = None if stream else tokenizer.eos_id
+        self._vocabulary = Vocabulary(banned, continues, last)
 
     @classmethod
     def from_pretrained(cls, run: str | Path) -> "DiffusionLM":
@@ -114,8 +118,8 @@ class DiffusionLM:
         slots = []
         for number in range(count):
             size = self._draw_length(seed, number) if length is None else self._with_eos(length)
-            empty = torch.zeros(size, dtype=torch.long)
-            slots.append(Slot(empty, torch.zeros(size, dtype=torch.bool), number))
+            nowhere = torch.zeros(size, dtype=torch.bool)
+            slots.append(Slot(nowhere.long(), nowhere, nowhere, number))
         return self._run(slots, steps, sampler, temperature, seed, batch_size)
 
     def infill(
@@ -154,14 +158,12 @@ class DiffusionLM:
         if temperature <= 0:
             raise UserError(f"the temperature must be above 0, not {temperature}")
         settings = Settings(SAMPLERS[sampler], steps, temperature, seed)
-        last = None if self.stream else self.tokenizer.eos_id
         done = generate(
             self.denoiser,
             self.schedule,
             slots,
             settings,
-            banned=self._banned,
-            last=last,
+            vocabulary=self._vocabulary,
             batch_size=batch_size,
         )
         decode = self.tokenizer.decode_stream if self.stream else self.tokenizer.decode
@@ -204,11 +206,15 @@ class DiffusionLM:
             for _ in range(extra):
                 widths[rng.choice(np.flatnonzero(widths < LONGEST_GAP))] += 1
         ids: list[int] = list(parts[0])
-        mask = [True] * len(ids)
+        given_at = [True] * len(ids)
+        gap_starts = []
         for width, part in zip(widths.tolist(), parts[1:], strict=True):
+            gap_starts.append(len(ids))
             ids += [0] * width + part
-            mask += [False] * width + [True] * len(part)
+            given_at += [False] * width + [True] * len(part)
         if not self.stream:
             ids.append(self.tokenizer.eos_id)
-            mask.append(True)
-        return Slot(torch.tensor(ids), torch.tensor(mask), number)
+            given_at.append(True)
+        word_start = torch.zeros(len(ids), dtype=torch.bool)
+        word_start[gap_starts] = True
+        return Slot(torch.tensor(ids), torch.tensor(given_at), word_start, number)

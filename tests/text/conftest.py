@@ -1,4 +1,5 @@
 import itertools
+from pathlib import Path
 
 import pytest
 
@@ -23,3 +24,17 @@ def tokenizer(lines: list[str]) -> Tokenizer:
 @pytest.fixture(scope="session")
 def stream_tokenizer(lines: list[str]) -> Tokenizer:
     return train_tokenizer([*lines, "  indented\tand  spaced"], None, stream=True, seed=0)
+
+
+@pytest.fixture
+def model(tokenizer: Tokenizer, tmp_path: Path) -> Path:
+    path = tmp_path / "given.model"
+    path.write_bytes(tokenizer.model)
+    return path
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, lines: list[str]) -> Path:
+    path = tmp_path / "corpus.txt"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path

@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simple_diffusion_lm.errors import UserError
-from simple_diffusion_lm.text.batches import Batch, Batches, Masks, draw_cond_mask
+from simple_diffusion_lm.text.batches import (
+    POOL_BATCHES,
+    Batch,
+    Batches,
+    Masks,
+    draw_cond_mask,
+)
 from simple_diffusion_lm.text.corpus import Corpus
 from simple_diffusion_lm.text.tokenizer import Tokenizer
 
@@ -69,10 +75,11 @@ def test_the_order_differs_between_epochs_and_between_seeds(tokenizer: Tokenizer
 
 def test_batches_come_in_no_order_of_length(tokenizer: Tokenizer) -> None:
     rng = np.random.default_rng(0)
-    corpus = corpus_of(lines_of_lengths(rng.integers(1, 30, 2000).tolist()))
+    corpus = corpus_of(lines_of_lengths(rng.integers(1, 30, 400).tolist()))
     batches = batches_of(corpus, tokenizer)
     means = [batches.lengths[indices].mean() for indices in batches.order(0)]
-    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.3
+    assert 25 < len(means) <= POOL_BATCHES  # one pool: unshuffled, its batches are sorted
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.5
 
 
 def test_little_of_a_batch_is_padding(tokenizer: Tokenizer) -> None:

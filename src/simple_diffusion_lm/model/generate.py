@@ -19,7 +19,16 @@ class Slot(NamedTuple):
 
     ids: Int[Tensor, " L"]  # read where given
     cond_mask: Bool[Tensor, " L"]  # True: given
+    word_start: Bool[Tensor, " L"]  # True: a new word has to begin here
     number: int
+
+
+class Vocabulary(NamedTuple):
+    """Which ids may be chosen where."""
+
+    banned: Bool[Tensor, " V"]  # never: they are not text
+    continues: Bool[Tensor, " V"]  # not where a word has to begin: they continue one
+    last: int | None  # the EOS that ends every line, and stands nowhere else
 
 
 class Settings(NamedTuple):
@@ -71,14 +80,12 @@ def generate(
     slots: Iterable[Slot],
     settings: Settings,
     *,
-    banned: Bool[Tensor, " V"],
-    last: int | None,
+    vocabulary: Vocabulary,
     batch_size: int = 64,
 ) -> Iterator[tuple[int, Int[Tensor, " L"]]]:
     """Yields (number, ids) for each slot, in the order they are done.
 
-    Slots of one length share a batch, so nothing is padding. `banned` ids are never chosen where
-    nothing is given; `last`, the EOS of a line, ends every text, and only there is it allowed.
+    Slots of one length share a batch, so nothing is padding.
     """
     denoiser.eval()
     device = denoiser.log_unigram.device
@@ -89,18 +96,20 @@ def generate(
         denoise = denoise_with(denoiser, ids, cond_mask, settings.temperature)
         steps = sample(denoise, draw, schedule, settings.steps, settings.sampler)
         _, prediction = deque(steps, maxlen=1).pop()
-        chosen = choose(prediction.logits, banned.to(device), last)
+        word_start = torch.stack([slot.word_start for slot in group])
+        chosen = choose(prediction.logits.cpu(), word_start, vocabulary).to(device)
         result = torch.where(cond_mask, ids, chosen).cpu()
         yield from zip((slot.number for slot in group), result, strict=True)
 
 
 def choose(
-    logits: Float[Tensor, "B L V"], banned: Bool[Tensor, " V"], last: int | None
+    logits: Float[Tensor, "B L V"], word_start: Bool[Tensor, "B L"], vocabulary: Vocabulary
 ) -> Int[Tensor, "B L"]:
     """The most probable allowed ids."""
-    ids = logits.masked_fill(banned, -torch.inf).argmax(-1)
-    if last is not None:
-        ids[:, -1] = last
+    forbidden = vocabulary.banned | (word_start[..., None] & vocabulary.continues)
+    ids = logits.masked_fill(forbidden, -torch.inf).argmax(-1)
+    if vocabulary.last is not None:
+        ids[:, -1] = vocabulary.last
     return ids
 
 

@@ -32,7 +32,7 @@ def _find(name: str) -> list[Path]:
     if path.exists():
         raise UserError(f"{name}: not a regular file: save its text to one, which is read twice")
     if glob.has_magic(name):
-        matches = glob.glob(name, recursive=True)  # noqa: PTH207, Path.glob is relative only
+        matches = glob.glob(name, recursive=True)
         if files := [Path(match) for match in sorted(matches) if Path(match).is_file()]:
             return files
         raise UserError(f"{name}: no file matches this pattern: check the path")

@@ -2,7 +2,8 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 from ..diffusion.schedule import SCHEDULES
 from ..errors import UserError
@@ -112,19 +113,20 @@ def with_overrides(config: Config, overrides: dict[str, str]) -> Config:
     for name, text in overrides.items():
         if name not in fields:
             raise UserError(f"no setting {name!r}: the settings are {', '.join(fields)}")
-        values[name] = _parse(name, text, str(fields[name].type))
+        values[name] = _parse(name, text, fields[name].type)
     return dataclasses.replace(config, **values)
 
 
-def _parse(name: str, text: str, kind: str) -> Any:
-    if "None" in kind and text.lower() == "none":
+def _parse(name: str, text: str, kind: Any) -> Any:
+    optional = isinstance(kind, UnionType)
+    if optional and text.lower() == "none":
         return None
-    readers: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": _read_bool}
-    base = kind.removesuffix(" | None")
+    base = get_args(kind)[0] if optional else kind
+    read = _read_bool if base is bool else base
     try:
-        return readers[base](text)
+        return read(text)
     except ValueError:
-        raise UserError(f"{name} takes {base}, not {text!r}") from None
+        raise UserError(f"{name} takes {base.__name__}, not {text!r}") from None
 
 
 def _read_bool(text: str) -> bool:

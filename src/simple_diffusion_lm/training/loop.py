@@ -57,13 +57,16 @@ def learning_rate(config: Config, step: int, fraction: float) -> float:
 
 
 def batches_from(batches: Batches, progress: Progress) -> Iterator[Batch]:
-    """The batches from where the run stands, epoch after epoch, moving `progress` along."""
+    """The batches from where the run stands, epoch after epoch.
+
+    `progress` counts a batch before it is handed out, so that it stands after it when saved.
+    """
     while True:
         order = batches.order(progress.epoch)
-        while progress.position < len(order):
-            yield batches.batch(progress.epoch, order[progress.position])
+        for indices in order[progress.position :]:
             progress.position += 1
             progress.batches += 1
+            yield batches.batch(progress.epoch, indices)
         progress.epoch += 1
         progress.position = 0
 

@@ -1,0 +1,54 @@
+"""What several tests share: one thread, small models, and one real run on the toy language."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+from simple_diffusion_lm.run import run_training
+from simple_diffusion_lm.text.corpus import Prepared, prepare
+from simple_diffusion_lm.text.toy import ToyLanguage
+from simple_diffusion_lm.training.config import Config
+from simple_diffusion_lm.training.recipes import modern
+
+SMALL = {
+    "embedding_dim": 16,
+    "model_dim": 32,
+    "layers": 2,
+    "heads": 2,
+    "batch_tokens": 512,
+    "crop": 32,
+    "warmup_steps": 5,
+}
+
+
+def small(config: Config, **changes: object) -> Config:
+    """A configuration small enough to train in a test."""
+    return replace(config, **{**SMALL, **changes})
+
+
+@pytest.fixture(scope="session")
+def toy_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("toy") / "toy.txt"
+    path.write_text("\n".join(ToyLanguage().lines(400, seed=0)) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def toy_data(toy_text: Path) -> Prepared:
+    return prepare([toy_text], toy_text.parent / "prepared", vocab_size=300, quiet=True)
+
+
+@pytest.fixture(scope="session")
+def toy_run(toy_data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a few steps: nothing learnt, everything in place."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    run_training(small(modern(), steps=6, samples=1), toy_data, run, quiet=True)
+    return run

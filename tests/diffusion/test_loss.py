@@ -1,0 +1,128 @@
+import torch
+
+from simple_diffusion_lm.diffusion.loss import diffusion_loss, draw, seeded
+from simple_diffusion_lm.diffusion.schedule import SCHEDULES, FittedSchedule
+from simple_diffusion_lm.model.denoiser import Denoiser
+from simple_diffusion_lm.model.embedding import NORMALISERS
+
+V, D = 23, 16
+
+
+def network(**options):
+    torch.manual_seed(0)
+    model = Denoiser(
+        V, NORMALISERS["unit_scale"], embedding_dim=D, model_dim=32, layers=2, heads=2, **options
+    )
+    torch.nn.init.normal_(model.transformer.level.out.weight, std=0.1)  # so that levels matter
+    return model.eval()
+
+
+def text(lengths=(7, 6, 5, 4), given=()):
+    ids = torch.randint(4, V, (len(lengths), max(lengths)), generator=seeded(1))
+    length_mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    cond_mask = torch.zeros_like(length_mask)
+    cond_mask[:, list(given)] = True
+    return ids, length_mask, cond_mask
+
+
+def loss(model, ids, length_mask, cond_mask, *, eps_change=None, schedule=None, **weights):
+    draws = draw(0, 0, torch.arange(len(ids)), length_mask, D, self_cond_rate=0.5)
+    if eps_change is not None:
+        draws = draws._replace(eps=draws.eps + eps_change)
+    weights = {"mse_weight": 1.0, "ce_weight": 1.0} | weights
+    schedule = schedule or SCHEDULES["cosine"]
+    return diffusion_loss(model, schedule, ids, length_mask, cond_mask, draws, **weights)
+
+
+def test_the_loss_is_blind_to_padding():
+    """Other ids, and other noise, outside the text change nothing."""
+    for options in ({"posterior": True}, {"regress": True, "posterior": False}):
+        model = network(**options)
+        ids, length_mask, cond_mask = text()
+        before = loss(model, ids, length_mask, cond_mask)
+        elsewhere = ids.masked_fill(~length_mask, 5)
+        noise = 3.0 * ~length_mask[..., None]
+        after = loss(model, elsewhere, length_mask, cond_mask, eps_change=noise)
+        torch.testing.assert_close(before, after)
+
+
+def test_more_padding_changes_nothing():
+    model = network()
+    ids, length_mask, cond_mask = text()
+    before = loss(model, ids, length_mask, cond_mask)
+    wider = [torch.nn.functional.pad(x, (0, 5)) for x in (ids, length_mask, cond_mask)]
+    torch.testing.assert_close(before, loss(model, *wider), atol=1e-5, rtol=1e-4)
+
+
+def test_the_loss_is_blind_to_noise_at_given_positions():
+    model = network()
+    ids, length_mask, cond_mask = text(given=(0, 2))
+    before = loss(model, ids, length_mask, cond_mask)
+    noise = 3.0 * cond_mask[..., None]
+    after = loss(model, ids, length_mask, cond_mask, eps_change=noise)
+    torch.testing.assert_close(before, after)
+
+
+def test_given_tokens_are_seen_and_not_counted():
+    model = network()
+    ids, length_mask, cond_mask = text(given=(0,))
+    before = loss(model, ids, length_mask, cond_mask)
+    changed = ids.clone()
+    changed[:, 0] = (ids[:, 0] + 1) % V
+    after = loss(model, changed, length_mask, cond_mask)
+    assert not torch.equal(before.ce, after.ce)  # seen: the free positions are predicted otherwise
+    alone = torch.ones_like(cond_mask) & length_mask
+    alone[:, 3] = False
+    only = loss(model, ids, length_mask, alone)
+    assert only.ce.isfinite()
+
+
+def test_total_is_the_weighted_sum():
+    model = network()
+    parts = loss(model, *text())
+    for mse_weight, ce_weight in ((1.0, 0.0), (0.0, 1.0), (0.3, 2.0)):
+        total = loss(model, *text(), mse_weight=mse_weight, ce_weight=ce_weight).total
+        torch.testing.assert_close(total, mse_weight * parts.mse + ce_weight * parts.ce)
+
+
+def test_rate_is_the_integrand_of_the_bound():
+    """1/2 snr |x0 - x0_hat|^2 per token: recomputed from a single prediction."""
+    model = network()
+    ids, length_mask, cond_mask = text()
+    draws = draw(0, 0, torch.arange(4), length_mask, D, self_cond_rate=0.0)
+    schedule = FittedSchedule(D, V)
+    losses = diffusion_loss(
+        model, schedule, ids, length_mask, cond_mask, draws, mse_weight=0.0, ce_weight=1.0
+    )
+    level = schedule(draws.t)
+    x0 = model.embed(ids)
+    x_t = level.alpha * x0 + level.sigma * draws.eps
+    x0_hat, _ = model(
+        x_t, level, torch.zeros_like(x0), ids=ids, cond_mask=cond_mask, length_mask=length_mask
+    )
+    snr = (level.alpha / level.sigma).flatten() ** 2
+    for b, length in enumerate((7, 6, 5, 4)):
+        error = (x0 - x0_hat)[b, :length].square().sum() / length
+        torch.testing.assert_close(losses.rate[b], 0.5 * snr[b] * error)
+
+
+def test_draws_are_a_function_of_the_example_not_of_its_batch():
+    _, length_mask, _ = text(lengths=(7, 6, 5, 4))
+    index = torch.tensor([3, 14, 15, 92])
+    whole = draw(7, 2, index, length_mask, D, 0.5)
+    part = draw(7, 2, index[[2]], length_mask[[2], :5], D, 0.5)
+    torch.testing.assert_close(whole.eps[2, :5], part.eps[0])
+    assert not torch.equal(whole.eps, draw(7, 3, index, length_mask, D, 0.5).eps)
+    assert not torch.equal(whole.eps, draw(8, 2, index, length_mask, D, 0.5).eps)
+    assert whole.eps[length_mask].std().item() > 0.9
+
+
+def test_times_are_stratified():
+    length_mask = torch.ones(100, 2, dtype=torch.bool)
+    t = draw(0, 0, torch.arange(100), length_mask, D, 0.5).t.flatten().sort().values
+    assert ((t * 100).long() == torch.arange(100)).all()
+
+
+def test_seeds_do_not_collide():
+    states = {seeded(a, b).initial_seed() for a in range(100) for b in range(100)}
+    assert len(states) == 10_000

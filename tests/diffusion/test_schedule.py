@@ -1,0 +1,63 @@
+import math
+
+import pytest
+import torch
+
+from simple_diffusion_lm.diffusion.schedule import SCHEDULES, FittedSchedule, level_at
+
+ALL = {**SCHEDULES, "fitted": FittedSchedule(64, 2048)}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_log_snr_is_finite_and_falls_with_time(name):
+    log_snr = ALL[name](torch.linspace(0, 1, 101)).log_snr
+    assert log_snr.isfinite().all()
+    assert (log_snr.diff() < 0).all()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_variance_is_preserved_in_any_shape(name):
+    level = ALL[name](torch.rand(3, 5, 1))
+    assert level.alpha.shape == (3, 5, 1)
+    torch.testing.assert_close(level.alpha**2 + level.sigma**2, torch.ones(3, 5, 1))
+
+
+def test_cosine_is_analog_bits():
+    t = torch.linspace(0, 1, 11, dtype=torch.float64)
+    expected = torch.cos((t + 0.0002) / 1.00025 * math.pi / 2) ** 2
+    torch.testing.assert_close(SCHEDULES["cosine"](t).alpha ** 2, expected)
+
+
+def test_level_at_is_the_inverse_of_log_snr_at_both_ends():
+    log_snr = torch.linspace(-15, 15, 61)
+    torch.testing.assert_close(level_at(log_snr).log_snr, log_snr, atol=1e-4, rtol=1e-4)
+
+
+def test_fitted_schedule_spends_equal_time_on_equal_information():
+    """Fed a known rate, the time between two levels is the rate's integral between them."""
+    schedule = FittedSchedule(64, 2048)
+    schedule.FLOOR = 0.0
+    generator = torch.Generator().manual_seed(0)
+    low, high = schedule.edges[-1].item(), schedule.edges[0].item()
+    for _ in range(300):
+        log_snr = low + (high - low) * torch.rand(512, generator=generator)
+        schedule.update(log_snr, torch.exp(-0.5 * (log_snr + 2) ** 2))  # a bell around -2
+    quantiles = torch.tensor([0.1586553, 0.5, 0.8413447])  # of a standard normal: -1, 0, 1
+    levels = schedule(1 - quantiles).log_snr  # time runs against log-SNR
+    torch.testing.assert_close(levels, torch.tensor([-3.0, -2.0, -1.0]), atol=0.05, rtol=0)
+    assert schedule.information.item() == pytest.approx((2 * math.pi) ** 0.5, rel=0.02)
+
+
+def test_fitted_schedule_never_forgets_a_level():
+    schedule = FittedSchedule(64, 2048)
+    schedule.rate.zero_()
+    schedule.rate[10] = 5.0
+    gaps = schedule.cumulative.diff()
+    assert gaps.min() >= 0.9 * schedule.FLOOR / len(gaps)
+
+
+def test_fitted_schedule_starts_where_a_random_code_is_read():
+    """Half of the information falls within a factor e of snr = 2 ln V / D."""
+    for dim, vocab_size in ((16, 300), (64, 2048), (128, 8192)):
+        middle = FittedSchedule(dim, vocab_size)(torch.tensor(0.5)).log_snr.item()
+        assert middle == pytest.approx(math.log(2 * math.log(vocab_size) / dim), abs=1.0)

@@ -1,0 +1,182 @@
+import pytest
+import torch
+
+from simple_diffusion_lm.diffusion.loss import diffusion_loss, draw, seeded
+from simple_diffusion_lm.diffusion.sampler import SAMPLERS
+from simple_diffusion_lm.diffusion.schedule import SCHEDULES, FittedSchedule, Level, level_at
+from simple_diffusion_lm.model.denoiser import Denoiser
+from simple_diffusion_lm.model.embedding import NORMALISERS
+from simple_diffusion_lm.model.generate import Settings, Slot, Vocabulary, generate
+from simple_diffusion_lm.model.transformer import rotary_angles, rotate
+
+V, D, B, L = 23, 16, 3, 6
+
+
+def network(normaliser="unit_scale", **options):
+    torch.manual_seed(0)
+    model = Denoiser(
+        V, NORMALISERS[normaliser], embedding_dim=D, model_dim=32, layers=2, heads=2, **options
+    )
+    torch.nn.init.normal_(model.transformer.level.out.weight, std=0.1)
+    return model.eval()
+
+
+def inputs():
+    generator = seeded(1)
+    ids = torch.randint(V, (B, L), generator=generator)
+    x_t = torch.randn(B, L, D, generator=generator)
+    masks = {
+        "cond_mask": torch.zeros(B, L, dtype=torch.bool),
+        "length_mask": torch.ones(B, L, dtype=torch.bool),
+    }
+    return x_t, {"ids": ids, **masks}
+
+
+@pytest.mark.parametrize("normaliser", NORMALISERS)
+def test_evidence_is_the_gaussian_log_likelihood(normaliser):
+    """Up to a constant in the token, whatever the norms of the rows."""
+    model, (x_t, _) = network(normaliser), inputs()
+    level = level_at(torch.tensor([-2.0, 0.0, 1.0])[:, None, None])
+    with torch.no_grad():
+        evidence = model.evidence(x_t, level)
+        table = model.embedding.table
+        normal = torch.distributions.Normal(level.alpha[..., None] * table, level.sigma[..., None])
+        exact = normal.log_prob(x_t[:, :, None, :]).sum(-1)
+    torch.testing.assert_close(
+        evidence.log_softmax(-1), exact.log_softmax(-1), atol=1e-3, rtol=1e-3
+    )
+
+
+def test_the_network_is_shown_the_posterior_mean():
+    """A blank (the unigram mean) at pure noise, the token itself when clean."""
+    model, (x_t, text) = network(), inputs()
+    model.start_from_counts(torch.arange(1, V + 1))
+    with torch.no_grad():
+        noisy, clean = level_at(torch.full((B, 1, 1), -30.0)), level_at(torch.full((B, 1, 1), 8.0))
+        unigram = model.log_unigram.exp() @ model.embedding.table
+        torch.testing.assert_close(
+            model.shown(x_t, noisy, model.evidence(x_t, noisy)),
+            unigram.expand(B, L, D),
+            atol=1e-3,
+            rtol=1e-3,
+        )
+        x0 = model.embed(text["ids"])
+        torch.testing.assert_close(
+            model.shown(x0, clean, model.evidence(x0, clean)), x0, atol=1e-3, rtol=1e-3
+        )
+
+
+def test_an_untrained_model_is_the_single_token_posterior():
+    model, (x_t, text) = network(), inputs()
+    model.start_from_counts(torch.arange(1, V + 1))
+    level = level_at(torch.zeros(B, 1, 1))
+    with torch.no_grad():
+        logits = model(x_t, level, torch.zeros_like(x_t), **text).logits
+        expected = model.log_unigram + model.evidence(x_t, level)
+    torch.testing.assert_close(logits, expected)
+
+
+def test_padding_and_given_noise_do_not_reach_other_positions():
+    model, (x_t, text) = network(), inputs()
+    level = level_at(torch.zeros(B, 1, 1))
+    text["length_mask"] = torch.arange(L) < torch.tensor([6, 5, 3])[:, None]
+    text["cond_mask"] = torch.arange(L).expand(B, L) == 1
+    seen = text["length_mask"] & ~text["cond_mask"]
+    with torch.no_grad():
+        before = model(x_t, level, torch.zeros_like(x_t), **text).logits
+        disturbed = torch.where(seen[..., None], x_t, x_t + 9.0)
+        previous = torch.where(seen[..., None], torch.zeros_like(x_t), torch.ones_like(x_t))
+        after = model(disturbed, level, previous, **text).logits
+    torch.testing.assert_close(before[seen], after[seen])
+
+
+def test_a_level_for_each_position_is_understood():
+    model, (x_t, text) = network(), inputs()
+    common = level_at(torch.zeros(B, 1, 1))
+    each = Level(*(part.expand(B, L, 1) for part in common))
+    with torch.no_grad():
+        one = model(x_t, common, torch.zeros_like(x_t), **text).logits
+        many = model(x_t, each, torch.zeros_like(x_t), **text).logits
+        other = model(x_t, level_at(torch.ones(B, 1, 1)), torch.zeros_like(x_t), **text).logits
+    torch.testing.assert_close(one, many)
+    assert not torch.allclose(one, other)
+
+
+def test_rotary_scores_depend_on_distance_alone():
+    q, k = torch.randn(2, 1, 1, 1, 8, generator=seeded(3)).expand(2, 1, 1, 12, 8)
+    angles = rotary_angles(12, 8, q.device)
+    scores = rotate(q, angles) @ rotate(k, angles).transpose(-1, -2)
+    for distance in range(-5, 6):
+        diagonal = scores[0, 0].diagonal(distance)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(rotate(q, angles).norm(dim=-1), q.norm(dim=-1))
+
+
+@pytest.mark.parametrize("normaliser", ["unit_scale", "layer_norm"])
+def test_normalised_rows_have_norm_sqrt_d(normaliser):
+    table = NORMALISERS[normaliser](torch.randn(V, D, generator=seeded(2)))
+    torch.testing.assert_close(table.norm(dim=-1), torch.full((V,), D**0.5), atol=1e-3, rtol=1e-3)
+
+
+def test_batch_norm_makes_coordinates_standard():
+    table = NORMALISERS["batch_norm"](3 + 2 * torch.randn(V, D, generator=seeded(2)))
+    torch.testing.assert_close(table.mean(0), torch.zeros(D), atol=1e-5, rtol=0)
+    torch.testing.assert_close(table.var(0, correction=0), torch.ones(D), atol=1e-3, rtol=0)
+
+
+def test_spread_sees_collapse():
+    model = network()
+    apart = model.embedding.spread()
+    assert apart.norm_mean == pytest.approx(D**0.5, rel=1e-4)
+    with torch.no_grad():
+        model.embedding.weight[:] = model.embedding.weight[0] + 0.001 * model.embedding.weight
+    assert model.embedding.spread().nearest_mean < 0.02 * apart.nearest_mean
+
+
+@pytest.mark.parametrize("recipe", ["modern", "original"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_tiny_model_overfits_one_batch_and_reproduces_it(recipe, sampler, fitted):
+    model, schedule, ids = fitted[recipe]
+    free = torch.zeros(L, dtype=torch.bool)
+    slots = [Slot(free.long(), free, free, number) for number in range(8)]
+    none = torch.zeros(V, dtype=torch.bool)
+    settings = Settings(SAMPLERS[sampler], steps=32, temperature=1.0, seed=0)
+    lines = dict(
+        generate(model, schedule, slots, settings, vocabulary=Vocabulary(none, none, None))
+    )
+    known = {tuple(row) for row in ids.tolist()}
+    assert sum(tuple(line.tolist()) in known for line in lines.values()) >= 7
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """Each recipe's kind of model, trained until it knows two lines."""
+    models = {}
+    for recipe in ("modern", "original"):
+        torch.manual_seed(0)
+        original = recipe == "original"
+        model = Denoiser(
+            V, NORMALISERS["layer_norm" if original else "unit_scale"],
+            embedding_dim=D, model_dim=48, layers=2, heads=2,
+            regress=original, posterior=not original,
+        )  # fmt: skip
+        schedule = SCHEDULES["cosine"] if original else FittedSchedule(D, V)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1500)
+        ids = torch.randint(V, (2, L), generator=seeded(5))
+        repeated = ids.repeat(12, 1)
+        everywhere = torch.ones_like(repeated, dtype=torch.bool)
+        for step in range(1500):
+            draws = draw(0, step, torch.arange(len(repeated)), everywhere, D, self_cond_rate=0.25)
+            losses = diffusion_loss(
+                model, schedule, repeated, everywhere, ~everywhere, draws,
+                mse_weight=float(original), ce_weight=1.0,
+            )  # fmt: skip
+            optimizer.zero_grad()
+            losses.total.backward()
+            optimizer.step()
+            decay.step()
+            if isinstance(schedule, FittedSchedule):
+                schedule.update(losses.log_snr, losses.rate)
+        models[recipe] = (model.eval(), schedule, ids)
+    return models

@@ -1,0 +1,119 @@
+"""The command line as a user meets it: in processes of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "--set",
+    "model_dim=32",
+    "layers=1",
+    "heads=2",
+    "embedding_dim=16",
+    "batch_tokens=512",
+    "samples=1",
+]
+
+
+def sdlm(*arguments, module=("-m", "simple_diffusion_lm")):
+    command = [sys.executable, *module, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+
+
+def refused(*arguments, words, **options):
+    done = sdlm(*arguments, **options)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert words in last, done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("command", ["demo", "prepare", "train", "generate", "infill", "evaluate"])
+def test_help_opens_with_an_example(command):
+    done = sdlm(command, "--help")
+    assert done.returncode == 0
+    assert f"sdlm {command}" in done.stdout.split("Args")[0]
+
+
+def test_from_a_text_file_to_text(toy_text, tmp_path):
+    run = tmp_path / "run"
+    train = ["train", toy_text, "--out", run, "--steps", "5", "--vocab-size", "300", *TINY]
+    done = sdlm(*train)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert "resuming" not in done.stderr
+    again = sdlm(*train)
+    assert "resuming at step 5" in again.stderr
+    generated = sdlm("generate", run, "--count", "3", "--steps", "4")
+    assert len(generated.stdout.splitlines()) == 3
+    assert sdlm("generate", run, "--count", "3", "--steps", "4").stdout == generated.stdout
+    filled = sdlm("infill", run, "yesterday the ___ .", "--steps", "4")
+    assert filled.stdout.startswith("yesterday the ")
+    result = json.loads(sdlm("evaluate", run, "--json", "--data", toy_text).stdout)
+    assert result["texts"] == 400
+    assert result["nats_per_token"] > 1.58
+    assert "<=" in sdlm("evaluate", run, "--data", toy_text).stdout
+
+
+def test_the_original_command_line(toy_text, toy_run, tmp_path):
+    run = tmp_path / "checkpoint"
+    flags = [f"-d={toy_text}", f"-spm={toy_run / 'tokenizer.model'}", f"-ckpt={run}"]
+    flags += ["-ep=1", "-b=64", "-lr=1e-3", "-wup=2", "-decs=100", "-wd=0.01", "-acc=2"]
+    flags += ["-edim=16", "-mdim=32", "-numl=1", "-do=0.1", "-ld=0.1", "-cl=24", "-ngen=2"]
+    done = sdlm(*flags, module=["train.py"])
+    assert done.returncode == 0, done.stderr
+    config = json.loads((run / "config.json").read_text())["config"]
+    expected = {
+        "epochs": 1, "batch_size": 64, "learning_rate": 1e-3, "warmup_steps": 2, "decay_steps": 100,
+        "weight_decay": 0.01, "accumulate": 2, "embedding_dim": 16, "model_dim": 32, "layers": 1,
+        "dropout": 0.1, "layer_drop": 0.1, "crop": 24, "samples": 2, "regress": True,
+        "posterior": False, "schedule": "cosine",
+    }  # fmt: skip
+    assert {name: config[name] for name in expected} == expected
+    assert len(sdlm("generate", run, "--count", "2", "--steps", "3").stdout.splitlines()) == 2
+
+
+def test_faults_are_one_line_and_exit_code_2(toy_text, tmp_path):
+    out = tmp_path / "out"
+    empty, latin = tmp_path / "empty.txt", tmp_path / "latin.txt"
+    empty.write_text("\n\n")
+    latin.write_bytes(b"fine\ncaf\xe9\n")
+    train = ["--out", out, "--steps", "2"]
+    refused("train", tmp_path / "missing.txt", *train, words="missing.txt")
+    refused("train", empty, *train, words="empty.txt")
+    refused("train", latin, *train, words="latin.txt:2")
+    refused("train", toy_text, *train, "--vocab-size", "100000", words="100000")
+    refused(
+        "train", toy_text, *train, "--set", "model_dim=130", words="model_dim must be a multiple"
+    )
+    refused("train", toy_text, *train, "--set", "model_dims=130", words="no setting 'model_dims'")
+    refused("train", toy_text, "--out", toy_text, "--steps", "2", words="toy.txt")
+    refused("generate", tmp_path, words="no run here")
+    assert not out.exists() or not (out / "checkpoints").exists()
+
+
+def test_a_bad_choice_is_refused_by_the_parser(toy_run):
+    done = sdlm("generate", toy_run, "--sampler", "typo")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "ancestral" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_directory_is_refused(toy_text, tmp_path):
+    tmp_path.chmod(0o500)
+    refused("train", toy_text, "--out", tmp_path / "run", "--steps", "2", words="run")
+
+
+def test_a_pipe_that_closes_early_is_no_error(toy_run):
+    command = (
+        f"{sys.executable} -m simple_diffusion_lm generate {toy_run} --steps 2 --count 2 | true"
+    )
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT)
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,49 @@
+"""The rooms and who may import whom: the table of docs/design.md, as a test."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "src" / "simple_diffusion_lm"
+ANYONE = {"errors"}
+MAY_IMPORT = {
+    "diffusion": {"diffusion"},
+    "model": {"model", "diffusion"},
+    "text": {"text"},
+    "training": {"training", "diffusion", "model", "text"},
+    "evaluation": {"evaluation", "training", "diffusion", "model", "text", "generation"},
+}
+MODULES = sorted(p for room in MAY_IMPORT for p in (PACKAGE / room).glob("*.py"))
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """The first name under the package of everything a module imports from it."""
+    rooms = set()
+    here = path.relative_to(PACKAGE).parent.parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            if node.level:
+                base = here[: len(here) - node.level + 1]
+                parts = (*base, *(node.module or "").split("."))
+                names = [parts[0]] if parts[0] else [alias.name for alias in node.names]
+                rooms.update(names)
+            elif (node.module or "").startswith("simple_diffusion_lm"):
+                rooms.add(f"absolute import of {node.module}")
+    return rooms
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: "/".join(p.parts[-2:]))
+def test_a_room_imports_only_what_lies_below_it(path: Path) -> None:
+    allowed = MAY_IMPORT[path.relative_to(PACKAGE).parts[0]] | ANYONE
+    assert imported_rooms(path) <= allowed
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.name)
+def test_files_and_functions_stay_small(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 300
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno <= 60, node.name

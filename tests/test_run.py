@@ -1,0 +1,153 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import small
+
+from simple_diffusion_lm.errors import UserError
+from simple_diffusion_lm.run import run_training
+from simple_diffusion_lm.training import checkpoint
+from simple_diffusion_lm.training.loop import NonFinite
+from simple_diffusion_lm.training.recipes import modern, original
+
+
+def tensors(run):
+    found = checkpoint.newest(run)
+    assert found is not None
+    model = {f"model {name}": tensor for name, tensor in found.model().items()}
+    return model | {f"state {name}": tensor for name, tensor in found.state().items()}
+
+
+def metrics(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("recipe", [modern, original], ids=["modern", "original"])
+def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_does(recipe, toy_data, tmp_path):
+    """With dropout, dropped layers, self-conditioning, averages, and an epoch's end between."""
+    config = small(recipe(), steps=9, dropout=0.1, layer_drop=0.2, samples=1, batch_tokens=2048)
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    run_training(config, toy_data, whole, quiet=True)
+    run_training(replace(config, save_every=4), toy_data, halves, quiet=True)
+    shutil.rmtree(halves / "checkpoints" / "step-9")
+    run_training(config, toy_data, halves, quiet=True)
+    first, second = tensors(whole), tensors(halves)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def test_the_same_seed_is_the_same_run_and_another_is_not(toy_data, toy_run, tmp_path):
+    config = small(modern(), steps=6, samples=1)
+    run_training(config, toy_data, tmp_path / "same", quiet=True)
+    run_training(replace(config, seed=1), toy_data, tmp_path / "other", quiet=True)
+    same, other, first = tensors(tmp_path / "same"), tensors(tmp_path / "other"), tensors(toy_run)
+    assert all(torch.equal(same[k], first[k]) for k in first)
+    name = "model denoiser.head.weight"
+    assert not torch.equal(other[name], first[name])
+
+
+def test_a_run_holds_what_it_says(toy_run):
+    names = set(os.listdir(toy_run))
+    assert {
+        "config.json",
+        "tokenizer.model",
+        "metrics.jsonl",
+        "samples.txt",
+        "checkpoints",
+    } == names
+    kinds = {m["kind"] for m in metrics(toy_run)}
+    assert kinds == {"train", "valid"}
+    valid = [m for m in metrics(toy_run) if m["kind"] == "valid"]
+    assert {"bound", "bound_error", "norm_mean", "nearest_mean"} <= valid[-1].keys()
+    assert (toy_run / "samples.txt").read_text().startswith("step 6\t")
+
+
+def test_a_finished_run_stays_as_it_is(toy_data, toy_run):
+    before = tensors(toy_run)
+    run_training(small(modern(), steps=6, samples=1), toy_data, toy_run, quiet=True)
+    assert all(torch.equal(before[k], v) for k, v in tensors(toy_run).items())
+
+
+def test_metrics_after_the_checkpoint_are_forgotten(toy_data, tmp_path):
+    config = small(modern(), steps=4, samples=1)
+    run_training(config, toy_data, tmp_path, quiet=True)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"kind": "train", "step": 99}) + "\n")
+    run_training(config, toy_data, tmp_path, quiet=True)
+    assert max(m["step"] for m in metrics(tmp_path)) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"layers": 1}, "layers was 2, now 1"), ({"learning_rate": 1e-3}, "learning_rate was")],
+)
+def test_another_configuration_is_refused(change, words, toy_data, toy_run):
+    with pytest.raises(UserError, match=words):
+        run_training(small(modern(), steps=6, samples=1, **change), toy_data, toy_run, quiet=True)
+
+
+def test_a_directory_that_holds_something_else_is_refused(toy_data, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="holds something else"):
+        run_training(small(modern(), steps=1), toy_data, tmp_path, quiet=True)
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+def test_a_broken_number_stops_before_the_update(toy_data, tmp_path):
+    config = small(modern(), steps=4, samples=1, save_every=2)
+    run_training(config, toy_data, tmp_path, quiet=True)
+    before = tensors(tmp_path)
+    state = checkpoint.newest(tmp_path)
+    assert state is not None
+    poisoned = {
+        **state.state(),
+        "denoiser.head.weight": torch.full_like(state.state()["denoiser.head.weight"], torch.nan),
+    }
+    progress = state.manifest["progress"]
+    checkpoint.save(tmp_path, 4, state.model(), poisoned, {"progress": progress})
+    with pytest.raises(NonFinite, match="step 5: loss nan"):
+        run_training(replace(config, steps=8), toy_data, tmp_path, quiet=True)
+    assert all(torch.equal(before[f"model {k}"], v) for k, v in state.model().items())
+    assert not (tmp_path / "checkpoints" / "step-5").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_leaves_a_checkpoint(number, code, toy_text, tmp_path):
+    run = tmp_path / "run"
+    command = [
+        sys.executable,
+        "-m",
+        "simple_diffusion_lm",
+        "train",
+        str(toy_text),
+        "--out",
+        str(run),
+        "--steps",
+        "100000",
+    ]
+    command += [
+        "--set",
+        "model_dim=32",
+        "layers=1",
+        "heads=2",
+        "embedding_dim=16",
+        "batch_tokens=256",
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (run / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.2)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    assert "the same command resumes" in said
+    assert checkpoint.newest(run) is not None

@@ -1,0 +1,95 @@
+import json
+import os
+
+import pytest
+import torch
+
+from simple_diffusion_lm.errors import UserError
+from simple_diffusion_lm.training import checkpoint
+
+TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3)}
+
+
+def saved(run, *steps):
+    for step in steps:
+        checkpoint.save(
+            run, step, TENSORS, {"s": torch.ones(2) * step}, {"progress": {"step": step}}
+        )
+    return run / "checkpoints" / f"step-{steps[-1]}"
+
+
+def test_what_is_saved_comes_back(tmp_path):
+    saved(tmp_path, 5)
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found.manifest["step"] == 5
+    assert all(torch.equal(found.model()[k], TENSORS[k]) for k in TENSORS)
+    assert torch.equal(found.state()["s"], torch.full((2,), 5.0))
+
+
+def test_the_newest_two_stay_and_nothing_temporary(tmp_path):
+    saved(tmp_path, 5, 10, 100)
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step-10", "step-100"]
+
+
+def test_no_checkpoint_is_none(tmp_path):
+    assert checkpoint.newest(tmp_path) is None
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "flipped bit": lambda d: flip_a_bit(d / checkpoint.MODEL),
+    "flipped bit in the state": lambda d: flip_a_bit(d / checkpoint.STATE),
+    "cut": lambda d: os.truncate(d / checkpoint.MODEL, 20),
+    "empty": lambda d: (d / checkpoint.MODEL).write_bytes(b""),
+    "no model": lambda d: (d / checkpoint.MODEL).unlink(),
+    "no manifest": lambda d: (d / checkpoint.MANIFEST).unlink(),
+    "manifest not JSON": lambda d: (d / checkpoint.MANIFEST).write_text("{"),
+    "manifest a list": lambda d: (d / checkpoint.MANIFEST).write_text("[]"),
+    "manifest without digests": lambda d: (d / checkpoint.MANIFEST).write_text('{"step": 10}'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_named_and_passed_over(damage, tmp_path, capsys):
+    newest = saved(tmp_path, 5, 10)
+    DAMAGE[damage](newest)
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found.manifest["step"] == 5
+    assert str(newest) in capsys.readouterr().err
+
+
+def test_files_follow_the_umask(tmp_path):
+    old = os.umask(0o022)
+    try:
+        path = saved(tmp_path, 1)
+    finally:
+        os.umask(old)
+    assert {(path / name).stat().st_mode & 0o777 for name in os.listdir(path)} == {0o644}
+
+
+def test_a_failed_save_leaves_the_old_one_whole(tmp_path, monkeypatch):
+    saved(tmp_path, 5)
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_synced", full)
+    with pytest.raises(UserError, match="No space left"):
+        saved(tmp_path, 10)
+    monkeypatch.undo()
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found.manifest["step"] == 5
+    assert os.listdir(tmp_path / "checkpoints") == ["step-5"]
+
+
+def test_a_manifest_holds_only_json(tmp_path):
+    path = saved(tmp_path, 5)
+    assert json.loads((path / checkpoint.MANIFEST).read_text())["progress"] == {"step": 5}
