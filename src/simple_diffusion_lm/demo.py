@@ -18,11 +18,11 @@ from .text.toy import ToyLanguage
 from .training.recipes import modern
 
 LINES = 60_000
-VOCAB_SIZE = 512
+VOCAB_SIZE = 640
 TEMPLATES = (
     "yesterday the ___ because she was tired .",
     "every morning two farmers ___ their ___ near the river .",
-    "tomorrow the old king ___ .",
+    "tomorrow the famous king ___ .",
 )
 
 

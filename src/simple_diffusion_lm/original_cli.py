@@ -43,6 +43,7 @@ def configuration(flags: argparse.Namespace) -> Config:
         epochs=flags.epochs,
         batch_size=flags.batch_size,
         batch_tokens=flags.batch_size * flags.crop_length,
+        optimizer="adamw",
         learning_rate=flags.learning_rate,
         warmup_steps=flags.warmup_steps,
         decay_steps=flags.decay_steps,

@@ -36,7 +36,7 @@ def uniform_bound(schedule, sequences=20_000, cond_mask=None, scale=1.0):
     u = (torch.arange(sequences) + torch.rand(sequences, generator=generator)) / sequences
     return variational_bound(
         ExactUniform(table * scale),
-        Proposal.of(schedule, torch.device("cpu")),
+        Proposal.of(schedule, D, torch.device("cpu")),
         ids,
         everywhere,
         ~everywhere if cond_mask is None else cond_mask,
@@ -76,7 +76,7 @@ def test_prior_is_the_kl_from_a_standard_normal():
 
 
 def test_the_proposal_is_a_density_on_the_range():
-    proposal = Proposal.of(SCHEDULES["cosine"], torch.device("cpu"))
+    proposal = Proposal.of(SCHEDULES["cosine"], D, torch.device("cpu"))
     u = (torch.arange(100_000) + 0.5) / 100_000
     log_snr, weight = proposal.draw(u)
     assert weight.mean().item() == pytest.approx(

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .loss import Network
 from .sampler import Prediction
-from .schedule import Level, Schedule, level_at
+from .schedule import Level, Schedule, level_at, useful_range
 
 
 class Bound(NamedTuple):
@@ -41,17 +41,23 @@ class Proposal(NamedTuple):
     """Where along log-SNR the integral is sampled: the schedule, made piecewise linear.
 
     Any density that is positive on the range leaves the estimate unbiased; the schedule's own
-    makes it precise, because it spends its time where the integrand is.
+    makes it precise, because it spends its time where the integrand is. The bound holds for any
+    range; the useful one keeps the reconstruction in it where a fixed schedule would go on to
+    signal-to-noise ratios at which no network's error is small enough.
     """
 
     edges: Float[Tensor, " P"]
 
     @classmethod
-    def of(cls, schedule: Schedule, device: torch.device, pieces: int = 256) -> "Proposal":
-        return cls(schedule(torch.linspace(0, 1, pieces + 1, device=device)).log_snr)
+    def of(
+        cls, schedule: Schedule, embedding_dim: int, device: torch.device, pieces: int = 256
+    ) -> "Proposal":
+        low, high = useful_range(embedding_dim)
+        log_snr = schedule(torch.linspace(0, 1, pieces + 1, device=device)).log_snr
+        return cls(log_snr.clamp(low, high))
 
     def draw(self, u: Float[Tensor, " B"]) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-        """log-SNRs for u in [0, 1), and 1 / density there."""
+        """log-SNRs for u in [0, 1), and d log-SNR / du: 1 / density, 0 where clamped."""
         pieces = len(self.edges) - 1
         left = (u * pieces).long().clamp(max=pieces - 1)
         drop = self.edges[left] - self.edges[left + 1]
@@ -90,8 +96,9 @@ def variational_bound(
 
     log_snr, weight = proposal.draw(u)
     level = level_at(log_snr[:, None, None])
-    prediction = two_pass(model, level.noise(x0, eps[0]), level, **text)
-    error = ((prediction.x0_hat - x0).square().sum(-1) * free).sum(1)
+    logits = two_pass(model, level.noise(x0, eps[0]), level, **text).logits
+    x0_hat = model.interpolate(logits)  # as in sampling
+    error = ((x0_hat - x0).square().sum(-1) * free).sum(1)
     diffusion = 0.5 * log_snr.exp() * error * weight
 
     # At the clean end one pass is enough: any normalised decoder keeps the bound a bound.

@@ -70,6 +70,15 @@ def sqrt(t: Float[Tensor, "*S"]) -> Level:
     return Level((1 - variance).sqrt(), variance.sqrt())
 
 
+def useful_range(embedding_dim: int) -> tuple[float, float]:
+    """The log-SNRs between which rows of norm sqrt(D) go from all noise to certain.
+
+    Below the first, the prior costs under 0.001 nats a token. At the second, random rows stand
+    40 deviations of the noise apart, enough for learned ones that are nearer.
+    """
+    return -math.log(500 * embedding_dim), math.log(41 / embedding_dim) + 3
+
+
 class FittedSchedule(nn.Module):
     """A schedule that spends equal time on equal information, fitted online.
 
@@ -78,10 +87,6 @@ class FittedSchedule(nn.Module):
     variational bound. The schedule keeps a histogram of that rate over log-SNR and makes its
     cumulative sum the time: levels where nothing is learned get almost no t.
     Kin: CDCD's time warping (2211.15089, section 3.4), LangFlow's Gumbel schedule (2604.11748).
-
-    The range of log-SNR is fixed by the embedding's geometry, rows of norm sqrt(D): at its noisy
-    end the text costs the prior under 0.001 nats a token, at its clean end tokens are apart by
-    several deviations of the noise.
     """
 
     FLOOR = 0.02  # share of the time spread evenly over all levels, so that none is never seen
@@ -92,7 +97,7 @@ class FittedSchedule(nn.Module):
 
     def __init__(self, embedding_dim: int, vocab_size: int, bins: int = 64) -> None:
         super().__init__()
-        low, high = -math.log(500 * embedding_dim), math.log(41 / embedding_dim) + 3
+        low, high = useful_range(embedding_dim)
         edges = torch.linspace(high, low, bins + 1)  # falling: time runs from clean to noise
         # A random code of V words and energy D is read at log-SNR about -log(D / (2 ln V)); a
         # Gumbel density there is LangFlow's model of the rate, and the histogram's start.

@@ -42,13 +42,20 @@ class Denoiser(nn.Module):
         heads: int,
         dropout: float = 0.0,
         layer_drop: float = 0.0,
+        width: int = 0,
         regress: bool = False,
         posterior: bool = True,
     ) -> None:
         super().__init__()
         self.embedding = TokenEmbedding(vocab_size, embedding_dim, normalise)
         self.transformer = Transformer(
-            3 * embedding_dim, model_dim, layers, heads, dropout, layer_drop
+            3 * embedding_dim,
+            model_dim,
+            layers,
+            heads,
+            dropout=dropout,
+            layer_drop=layer_drop,
+            width=width,
         )
         self.posterior = posterior
         self.regress = nn.Linear(model_dim, embedding_dim) if regress else None
@@ -120,7 +127,12 @@ class Denoiser(nn.Module):
     def shown(
         self, x_t: Float[Tensor, "B L D"], level: Level, evidence: Float[Tensor, "B L V"] | None
     ) -> Float[Tensor, "B L D"]:
-        """What the network sees of x_t (see the class)."""
+        """What the network sees of x_t (see the class).
+
+        The posterior mean is shown without gradient: with one, learning was no faster and a step
+        took 15% longer.
+        """
         if evidence is None:
             return x_t / (level.alpha**2 + level.sigma**2).sqrt()
-        return self.interpolate(self.log_unigram + evidence)
+        with torch.no_grad():
+            return self.interpolate(self.log_unigram + evidence)

@@ -27,6 +27,21 @@ def rotate(
     return torch.cat([x1 * cos - x2 * sin, x1 * sin + x2 * cos], dim=-1)
 
 
+def attend_on_cpu(
+    q: Float[Tensor, "B H L K"],
+    k: Float[Tensor, "B H L K"],
+    v: Float[Tensor, "B H L K"],
+    keys: Bool[Tensor, "B 1 1 L"],
+) -> Float[Tensor, "B H L K"]:
+    """Scaled dot-product attention, written out.
+
+    torch's fused kernel is made for long texts: at 14 to 64 tokens its bfloat16 backward took five
+    to ten times as long as this on a processor, 41% of a training step (docs/log.md).
+    """
+    scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+    return scores.masked_fill(~keys, -torch.inf).softmax(-1).to(v.dtype) @ v
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with rotary positions on queries and keys."""
 
@@ -45,15 +60,38 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = rotate(q, angles), rotate(k, angles)
         keys = length_mask[:, None, None, :]  # True: attended to
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
-        return self.out(x.transpose(1, 2).flatten(2))
+        attend = attend_on_cpu if x.device.type == "cpu" else F.scaled_dot_product_attention
+        return self.out(attend(q, k, v, keys).transpose(1, 2).flatten(2))
+
+
+class Neighbours(nn.Module):
+    """A short convolution, one filter a channel: each position adds what stands next to it.
+
+    Attention has to learn where "next to" is before it can learn what words do there; this says it.
+    Starts at zero (kin: Primer, 2109.08668, section 4.2).
+    """
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width, dim))
+        self.reach = width // 2
+
+    def forward(
+        self, x: Float[Tensor, "B L M"], length_mask: Bool[Tensor, "B L"]
+    ) -> Float[Tensor, "B L M"]:
+        text = F.pad(x * length_mask[..., None], (0, 0, self.reach, self.reach))
+        length = x.shape[1]
+        for offset, weight in enumerate(self.weight):
+            x = x + weight * text[:, offset : offset + length]
+        return x
 
 
 class Layer(nn.Module):
     """Pre-norm encoder layer; the level scales and shifts what follows each LayerNorm."""
 
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float, width: int) -> None:
         super().__init__()
+        self.neighbours = Neighbours(dim, width) if width else None
         self.norm1 = nn.LayerNorm(dim, elementwise_affine=False)
         self.norm2 = nn.LayerNorm(dim, elementwise_affine=False)
         self.attention = Attention(dim, heads)
@@ -68,6 +106,8 @@ class Layer(nn.Module):
         length_mask: Bool[Tensor, "B L"],
     ) -> Float[Tensor, "B L M"]:
         scale1, shift1, scale2, shift2 = film.unbind(2)
+        if self.neighbours is not None:
+            x = self.neighbours(x, length_mask)
         attended = self.attention(self.norm1(x) * (1 + scale1) + shift1, angles, length_mask)
         x = x + self.dropout(attended)
         return x + self.dropout(self.mlp(self.norm2(x) * (1 + scale2) + shift2))
@@ -99,16 +139,25 @@ class LevelEmbedding(nn.Module):
 class Transformer(nn.Module):
     """Inputs (B, L, I) and log-SNR (B, 1) or (B, L) -> normalised hidden vectors (B, L, M).
 
-    layer_drop is the chance that training skips a layer for a step (1909.11556).
+    layer_drop is the chance that training skips a layer for a step (1909.11556); width is that
+    of the short convolution, 0 for none.
     """
 
     def __init__(
-        self, input_dim: int, dim: int, layers: int, heads: int, dropout: float, layer_drop: float
+        self,
+        input_dim: int,
+        dim: int,
+        layers: int,
+        heads: int,
+        *,
+        dropout: float,
+        layer_drop: float,
+        width: int,
     ) -> None:
         super().__init__()
         self.project = nn.Linear(input_dim, dim)
         self.level = LevelEmbedding(dim, layers)
-        self.layers = nn.ModuleList(Layer(dim, heads, dropout) for _ in range(layers))
+        self.layers = nn.ModuleList(Layer(dim, heads, dropout, width) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
         self.layer_drop = layer_drop

@@ -8,6 +8,7 @@ from typing import Any, get_args
 from ..diffusion.schedule import SCHEDULES
 from ..errors import UserError
 from ..model.embedding import NORMALISERS
+from .optimizers import OPTIMIZERS
 
 FITTED = "fitted"  # the schedule that is a module rather than a formula
 
@@ -21,6 +22,7 @@ class Config:
     model_dim: int = 128
     layers: int = 4
     heads: int = 4
+    width: int = 5  # of the short convolution before each layer, odd; 0: none
     dropout: float = 0.0
     layer_drop: float = 0.0
     normaliser: str = "unit_scale"  # one of model.embedding.NORMALISERS
@@ -43,7 +45,8 @@ class Config:
     subword_alpha: float = 0.0  # chance of skipping a merge, drawn anew each epoch (BPE-dropout)
 
     # The optimiser.
-    learning_rate: float = 2e-3
+    optimizer: str = "muon"  # one of training.optimizers.OPTIMIZERS
+    learning_rate: float = 4e-3
     warmup_steps: int = 100
     decay_steps: int | None = None  # linear to a tenth; None: cosine to zero over the budget
     beta2: float = 0.99
@@ -87,6 +90,7 @@ class Config:
         for name in ("validate_every", "save_every"):
             need(name, getattr(self, name) >= 1, "at least 1")
         need("minutes", self.minutes is None or self.minutes > 0, "above 0")
+        need("width", self.width == 0 or self.width % 2 == 1, "odd, or 0")
         need("crop", self.crop >= 2, "at least 2")
         for name in ("dropout", "layer_drop", "subword_alpha", "self_cond_rate", "ema"):
             need(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
@@ -100,6 +104,7 @@ class Config:
         names = sorted([FITTED, *SCHEDULES])
         need("schedule", self.schedule in names, f"one of {', '.join(names)}")
         need("normaliser", self.normaliser in NORMALISERS, f"one of {', '.join(NORMALISERS)}")
+        need("optimizer", self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}")
         return faults
 
 

@@ -85,8 +85,9 @@ def train(config: Config, state: State, batches: Batches, device: torch.device) 
     started = time.monotonic() - progress.seconds
     while (fraction := fraction_done(config, progress, batches_in_epoch)) < 1:
         rate = learning_rate(config, progress.step, fraction)
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in state.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate
         for _ in range(config.accumulate):
             batch = next(source)
             losses = batch_loss(config, state, batch, device)
@@ -100,8 +101,9 @@ def train(config: Config, state: State, batches: Batches, device: torch.device) 
                 f"step {progress.step + 1}: loss {losses.total.item()}, gradient norm "
                 f"{norm.item()}, learning rate {rate:.2g}, examples {batch.index[:8].tolist()}…"
             )
-        state.optimizer.step()
-        state.optimizer.zero_grad()
+        for optimizer in state.optimizers.values():
+            optimizer.step()
+            optimizer.zero_grad()
         state.average.update_parameters(state.denoiser)
         progress.step += 1
         progress.seconds = time.monotonic() - started

@@ -25,6 +25,7 @@ def original() -> Config:
     """
     return replace(
         modern(),
+        width=0,
         regress=True,
         posterior=False,
         schedule="cosine",

@@ -11,6 +11,7 @@ from ..diffusion.schedule import SCHEDULES, FittedSchedule, Schedule
 from ..model.denoiser import Denoiser
 from ..model.embedding import NORMALISERS
 from .config import FITTED, Config
+from .optimizers import OPTIMIZERS
 
 
 def build_denoiser(config: Config, vocab_size: int) -> Denoiser:
@@ -24,6 +25,7 @@ def build_denoiser(config: Config, vocab_size: int) -> Denoiser:
         heads=config.heads,
         dropout=config.dropout,
         layer_drop=config.layer_drop,
+        width=config.width,
         regress=config.regress,
         posterior=config.posterior,
     )
@@ -34,19 +36,6 @@ def build_schedule(config: Config, vocab_size: int) -> Schedule:
     if config.schedule == FITTED:
         return FittedSchedule(config.embedding_dim, vocab_size)
     return SCHEDULES[config.schedule]
-
-
-def build_optimizer(config: Config, model: nn.Module) -> torch.optim.AdamW:
-    """AdamW in one fused kernel; only matrices inside the transformer decay."""
-    inside = {id(p) for n, p in model.named_parameters() if "transformer" in n and p.ndim == 2}
-    decayed = [p for p in model.parameters() if id(p) in inside]
-    free = [p for p in model.parameters() if id(p) not in inside]
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
-    betas = (0.9, config.beta2)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
 
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
@@ -83,7 +72,9 @@ class State:
         self.denoiser.start_from_counts(counts)
         self.schedule = build_schedule(config, vocab_size)
         self.average = averaged(self.denoiser, config.ema)
-        self.optimizer = build_optimizer(config, self.denoiser)
+        self.optimizers = OPTIMIZERS[config.optimizer](
+            self.denoiser, config.learning_rate, config.beta2, config.weight_decay
+        )
         self.progress = Progress()
 
     @property
@@ -103,8 +94,9 @@ class State:
         """What resuming needs besides."""
         tensors = _prefixed("denoiser", self.denoiser.state_dict())
         tensors["average.count"] = self.average.n_averaged
-        for number, slots in self.optimizer.state_dict()["state"].items():
-            tensors |= _prefixed(f"optimizer.{number}", slots)
+        for name, optimizer in self.optimizers.items():
+            for number, slots in optimizer.state_dict()["state"].items():
+                tensors |= _prefixed(f"{name}.{number}", slots)
         return tensors
 
     def counters(self) -> dict[str, Any]:
@@ -117,12 +109,12 @@ class State:
         load_model(self.averaged_denoiser, self.schedule, model)
         self.denoiser.load_state_dict(_under("denoiser", state))
         self.average.n_averaged.copy_(state["average.count"])
-        saved = self.optimizer.state_dict()
-        slots: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in _under("optimizer", state).items():
-            number, name = key.split(".")
-            slots.setdefault(int(number), {})[name] = tensor
-        self.optimizer.load_state_dict({**saved, "state": slots})
+        for name, optimizer in self.optimizers.items():
+            slots: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in _under(name, state).items():
+                number, slot = key.split(".")
+                slots.setdefault(int(number), {})[slot] = tensor
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
         self.progress = Progress(**counters)
 
 

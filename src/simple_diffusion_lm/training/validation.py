@@ -44,7 +44,7 @@ def held_out_bound(
     """
     was_training = denoiser.training
     denoiser.eval()
-    proposal = Proposal.of(schedule, device)
+    proposal = Proposal.of(schedule, denoiser.embedding.dim, device)
     batched = [batches.batch(0, indices) for indices in _first(batches, examples)]
     count = sum(len(batch.ids) for batch in batched)
     parts = []
