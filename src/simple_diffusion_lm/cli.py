@@ -163,7 +163,7 @@ def generate_command(
     length: int | None = None,
     steps: int = 64,
     sampler: SamplerName = "ancestral",
-    temperature: float = 1.0,
+    temperature: float = 0.7,
     seed: int = 0,
 ) -> None:
     """sdlm generate run --count 20
@@ -176,7 +176,7 @@ def generate_command(
         length: tokens of each; by default drawn from the training lengths.
         steps: evaluations of the network; more is better and slower.
         sampler: how noise becomes text (diffusion/sampler.py).
-        temperature: below 1 is safer and less varied.
+        temperature: 1 is the model's own distribution; below it is safer and less varied.
         seed: the same seed gives the same texts.
     """
     model = DiffusionLM.from_pretrained(run)
@@ -191,7 +191,7 @@ def infill_command(
     template: Positional[tuple[str, ...]],
     steps: int = 64,
     sampler: SamplerName = "ancestral",
-    temperature: float = 1.0,
+    temperature: float = 0.7,
     seed: int = 0,
 ) -> None:
     """sdlm infill run "a man in a ___ shirt ."
@@ -203,7 +203,7 @@ def infill_command(
         template: texts with gaps.
         steps: evaluations of the network; more is better and slower.
         sampler: how noise becomes text (diffusion/sampler.py).
-        temperature: below 1 is safer and less varied.
+        temperature: 1 is the model's own distribution; below it is safer and less varied.
         seed: the same seed gives the same texts.
     """
     model = DiffusionLM.from_pretrained(run)

@@ -151,9 +151,7 @@ def run_training(config: Config, data: Prepared, run: Path, *, quiet: bool = Fal
         raise UserError("the corpus has no line to train on")
     open_run(run, describe(config, data, batches), data)
     device = pick_device()
-    state = State(
-        config, len(data.tokenizer), torch.from_numpy(data.train.counts(len(data.tokenizer)))
-    )
+    state = State(config, len(data.tokenizer), data.train)
     state.denoiser.to(device)
     state.average.to(device)
     if isinstance(state.schedule, FittedSchedule):

@@ -67,6 +67,11 @@ class TokenEmbedding(nn.Module):
         self.dim = dim
         self.normalise = normalise
 
+    @torch.no_grad()
+    def start_from(self, vectors: Table) -> None:
+        """Sets the table; vectors of norm about 1, brought to norm sqrt(D)."""
+        self.weight.copy_(vectors * self.dim**0.5)
+
     @property
     def table(self) -> Table:
         """The rows as diffusion sees them."""

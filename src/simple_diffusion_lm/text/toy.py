@@ -54,21 +54,18 @@ ADJECTIVES = {
     "text": ("long", "short", "funny", "new", "strange"),
     "thing": ("red", "wooden", "blue", "green", "new", "golden"),
 }
-# Where something is done, and why: by the category of the noun last written.
-PLACES = {
-    "animal": ("in the barn", "near the river", "behind the hill", "under the trees"),
-    "food": ("in the kitchen", "at the market", "in the garden", "under the bridge"),
-    "text": ("in the library", "at school", "in the garden", "by the window"),
-    "thing": ("behind the house", "in the forest", "in the village", "by the castle"),
-}
-FEELINGS = {
-    "person": ("happy", "tired", "curious", "lonely", "angry"),
-    "relative": ("kind", "sad", "lonely", "clever"),
-    "animal": ("kind", "busy", "lonely", "curious"),
-    "food": ("hungry", "tired", "happy", "cold"),
-    "text": ("bored", "curious", "sad", "clever"),
-    "thing": ("busy", "proud", "rich", "careless"),
-}
+# Where something is done, and why.
+PLACES = (
+    "in the garden",
+    "near the river",
+    "behind the house",
+    "at the market",
+    "in the village",
+    "by the castle",
+    "at school",
+    "under the trees",
+)
+FEELINGS = ("happy", "tired", "curious", "lonely", "hungry", "busy", "proud", "sad")
 # What is done to nouns of a category, or to nothing: infinitive/third person/past.
 VERBS = {
     "ACTION": {
@@ -151,9 +148,9 @@ def options(state: State) -> list[tuple[str, State]]:
         case "TIME":
             words = TIMES[tense]
         case "PLACE":
-            words = PLACES[category]
+            words = PLACES
         case "FEELING":
-            words = FEELINGS[category]
+            words = FEELINGS
     return [(word, rest) for word in words]
 
 

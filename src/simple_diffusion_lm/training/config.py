@@ -26,6 +26,7 @@ class Config:
     dropout: float = 0.0
     layer_drop: float = 0.0
     normaliser: str = "unit_scale"  # one of model.embedding.NORMALISERS
+    cooccurrence: bool = True  # start the table from co-occurrence statistics, or at random
     regress: bool = False  # x0 from a linear head, or the mean under softmax(logits)
     posterior: bool = True  # show the network the single-token posterior, and add it to the logits
 
@@ -33,11 +34,11 @@ class Config:
     schedule: str = FITTED  # or one of diffusion.schedule.SCHEDULES
     mse_weight: float = 0.0
     ce_weight: float = 1.0
-    self_cond_rate: float = 0.25  # share of examples shown their own first prediction
+    self_cond_rate: float = 0.5  # share of examples shown their own first prediction
 
     # The text.
     crop: int = 64  # longest example, in tokens; in stream mode the window
-    batch_tokens: int = 4096  # a batch holds at most this many, padding included
+    batch_tokens: int = 2048  # a batch holds at most this many, padding included
     batch_size: int | None = None  # and at most this many examples
     prefix_rate: float = 0.1  # share of examples whose beginning is given,
     span_rate: float = 0.1  # all but a span or two,

@@ -11,7 +11,7 @@ def modern() -> Config:
 
     softmax(logits) @ E for the estimate (CDCD, Plaid), the single-token posterior shown to the
     network and added to its logits, rows of E at norm sqrt(D), a fitted schedule, stratified
-    noise levels, self-conditioning on a quarter of the examples, EMA with warm-up.
+    noise levels, self-conditioning on half of the examples, EMA with warm-up.
     """
     return Config()
 
@@ -26,13 +26,13 @@ def original() -> Config:
     return replace(
         modern(),
         width=0,
+        cooccurrence=False,
         regress=True,
         posterior=False,
         schedule="cosine",
         mse_weight=1.0,
         ce_weight=1.0,
         normaliser="layer_norm",
-        self_cond_rate=0.5,
         prefix_rate=0.0,
         span_rate=0.0,
         random_rate=0.1,

@@ -10,6 +10,8 @@ from torch.optim.swa_utils import AveragedModel
 from ..diffusion.schedule import SCHEDULES, FittedSchedule, Schedule
 from ..model.denoiser import Denoiser
 from ..model.embedding import NORMALISERS
+from ..text.cooccurrence import cooccurrence_vectors
+from ..text.corpus import Corpus
 from .config import FITTED, Config
 from .optimizers import OPTIMIZERS
 
@@ -66,10 +68,15 @@ class Progress:
 class State:
     """Everything a checkpoint holds."""
 
-    def __init__(self, config: Config, vocab_size: int, counts: Tensor) -> None:
+    def __init__(self, config: Config, vocab_size: int, corpus: Corpus) -> None:
         torch.manual_seed(config.seed)
         self.denoiser = build_denoiser(config, vocab_size)
-        self.denoiser.start_from_counts(counts)
+        self.denoiser.start_from_counts(torch.from_numpy(corpus.counts(vocab_size)))
+        if config.cooccurrence:
+            vectors = cooccurrence_vectors(
+                corpus.ids, vocab_size, config.embedding_dim, seed=config.seed
+            )
+            self.denoiser.embedding.start_from(vectors)
         self.schedule = build_schedule(config, vocab_size)
         self.average = averaged(self.denoiser, config.ema)
         self.optimizers = OPTIMIZERS[config.optimizer](

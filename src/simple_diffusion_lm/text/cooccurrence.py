@@ -1,0 +1,53 @@
+"""Vectors for tokens from the company they keep: words used alike get rows that are alike."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+OFFSETS = (-2, -1, 1, 2)  # where a context stands
+CONTEXTS = 1000  # the most frequent ids serve as contexts
+MOST_IDS = 20_000_000  # read at most; more would change little
+OWN = 0.25
+
+
+def cooccurrence_vectors(
+    ids: Int[np.ndarray, " T"], vocab_size: int, dim: int, *, seed: int = 0
+) -> Float[Tensor, "V D"]:
+    """Positive pointwise mutual information with nearby ids, reduced by a singular value
+    decomposition (Levy and Goldberg, 2014, sections 3.1 and 3.3: U sqrt(S)).
+
+    Rows have norm 1 before OWN of a random direction is added to each, so that two ids which keep
+    the same company can still be told apart; ids that never occur are random. Deterministic in
+    the seed.
+    """
+    ids = np.asarray(ids[:MOST_IDS], dtype=np.int64)
+    frequency = np.bincount(ids, minlength=vocab_size)
+    contexts = np.argsort(-frequency, kind="stable")[: min(CONTEXTS, vocab_size)]
+    column = np.full(vocab_size, -1)
+    column[contexts] = np.arange(len(contexts))
+    blocks = []
+    for offset in OFFSETS:
+        here, there = (ids[:-offset], ids[offset:]) if offset > 0 else (ids[-offset:], ids[:offset])
+        seen = column[there] >= 0
+        cell = here[seen] * len(contexts) + column[there[seen]]
+        counts = np.bincount(cell, minlength=vocab_size * len(contexts))
+        blocks.append(_ppmi(counts.reshape(vocab_size, len(contexts))))
+    matrix = torch.from_numpy(np.concatenate(blocks, axis=1)).float()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        u, s, _ = torch.svd_lowrank(matrix, q=min(dim, *matrix.shape), niter=4)
+        noise = torch.randn(vocab_size, dim)
+    vectors = torch.zeros(vocab_size, dim)
+    vectors[:, : len(s)] = u * s.sqrt()
+    return F.normalize(vectors, dim=1) + OWN * F.normalize(noise, dim=1)
+
+
+def _ppmi(counts: np.ndarray) -> np.ndarray:
+    """max(0, log p(a, b) / (p(a) p(b))) of a table of counts."""
+    total = max(counts.sum(), 1)
+    expected = counts.sum(1, keepdims=True) * (counts.sum(0, keepdims=True) / total)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        information = np.log(counts / expected)
+    return np.where(counts > 0, np.maximum(information, 0), 0.0)
