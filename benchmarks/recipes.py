@@ -65,7 +65,8 @@ def measure(recipe: str, prepared: Path, options: argparse.Namespace) -> dict[st
     lines = (run / "metrics.jsonl").read_text().splitlines()
     last = json.loads(lines[-1])
     return {
-        "command": "sdlm " + " ".join(map(str, train)),
+        # The names alone: where the files lay is nobody's business.
+        "command": " ".join(["sdlm", *(x.name if isinstance(x, Path) else str(x) for x in train)]),
         "steps": last["step"],
         "tokens_seen": last["tokens"],
         "held_out": json.loads(sdlm("evaluate", run, "--examples", 5000, "--json")),

@@ -5,6 +5,8 @@
 Shows the schedule beside the built-in ones, and samples an exact Gaussian with it.
 """
 
+from functools import partial
+
 import torch
 
 from simple_diffusion_lm.diffusion.sampler import SAMPLERS, Prediction, sample
@@ -28,14 +30,8 @@ def main() -> None:
         print(f"{name:>9}: log-SNR {[round(x, 1) for x in schedule(times).log_snr.tolist()]}")
     for steps in (4, 16, 64):
         generator = torch.Generator().manual_seed(0)
-        for x_t, _ in sample(
-            denoise,
-            lambda generator=generator: torch.randn(64, 64, 1, generator=generator),
-            straight,
-            steps,
-            SAMPLERS["ddim"],
-        ):
-            pass
+        draw = partial(torch.randn, 64, 64, 1, generator=generator)
+        *_, (x_t, _) = sample(denoise, draw, straight, steps, SAMPLERS["ddim"])
         print(f"{steps:3} steps: mean {x_t.mean():.3f} (0.700), deviation {x_t.std():.3f} (0.500)")
 
 

@@ -1,10 +1,8 @@
 """The `sdlm` command line. Text goes to stdout, everything else to stderr."""
 
 import json
-import os
 import shlex
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,11 +13,11 @@ from tyro.conf import Positional, arg
 from .demo import run_demo
 from .errors import UserError
 from .evaluation.metrics import evaluate_run
+from .exits import exit_cleanly
 from .generation import DiffusionLM
-from .run import Stop, run_training
-from .text.corpus import Prepared, is_prepared, open_prepared, prepare
+from .run import check_free, run_training
+from .text.corpus import is_prepared, open_prepared, prepare
 from .training.config import with_overrides
-from .training.loop import NonFinite
 from .training.recipes import RECIPES, sized
 
 SamplerName = Literal["ancestral", "ddim", "dpm2m", "renoise"]
@@ -120,7 +118,17 @@ def train_command(
             )
         data = open_prepared(corpus[0])
     else:
-        data = _prepare_inside(corpus, out, tokenizer, vocab_size, valid, stream, field, seed)
+        check_free(out)
+        data = prepare(
+            list(corpus),
+            out / "corpus",
+            tokenizer=tokenizer,
+            vocab_size=vocab_size,
+            stream=stream,
+            valid=list(valid) or None,
+            field=field,
+            seed=seed,
+        )
     run_training(config, data, out)
     print(f"trained. Now: sdlm generate {shlex.quote(str(out))}", file=sys.stderr)
 
@@ -130,31 +138,6 @@ def _pair(text: str) -> tuple[str, str]:
     if not equals:
         raise UserError(f"--set takes NAME=VALUE, not {text!r}")
     return name, value
-
-
-def _prepare_inside(
-    corpus: tuple[str, ...],
-    out: Path,
-    tokenizer: Path | None,
-    vocab_size: int | None,
-    valid: tuple[str, ...],
-    stream: bool,
-    field: str,
-    seed: int,
-) -> Prepared:
-    """Prepares into RUN/corpus, for those who give `train` a text file."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file: choose another --out")
-    return prepare(
-        list(corpus),
-        out / "corpus",
-        tokenizer=tokenizer,
-        vocab_size=vocab_size,
-        stream=stream,
-        valid=list(valid) or None,
-        field=field,
-        seed=seed,
-    )
 
 
 def generate_command(
@@ -268,29 +251,3 @@ COMMANDS = {
 def main() -> None:
     """Entry point of `sdlm`."""
     exit_cleanly(lambda: tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="sdlm"))  # type: ignore[arg-type]
-
-
-def exit_cleanly(command: Callable[[], None]) -> None:
-    """Runs a command: one clear line and exit code 2 for what a user can mend.
-
-    A number that is not finite exits with 3, a signal with 128 + its number. What nobody foresaw
-    keeps its traceback.
-    """
-    try:
-        command()
-    except UserError as error:
-        sys.exit(_say(f"sdlm: {error}", 2))
-    except NonFinite as error:
-        sys.exit(_say(f"sdlm: training broke at {error}; the last checkpoint is untouched", 3))
-    except Stop as stop:
-        message = f"sdlm: stopped by {stop}; the same command resumes"
-        sys.exit(_say(message, stop.exit_code))
-    except KeyboardInterrupt:
-        sys.exit(_say("sdlm: interrupted", 130))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # as when piped into head
-
-
-def _say(message: str, code: int) -> int:
-    print(message, file=sys.stderr)
-    return code

@@ -31,7 +31,9 @@ def run_demo(out: Path, minutes: float) -> None:
     language = ToyLanguage()
     corpus = write_corpus(language, out)
     data = prepare([corpus], out / "prepared", vocab_size=VOCAB_SIZE)
-    config = replace(modern(), minutes=minutes, validate_every=400, save_every=400)
+    config = replace(
+        modern(), minutes=minutes, batch_tokens=1024, validate_every=1000, save_every=1000
+    )
     run_training(config, data, out / "run")
 
     model = DiffusionLM.from_pretrained(out / "run")

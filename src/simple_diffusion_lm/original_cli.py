@@ -4,8 +4,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from .cli import exit_cleanly
-from .run import run_training
+from .exits import exit_cleanly
+from .run import check_free, run_training
 from .text.corpus import prepare
 from .training.config import Config
 from .training.recipes import original
@@ -64,6 +64,7 @@ def train_from_flags() -> None:
     flags = parser().parse_args()
     config = configuration(flags)
     config.check()
+    check_free(flags.checkpoint)
     corpus = flags.checkpoint / "corpus"
     data = prepare([flags.data_path], corpus, tokenizer=flags.spm_model)
     run_training(config, data, flags.checkpoint)

@@ -47,9 +47,10 @@ NOUNS = {  # one/many
     "text": "book/books letter/letters story/stories poem/poems song/songs",
     "thing": "door/doors boat/boats chair/chairs table/tables cart/carts ring/rings hat/hats",
 }
+LIVING = ("young", "small", "kind", "clever", "quiet", "strong", "noisy", "famous")
 ADJECTIVES = {
-    "person": ("young", "kind", "clever", "tall", "famous", "quiet", "strong"),
-    "animal": ("small", "black", "brown", "white", "hungry", "noisy", "lazy"),
+    "person": LIVING,
+    "animal": LIVING,
     "food": ("fresh", "small", "sweet", "huge", "round"),
     "text": ("long", "short", "funny", "new", "strange"),
     "thing": ("red", "wooden", "blue", "green", "new", "golden"),

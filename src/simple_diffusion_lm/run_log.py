@@ -1,0 +1,137 @@
+"""What a run tells while it trains: the bar, metrics.jsonl, samples.txt; and its checkpoints."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from .diffusion.schedule import FittedSchedule
+from .generation import DiffusionLM
+from .text.batches import Batches
+from .text.corpus import Prepared
+from .training import checkpoint
+from .training.config import Config
+from .training.loop import Step, fraction_done
+from .training.state import State
+from .training.validation import held_out_bound
+
+LOG_EVERY = 20  # steps
+VALIDATION_EXAMPLES = 512
+SAMPLE_STEPS = 32
+
+
+class Log:
+    """Everything a run tells: the bar, metrics.jsonl, samples.txt, and its checkpoints."""
+
+    def __init__(
+        self, run: Path, config: Config, state: State, batches_in_epoch: int, *, quiet: bool
+    ) -> None:
+        self.run, self.config, self.state = run, config, state
+        self.batches_in_epoch = batches_in_epoch
+        self.bar = tqdm(
+            total=1.0,
+            disable=quiet,
+            file=sys.stderr,
+            bar_format="{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}",
+        )
+        self.quiet = quiet
+        self.recent: list[Step] = []
+        self.last = (time.monotonic(), 0)
+
+    def __enter__(self) -> "Log":
+        self.last = (time.monotonic(), self.state.progress.tokens)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            self.bar.write(text, file=sys.stderr)
+
+    def resume(self) -> None:
+        """Loads the newest whole checkpoint; forgets metrics from after it."""
+        found = checkpoint.newest(self.run)
+        metrics = self.run / "metrics.jsonl"
+        step = 0
+        if found is not None:
+            self.state.load(found.model(), found.state(), found.manifest["progress"])
+            step = self.state.progress.step
+            self.say(f"resuming at step {step}")
+        if metrics.exists():
+            kept = [
+                x for x in metrics.read_text().splitlines(True) if json.loads(x)["step"] <= step
+            ]
+            checkpoint.write_atomically(metrics, "".join(kept).encode())
+
+    def step(self, step: Step) -> None:
+        self.recent.append(step)
+        progress = self.state.progress
+        if progress.step % LOG_EVERY and progress.step > 1:
+            return
+        now, tokens = time.monotonic(), progress.tokens
+        values = {
+            name: float(torch.stack([getattr(s.losses, name).detach() for s in self.recent]).mean())
+            for name in ("total", "mse", "ce", "accuracy")
+        }
+        values |= {
+            "grad_norm": sum(s.grad_norm for s in self.recent) / len(self.recent),
+            "learning_rate": step.learning_rate,
+            "tokens_per_second": (tokens - self.last[1]) / (now - self.last[0]),
+        }
+        if isinstance(self.state.schedule, FittedSchedule):
+            values["information"] = self.state.schedule.information.item()
+        self.write("train", values)
+        self.last, self.recent = (now, tokens), []
+        done = fraction_done(self.config, progress, self.batches_in_epoch)
+        self.bar.n = min(done, 1.0)
+        self.bar.set_postfix_str(
+            f"step {progress.step} loss {values['total']:.3f} (mse {values['mse']:.3f} "
+            f"ce {values['ce']:.3f}) acc {values['accuracy']:.3f} "
+            f"{values['tokens_per_second']:,.0f} tok/s"
+        )
+
+    def validate(self, held_out: Batches | None, data: Prepared, device: torch.device) -> None:
+        """The averaged model's bound on held-out text, its table's health, and some samples."""
+        state, denoiser = self.state, self.state.averaged_denoiser
+        values: dict[str, float] = dict(denoiser.embedding.spread()._asdict())
+        message = f"step {state.progress.step}:"
+        if held_out is not None:
+            bound = held_out_bound(
+                denoiser, state.schedule, held_out, examples=VALIDATION_EXAMPLES, device=device
+            )
+            values |= {"bound": bound.total, "bound_error": bound.error}
+            message += f" held-out nats/token <= {bound.total:.3f} ± {bound.error:.3f}"
+        self.write("valid", values)
+        self.say(f"{message}; nearest rows {values['nearest_mean']:.2f} apart on average")
+        self.sample(data)
+        self.last = (time.monotonic(), state.progress.tokens)
+
+    def sample(self, data: Prepared) -> None:
+        lengths = json.loads((self.run / "config.json").read_text())["lengths"]
+        state = self.state
+        model = DiffusionLM(
+            state.averaged_denoiser, state.schedule, data.tokenizer, lengths, stream=data.stream
+        )
+        lines = model.generate(self.config.samples, steps=SAMPLE_STEPS, seed=self.config.seed)
+        with (self.run / "samples.txt").open("a", encoding="utf-8") as file:
+            for line in lines:
+                print(f"step {state.progress.step}\t{line}", file=file)
+                self.say(f"    {line}")
+
+    def save(self) -> None:
+        state = self.state
+        about = {"progress": state.counters()}
+        checkpoint.save(
+            self.run, state.progress.step, state.model_tensors(), state.state_tensors(), about
+        )
+
+    def write(self, kind: str, values: dict[str, float]) -> None:
+        progress = self.state.progress
+        record = {"kind": kind, "step": progress.step, "seconds": round(progress.seconds, 2),
+                  "tokens": progress.tokens, **values}  # fmt: skip
+        with (self.run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
