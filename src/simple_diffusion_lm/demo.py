@@ -31,9 +31,7 @@ def run_demo(out: Path, minutes: float) -> None:
     language = ToyLanguage()
     corpus = write_corpus(language, out)
     data = prepare([corpus], out / "prepared", vocab_size=VOCAB_SIZE)
-    config = replace(
-        modern(), minutes=minutes, batch_tokens=1024, validate_every=1000, save_every=1000
-    )
+    config = replace(modern(), minutes=minutes)
     run_training(config, data, out / "run")
 
     model = DiffusionLM.from_pretrained(out / "run")

@@ -96,10 +96,10 @@ def test_entropy_is_the_mean_of_minus_log_prob(lines):
 
 def test_lines_are_as_frequent_as_they_are_probable():
     language = ToyLanguage(["ANIMAL BE ."])
-    counts = Counter(language.lines(20_000, seed=7))
-    expected = {line: 20_000 * math.exp(language.log_prob(line)) for line in counts}
+    counts = Counter(language.lines(60_000, seed=7))
+    expected = {line: 60_000 * math.exp(language.log_prob(line)) for line in counts}
     chi_squared = sum((counts[line] - n) ** 2 / n for line, n in expected.items())
-    assert sum(expected.values()) == pytest.approx(20_000)  # every line was seen
+    assert sum(expected.values()) == pytest.approx(60_000)  # every line was seen
     freedom = len(expected) - 1
     assert abs(chi_squared - freedom) < 5 * (2 * freedom) ** 0.5
 

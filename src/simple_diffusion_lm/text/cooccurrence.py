@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 OFFSETS = (-2, -1, 1, 2)  # where a context stands
@@ -13,7 +13,7 @@ OWN = 0.25
 
 
 def cooccurrence_vectors(
-    ids: Int[np.ndarray, " T"], vocab_size: int, dim: int, *, seed: int = 0
+    ids: Integer[np.ndarray, " T"], vocab_size: int, dim: int, *, seed: int = 0
 ) -> Float[Tensor, "V D"]:
     """Positive pointwise mutual information with nearby ids, reduced by a singular value
     decomposition (Levy and Goldberg, 2014, sections 3.1 and 3.3: U sqrt(S)).
