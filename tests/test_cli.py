@@ -61,6 +61,19 @@ def test_from_a_text_file_to_text(toy_text, tmp_path):
     assert "<=" in sdlm("evaluate", run, "--data", toy_text).stdout
 
 
+def test_running_text_in_and_out(toy_text, tmp_path):
+    """A stream: windows of running text, line breaks and blank lines among its tokens."""
+    book = tmp_path / "book.txt"
+    book.write_text(toy_text.read_text().replace("?\n", "?\n\n"))
+    run = tmp_path / "run"
+    done = sdlm("train", book, "--stream", "--out", run, "--steps", "4", *TINY, "crop=32")
+    assert done.returncode == 0, done.stderr
+    generated = sdlm("generate", run, "--count", "2", "--steps", "3", "--length", "20")
+    assert generated.returncode == 0, generated.stderr
+    assert generated.stdout.strip()
+    assert json.loads(sdlm("evaluate", run, "--json").stdout)["length"] == 0
+
+
 def test_the_original_command_line(toy_text, toy_run, tmp_path):
     run = tmp_path / "checkpoint"
     flags = [f"-d={toy_text}", f"-spm={toy_run / 'tokenizer.model'}", f"-ckpt={run}"]

@@ -81,6 +81,7 @@ def test_metrics_after_the_checkpoint_are_forgotten(toy_data, tmp_path):
     run_training(config, toy_data, tmp_path, quiet=True)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"kind": "train", "step": 99}) + "\n")
+        file.write('{"kind": "tra')  # cut short by a kill
     run_training(config, toy_data, tmp_path, quiet=True)
     assert max(m["step"] for m in metrics(tmp_path)) == 4
 

@@ -46,7 +46,7 @@ class DiffusionLM:
         self.denoiser = denoiser
         self.schedule = schedule
         self.tokenizer = tokenizer
-        self.length_weights = np.asarray(length_weights, dtype=float)
+        self.length_weights = list(length_weights)
         self.stream = stream
         self.config = config
         banned = torch.zeros(len(tokenizer), dtype=torch.bool)
@@ -176,7 +176,7 @@ class DiffusionLM:
         return len(self.length_weights) - 1
 
     def _draw_length(self, seed: int, number: int) -> int:
-        weights = self.length_weights
+        weights = np.array(self.length_weights, dtype=float)
         rng = np.random.default_rng([seed, number])
         return int(rng.choice(len(weights), p=weights / weights.sum()))
 
@@ -201,7 +201,7 @@ class DiffusionLM:
         widths = np.ones(gaps, dtype=int)
         if gaps:
             most = min(given + gaps * LONGEST_GAP, self.longest)
-            weights = self.length_weights[given + gaps : most + 1] + 1e-6
+            weights = np.array(self.length_weights[given + gaps : most + 1]) + 1e-6
             extra = int(rng.choice(len(weights), p=weights / weights.sum()))
             for _ in range(extra):
                 widths[rng.choice(np.flatnonzero(widths < LONGEST_GAP))] += 1

@@ -1,6 +1,7 @@
 """What a run tells while it trains: the bar, metrics.jsonl, samples.txt; and its checkpoints."""
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -31,6 +32,7 @@ class Log:
     ) -> None:
         self.run, self.config, self.state = run, config, state
         self.batches_in_epoch = batches_in_epoch
+        self.length_weights: list[int] = json.loads((run / "config.json").read_text())["lengths"]
         self.bar = tqdm(
             total=1.0,
             disable=quiet,
@@ -60,11 +62,11 @@ class Log:
         if found is not None:
             self.state.load(found.model(), found.state(), found.manifest["progress"])
             step = self.state.progress.step
+            self.bar.initial = min(self._done(), 1.0)  # so that the time left is of this session
             self.say(f"resuming at step {step}")
         if metrics.exists():
-            kept = [
-                x for x in metrics.read_text().splitlines(True) if json.loads(x)["step"] <= step
-            ]
+            lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if step_of(line) <= step]
             checkpoint.write_atomically(metrics, "".join(kept).encode())
 
     def step(self, step: Step) -> None:
@@ -86,13 +88,15 @@ class Log:
             values["information"] = self.state.schedule.information.item()
         self.write("train", values)
         self.last, self.recent = (now, tokens), []
-        done = fraction_done(self.config, progress, self.batches_in_epoch)
-        self.bar.n = min(done, 1.0)
+        self.bar.n = min(self._done(), 1.0)
         self.bar.set_postfix_str(
             f"step {progress.step} loss {values['total']:.3f} (mse {values['mse']:.3f} "
             f"ce {values['ce']:.3f}) acc {values['accuracy']:.3f} "
             f"{values['tokens_per_second']:,.0f} tok/s"
         )
+
+    def _done(self) -> float:
+        return fraction_done(self.config, self.state.progress, self.batches_in_epoch)
 
     def validate(self, held_out: Batches | None, data: Prepared, device: torch.device) -> None:
         """The averaged model's bound on held-out text, its table's health, and some samples."""
@@ -101,7 +105,12 @@ class Log:
         message = f"step {state.progress.step}:"
         if held_out is not None:
             bound = held_out_bound(
-                denoiser, state.schedule, held_out, examples=VALIDATION_EXAMPLES, device=device
+                denoiser,
+                state.schedule,
+                held_out,
+                self.length_weights,
+                examples=VALIDATION_EXAMPLES,
+                device=device,
             )
             values |= {"bound": bound.total, "bound_error": bound.error}
             message += f" held-out nats/token <= {bound.total:.3f} ± {bound.error:.3f}"
@@ -111,10 +120,13 @@ class Log:
         self.last = (time.monotonic(), state.progress.tokens)
 
     def sample(self, data: Prepared) -> None:
-        lengths = json.loads((self.run / "config.json").read_text())["lengths"]
         state = self.state
         model = DiffusionLM(
-            state.averaged_denoiser, state.schedule, data.tokenizer, lengths, stream=data.stream
+            state.averaged_denoiser,
+            state.schedule,
+            data.tokenizer,
+            self.length_weights,
+            stream=data.stream,
         )
         lines = model.generate(self.config.samples, steps=SAMPLE_STEPS, seed=self.config.seed)
         with (self.run / "samples.txt").open("a", encoding="utf-8") as file:
@@ -135,3 +147,11 @@ class Log:
                   "tokens": progress.tokens, **values}  # fmt: skip
         with (self.run / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def step_of(line: str) -> float:
+    """The step of a line of metrics.jsonl; infinite for one cut short by a kill."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf

@@ -235,3 +235,17 @@ def test_what_cannot_be_is_told_in_a_line(
 ) -> None:
     with pytest.raises(UserError, match=message):
         batches_of(corpus_of(lines_of_lengths([40, 3])), tokenizer, **changes)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_spread_choice_has_the_lengths_of_the_whole(tokenizer: Tokenizer, stream: bool) -> None:
+    lengths = np.random.default_rng(0).integers(1, 28, 400)
+    corpus = corpus_of(lines_of_lengths(lengths.tolist()))
+    batches = batches_of(corpus, tokenizer, stream=stream)
+    everything = np.concatenate(batches.spread(10**6))
+    assert sorted(everything.tolist()) == list(range(len(everything)))
+    some = np.concatenate(batches.spread(40))
+    assert len(set(some.tolist())) == 40
+    assert same(batches.spread(40), batches.spread(40))
+    if not stream:
+        assert abs(batches.lengths[some].mean() - batches.lengths.mean()) < 0.5

@@ -38,16 +38,6 @@ class Likelihood:
     characters: int  # of the decoded text, a line break counted for each line
 
 
-def length_cost(lengths: np.ndarray, weights: np.ndarray) -> float:
-    """The sum of -log p(length) in nats; p is the training lengths' histogram, smoothed.
-
-    Half a count is added to each length from 1 to the longest, so that none is impossible.
-    """
-    counts = weights[1:] + 0.5
-    log_p = np.log(counts / counts.sum())
-    return float(-log_p[lengths - 1].sum())
-
-
 def likelihood(
     model: DiffusionLM, corpus: Corpus, *, examples: int = 2000, draws: int = 1, seed: int = 0
 ) -> Likelihood:
@@ -65,32 +55,30 @@ def likelihood(
         model.denoiser,
         model.schedule,
         batches,
+        model.length_weights,
         examples=examples,
         draws=draws,
         seed=seed,
         device=model.denoiser.log_unigram.device,
     )
-    rows = np.concatenate(batches.order(0))[: bound.sequences]
+    rows = np.concatenate(batches.spread(examples))
     texts = [batches.batch(0, rows[i : i + 1]).ids[0].tolist() for i in range(len(rows))]
-    if model.stream:
-        characters = sum(len(model.tokenizer.decode_stream(ids)) for ids in texts)
-        length = 0.0
-    else:
-        characters = sum(len(model.tokenizer.decode(ids)) + 1 for ids in texts)
-        length = length_cost(np.array([len(ids) for ids in texts]), model.length_weights)
-    return _in_units(bound, length / bound.tokens, characters)
+    decode = model.tokenizer.decode_stream if model.stream else model.tokenizer.decode
+    breaks = 0 if model.stream else 1  # a line costs its end, which the text shows as a line break
+    characters = sum(len(decode(ids)) + breaks for ids in texts)
+    return _in_units(bound, characters)
 
 
-def _in_units(bound: HeldOut, length: float, characters: int) -> Likelihood:
-    total = bound.total + length
+def _in_units(bound: HeldOut, characters: int) -> Likelihood:
+    nats = bound.total * bound.tokens
     return Likelihood(
-        nats_per_token=total,
-        nats_per_text=total * bound.tokens / bound.sequences,
-        bits_per_character=total * bound.tokens / characters / math.log(2),
+        nats_per_token=bound.total,
+        nats_per_text=nats / bound.sequences,
+        bits_per_character=nats / characters / math.log(2),
         prior=bound.prior,
         diffusion=bound.diffusion,
         reconstruction=bound.reconstruction,
-        length=length,
+        length=bound.length,
         standard_error=bound.error,
         texts=bound.sequences,
         tokens=bound.tokens,

@@ -141,6 +141,19 @@ class Batches:
             batches += self._cut(by_length, lengths[by_length])
         return [batches[i] for i in rng.permutation(len(batches))]
 
+    def spread(self, count: int) -> list[Int[np.ndarray, " _"]]:
+        """Batches of `count` examples (or all there are) chosen evenly over the lengths.
+
+        A fixed choice for measuring: a few batches as they come would be of a few lengths only,
+        and what a token costs depends on the length of its text.
+        """
+        lengths = self._window_lengths(self._offset(0)) if self.stream else self.lengths
+        by_length = np.argsort(lengths, kind="stable")
+        count = min(count, len(by_length))
+        places = ((np.arange(count) + 0.5) / max(count, 1) * len(by_length)).astype(int)
+        chosen = by_length[places]
+        return self._cut(chosen, lengths[chosen])
+
     def batch(self, epoch: int, indices: Int[np.ndarray, " B"]) -> Batch:
         """The examples of these numbers, as they are in this epoch."""
         rngs = [self._rng(epoch, FOR_EXAMPLE, int(i)) for i in indices]

@@ -1,9 +1,11 @@
 """The bound on held-out text: what a run is judged by while it trains and after."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from ..diffusion.likelihood import Proposal, variational_bound
 from ..diffusion.loss import seeded
@@ -15,13 +17,15 @@ from ..text.batches import Batches
 class HeldOut(NamedTuple):
     """The bound on a set of examples: nats per token, each an upper bound in expectation.
 
-    error is the standard error of the total over sequences; tokens counts EOS.
+    The total is the sum of the four parts. error is its standard error over sequences; tokens
+    counts EOS.
     """
 
     total: float
     prior: float
     diffusion: float
     reconstruction: float
+    length: float  # -log p(length); 0 in stream mode, where all windows are equally long
     error: float
     sequences: int
     tokens: int
@@ -31,6 +35,7 @@ def held_out_bound(
     denoiser: Denoiser,
     schedule: Schedule,
     batches: Batches,
+    length_weights: Sequence[int],
     *,
     examples: int,
     draws: int = 1,
@@ -39,13 +44,16 @@ def held_out_bound(
 ) -> HeldOut:
     """The bound on (up to) the given number of examples, `draws` noise draws each.
 
-    Noise levels are stratified over the whole set. The examples, and all noise, are a function of
-    the seed: two models are compared on the same draws.
+    The model of a line is p(length) p(ids | length), and both are paid for; p(length) is the
+    histogram `length_weights` (index: tokens, EOS included), smoothed.
+
+    Noise levels are stratified over the whole set. The examples are a fixed choice and all noise is
+    a function of the seed: two models are compared on the same draws.
     """
     was_training = denoiser.training
     denoiser.eval()
     proposal = Proposal.of(schedule, denoiser.embedding.dim, device)
-    batched = [batches.batch(0, indices) for indices in _first(batches, examples)]
+    batched = [batches.batch(0, indices) for indices in batches.spread(examples)]
     count = sum(len(batch.ids) for batch in batched)
     parts = []
     for number in range(draws):
@@ -61,24 +69,24 @@ def held_out_bound(
             )
             parts.append(torch.stack(bound).double().cpu())
     denoiser.train(was_training)
-    return _summary(torch.cat(parts, dim=1).reshape(4, draws, count).mean(1))
+    means = torch.cat(parts, dim=1).reshape(4, draws, count).mean(1)
+    lengths = torch.cat([batch.length_mask.sum(1) for batch in batched])
+    length = torch.zeros(count) if batches.stream else length_cost(lengths, length_weights)
+    prior, diffusion, reconstruction, tokens = means
+    return _summary(prior, diffusion, reconstruction, tokens, length)
 
 
-def _first(batches: Batches, examples: int) -> list[np.ndarray]:
-    """The example numbers of the first epoch's batches, cut to so many examples."""
-    chosen = []
-    for indices in batches.order(0):
-        if examples <= 0:
-            break
-        chosen.append(indices[:examples])
-        examples -= len(indices)
-    return chosen
+def length_cost(lengths: Int[Tensor, " B"], length_weights: Sequence[int]) -> Float[Tensor, " B"]:
+    """-log p(length) in nats. Half a count is added to each length, so that none is impossible."""
+    counts = torch.tensor(length_weights[1:], dtype=torch.float64) + 0.5
+    return -(counts / counts.sum()).log()[lengths - 1]
 
 
-def _summary(parts: torch.Tensor) -> HeldOut:
-    """Means per token of (prior, diffusion, reconstruction, tokens) for each sequence."""
-    prior, diffusion, reconstruction, tokens = parts
-    total = prior + diffusion + reconstruction
+def _summary(
+    prior: Tensor, diffusion: Tensor, reconstruction: Tensor, tokens: Tensor, length: Tensor
+) -> HeldOut:
+    """Means per token of what each sequence costs in nats."""
+    total = prior + diffusion + reconstruction + length
     mean = total.sum() / tokens.sum()
     # The standard error of a ratio of sums over independent sequences.
     spread = (total - mean * tokens).std() * len(tokens) ** 0.5 / tokens.sum()
@@ -87,6 +95,7 @@ def _summary(parts: torch.Tensor) -> HeldOut:
         prior=(prior.sum() / tokens.sum()).item(),
         diffusion=(diffusion.sum() / tokens.sum()).item(),
         reconstruction=(reconstruction.sum() / tokens.sum()).item(),
+        length=(length.sum() / tokens.sum()).item(),
         error=spread.item(),
         sequences=len(tokens),
         tokens=int(tokens.sum()),

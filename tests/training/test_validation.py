@@ -1,0 +1,29 @@
+import json
+import math
+
+import pytest
+import torch
+
+from simple_diffusion_lm.evaluation.metrics import evaluate_run
+from simple_diffusion_lm.training.validation import length_cost
+
+
+def test_length_cost_is_a_distribution_that_rules_nothing_out():
+    weights = [0, 0, 5, 3, 0]  # lengths 2 and 3 were seen, 1 and 4 were not
+    cost = length_cost(torch.tensor([1, 2, 3, 4]), weights)
+    assert (-cost).exp().sum().item() == pytest.approx(1.0)
+    assert cost[1].item() == pytest.approx(-math.log(5.5 / 10))
+    assert cost.isfinite().all()
+
+
+def test_the_total_is_the_sum_of_its_parts_and_above_the_entropy(toy_run, toy_text):
+    result = evaluate_run(toy_run, [toy_text])
+    parts = result.prior + result.diffusion + result.reconstruction + result.length
+    assert result.nats_per_token == pytest.approx(parts)
+    assert result.nats_per_text == pytest.approx(parts * result.tokens / result.texts)
+    characters = len(toy_text.read_text())
+    assert result.characters == characters
+    bits = result.nats_per_text * result.texts / math.log(2)
+    assert result.bits_per_character == pytest.approx(bits / characters)
+    assert result.length > 0
+    assert json.dumps(result.__dict__)
