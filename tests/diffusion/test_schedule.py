@@ -61,3 +61,13 @@ def test_fitted_schedule_starts_where_a_random_code_is_read():
     for dim, vocab_size in ((16, 300), (64, 2048), (128, 8192)):
         middle = FittedSchedule(dim, vocab_size)(torch.tensor(0.5)).log_snr.item()
         assert middle == pytest.approx(math.log(2 * math.log(vocab_size) / dim), abs=1.0)
+
+
+def test_one_example_moves_its_own_bin_by_a_hundredth():
+    schedule = FittedSchedule(64, 2048)
+    before = schedule.rate.clone()
+    middle = (schedule.edges[20] + schedule.edges[21]) / 2
+    schedule.update(middle[None], before[20:21] + 100.0)
+    expected = before.clone()
+    expected[20] += 1.0
+    torch.testing.assert_close(schedule.rate, expected, atol=1e-3, rtol=1e-4)
