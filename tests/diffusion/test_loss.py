@@ -11,9 +11,18 @@ V, D = 23, 16
 def network(**options):
     torch.manual_seed(0)
     model = Denoiser(
-        V, NORMALISERS["unit_scale"], embedding_dim=D, model_dim=32, layers=2, heads=2, **options
+        V,
+        NORMALISERS["unit_scale"],
+        embedding_dim=D,
+        model_dim=32,
+        layers=2,
+        heads=2,
+        width=3,
+        **options,
     )
     torch.nn.init.normal_(model.transformer.level.out.weight, std=0.1)  # so that levels matter
+    for layer in model.transformer.layers:
+        torch.nn.init.normal_(layer.neighbours.weight, std=0.3)
     return model.eval()
 
 

@@ -15,9 +15,18 @@ V, D, B, L = 23, 16, 3, 6
 def network(normaliser="unit_scale", **options):
     torch.manual_seed(0)
     model = Denoiser(
-        V, NORMALISERS[normaliser], embedding_dim=D, model_dim=32, layers=2, heads=2, **options
+        V,
+        NORMALISERS[normaliser],
+        embedding_dim=D,
+        model_dim=32,
+        layers=2,
+        heads=2,
+        width=3,
+        **options,
     )
     torch.nn.init.normal_(model.transformer.level.out.weight, std=0.1)
+    for layer in model.transformer.layers:
+        torch.nn.init.normal_(layer.neighbours.weight, std=0.3)
     return model.eval()
 
 
