@@ -101,3 +101,7 @@ def test_another_tokenizer_is_refused(toy_run, toy_text, tmp_path):
     (run / "tokenizer.model").write_bytes(other.model)
     with pytest.raises(UserError, match="not the one this run was trained with"):
         DiffusionLM.from_pretrained(run)
+
+
+def test_each_text_has_noise_of_its_own(model):
+    assert len(set(model.generate(4, length=8, steps=4))) == 4
