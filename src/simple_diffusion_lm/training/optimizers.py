@@ -41,7 +41,8 @@ def muon(
 ) -> dict[str, Optimizer]:
     """Muon (Jordan 2024; scaled as in 2502.16982) for the transformer's linear maps, else AdamW.
 
-    A third of AdamW's steps to the same bound on captions (docs/log.md), for about 5% more time.
+    Under half of AdamW's steps to the same bound on captions, for about 5% more time a step
+    (docs/log.md).
     """
     inside, outside = split_parameters(model)
     rate, betas = learning_rate, (0.9, beta2)
