@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from simple_diffusion_lm.diffusion.likelihood import Proposal, variational_bound
-from simple_diffusion_lm.diffusion.sampler import Prediction
+from simple_diffusion_lm.diffusion.loss import Output
 from simple_diffusion_lm.diffusion.schedule import SCHEDULES, FittedSchedule
 
 V, D, L = 16, 16, 6
@@ -25,7 +25,7 @@ class ExactUniform:
 
     def __call__(self, x_t, level, x0_prev, *, ids, cond_mask, length_mask):
         logits = (level.alpha / level.sigma**2) * x_t @ self.table.T
-        return Prediction(self.interpolate(logits), logits)
+        return Output(logits)
 
 
 def uniform_bound(schedule, sequences=20_000, cond_mask=None, scale=1.0):

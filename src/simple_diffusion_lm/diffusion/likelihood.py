@@ -18,8 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .loss import Network
-from .sampler import Prediction
+from .loss import Network, Output
 from .schedule import Level, Schedule, level_at, useful_range
 
 
@@ -64,9 +63,7 @@ class Proposal(NamedTuple):
         return self.edges[left] - (u * pieces - left) * drop, drop * pieces
 
 
-def two_pass(
-    model: Network, x_t: Float[Tensor, "B L D"], level: Level, **text: Tensor
-) -> Prediction:
+def two_pass(model: Network, x_t: Float[Tensor, "B L D"], level: Level, **text: Tensor) -> Output:
     """The prediction self-conditioned on the model's own first prediction of the same x_t.
 
     A function of (x_t, level) alone, so the bound holds for it as for any denoiser.

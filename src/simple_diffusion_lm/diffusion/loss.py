@@ -7,10 +7,20 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .sampler import Prediction
 from .schedule import Level, Schedule
 
 IGNORED = -100  # a target that cross-entropy passes over
+
+
+class Output(NamedTuple):
+    """What a network says of the clean text.
+
+    regressed is its own estimate of the embeddings, where it has a head for one; every other
+    estimate of them is the mean under the logits.
+    """
+
+    logits: Float[Tensor, "B L V"]
+    regressed: Float[Tensor, "B L D"] | None = None
 
 
 @runtime_checkable
@@ -30,7 +40,7 @@ class Network(Protocol):
         ids: Int[Tensor, "B L"],
         cond_mask: Bool[Tensor, "B L"],
         length_mask: Bool[Tensor, "B L"],
-    ) -> Prediction: ...
+    ) -> Output: ...
 
 
 class Draws(NamedTuple):
@@ -128,9 +138,12 @@ def diffusion_loss(
                 length_mask=length_mask[chosen],
             )
             x0_prev[chosen] = model.interpolate(first.logits)
-    x0_hat, logits = model(
+    logits, x0_hat = model(
         x_t, level, x0_prev, ids=ids, cond_mask=cond_mask, length_mask=length_mask
     )
+    if x0_hat is None:
+        with torch.set_grad_enabled(mse_weight > 0):  # its gradient is a tenth of a step
+            x0_hat = model.interpolate(logits)
 
     squared = (x0_hat - x0.detach()).square()
     mse = squared.mean(-1)[loss_mask].mean()

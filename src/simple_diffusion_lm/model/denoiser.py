@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..diffusion.sampler import Prediction
+from ..diffusion.loss import Output
 from ..diffusion.schedule import Level
 from .embedding import Table, TokenEmbedding
 from .transformer import Transformer
@@ -21,8 +21,8 @@ class Denoiser(nn.Module):
                          softmax(log_unigram + evidence) @ E. A blank at pure noise, the token when
                          clean, and never a random vector to be mistaken for a token.
     What it returns:
-        regress=True     x0_hat from a linear head, and logits as a projection of x0_hat
-        regress=False    logits; x0_hat is their mean embedding, so it is always between tokens
+        regress=True     an estimate of x0 from a linear head, and logits as its projection
+        regress=False    logits; the estimate is their mean embedding, always between tokens
     With posterior=True the evidence log N(x_t; alpha e_v, sigma^2) is added to the logits too: the
     network has to learn only what the other positions say.
 
@@ -87,7 +87,7 @@ class Denoiser(nn.Module):
         ids: Int[Tensor, "B L"],
         cond_mask: Bool[Tensor, "B L"],
         length_mask: Bool[Tensor, "B L"],
-    ) -> Prediction:
+    ) -> Output:
         """Predicts x0 and the tokens.
 
         ids are read only where cond_mask is True: given positions enter clean, in a place of the
@@ -111,11 +111,7 @@ class Denoiser(nn.Module):
         hidden = self.transformer(inputs, log_snr, length_mask)
         regressed = None if self.regress is None else self.regress(hidden).float()
         logits = self.head(hidden if regressed is None else regressed).float()
-        with torch.autocast(x_t.device.type, enabled=False):
-            if evidence is not None:
-                logits = logits + evidence
-            x0_hat = self.interpolate(logits) if regressed is None else regressed
-        return Prediction(x0_hat, logits)
+        return Output(logits if evidence is None else logits + evidence, regressed)
 
     def evidence(self, x_t: Float[Tensor, "B L D"], level: Level) -> Float[Tensor, "B L V"]:
         """log N(x_t; alpha e_v, sigma^2 I) of each token v, up to a constant in v."""
