@@ -12,10 +12,13 @@ import torch
 
 torch.set_num_threads(1)
 
+from simple_diffusion_lm.model.continuous import Continuous
+from simple_diffusion_lm.model.denoiser import Denoiser
 from simple_diffusion_lm.run import run_training
 from simple_diffusion_lm.text.corpus import Prepared, prepare
 from simple_diffusion_lm.text.toy import ToyLanguage
 from simple_diffusion_lm.training.config import Config
+from simple_diffusion_lm.training.objectives import OBJECTIVES
 from simple_diffusion_lm.training.recipes import modern
 
 SMALL = {
@@ -32,6 +35,13 @@ SMALL = {
 def small(config: Config, **changes: object) -> Config:
     """A configuration small enough to train in a test."""
     return replace(config, **{**SMALL, **changes})
+
+
+def denoiser(vocab_size: int, **changes: object) -> Denoiser:
+    """A small network, untrained."""
+    model = OBJECTIVES["continuous"](small(modern(), **changes), vocab_size)
+    assert isinstance(model, Continuous)
+    return model.denoiser
 
 
 @pytest.fixture(scope="session")

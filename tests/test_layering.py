@@ -11,7 +11,8 @@ MAY_IMPORT = {
     "diffusion": {"diffusion"},
     "model": {"model", "diffusion"},
     "text": {"text"},
-    "training": {"training", "diffusion", "model", "text"},
+    "twins": {"twins", "model", "diffusion"},
+    "training": {"training", "twins", "diffusion", "model", "text"},
     "evaluation": {"evaluation", "training", "diffusion", "model", "text", "generation"},
 }
 MODULES = sorted(p for room in MAY_IMPORT for p in (PACKAGE / room).glob("*.py"))

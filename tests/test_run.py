@@ -110,7 +110,9 @@ def test_a_broken_number_stops_before_the_update(toy_data, tmp_path):
     assert state is not None
     poisoned = {
         **state.state(),
-        "denoiser.head.weight": torch.full_like(state.state()["denoiser.head.weight"], torch.nan),
+        "model.denoiser.head.weight": torch.full_like(
+            state.state()["model.denoiser.head.weight"], torch.nan
+        ),
     }
     progress = state.manifest["progress"]
     checkpoint.save(tmp_path, 4, state.model(), poisoned, {"progress": progress})

@@ -18,10 +18,11 @@ from .generation import DiffusionLM
 from .run import check_free, run_training
 from .text.corpus import is_prepared, open_prepared, prepare
 from .training.config import with_overrides
-from .training.recipes import RECIPES, sized
+from .training.recipes import RECIPES, sized, with_objective
 
 SamplerName = Literal["ancestral", "ddim", "dpm2m", "renoise"]
 RecipeName = Literal["modern", "original"]
+ObjectiveName = Literal["continuous", "masked", "autoregressive"]
 SizeName = Literal["tiny", "small", "base", "large"]
 Run = Positional[Path]
 
@@ -66,6 +67,7 @@ def train_command(
     corpus: Positional[tuple[str, ...]],
     out: Path,
     recipe: RecipeName = "modern",
+    objective: ObjectiveName = "continuous",
     size: SizeName | None = None,
     steps: int | None = None,
     epochs: int | None = None,
@@ -87,6 +89,7 @@ def train_command(
         corpus: as for `sdlm prepare`, or the directory that it made.
         out: run directory.
         recipe: modern is the best known; original is the document's own system.
+        objective: continuous diffusion, or a twin on the same trunk to compare it with.
         size: width, depth and learning rate together.
         steps: budget in optimiser steps.
         epochs: budget in passes over the corpus.
@@ -100,7 +103,7 @@ def train_command(
         seed: of everything random.
         set: any field of training/config.py, as in --set layers=6 ema=0.99
     """
-    config = RECIPES[recipe]()
+    config = with_objective(RECIPES[recipe](), objective)
     if size is not None:
         config = sized(config, size)
     if steps is None and epochs is None and minutes is None:

@@ -8,15 +8,14 @@ import numpy as np
 import torch
 
 from .diffusion.sampler import SAMPLERS
-from .diffusion.schedule import Schedule
 from .errors import UserError
-from .model.denoiser import Denoiser
-from .model.generate import Settings, Slot, Vocabulary, generate
+from .model.objective import Objective
+from .model.slots import Settings, Slot, Vocabulary
 from .text.corpus import Corpus, open_prepared
 from .text.tokenizer import Tokenizer
 from .training import checkpoint
 from .training.config import Config
-from .training.state import build_denoiser, build_schedule, load_model
+from .training.objectives import OBJECTIVES
 
 GAP = "___"
 WORD_START = "▁"  # how SentencePiece writes the space before a word
@@ -27,7 +26,7 @@ class DiffusionLM:
     """A trained model with its tokenizer: text in, text out.
 
     Attributes:
-        denoiser, schedule, tokenizer: the parts.
+        model, tokenizer: the parts.
         length_weights: how many training examples had each length (index: tokens, EOS included).
         stream: trained on running text, where EOS ends a line and not the example.
         config: the run's configuration, None for a model put together by hand.
@@ -35,16 +34,14 @@ class DiffusionLM:
 
     def __init__(
         self,
-        denoiser: Denoiser,
-        schedule: Schedule,
+        model: Objective,
         tokenizer: Tokenizer,
         length_weights: Sequence[int],
         *,
         stream: bool,
         config: Config | None = None,
     ) -> None:
-        self.denoiser = denoiser
-        self.schedule = schedule
+        self.model = model
         self.tokenizer = tokenizer
         self.length_weights = list(length_weights)
         self.stream = stream
@@ -83,10 +80,10 @@ class DiffusionLM:
         found = checkpoint.newest(run)
         if found is None:
             raise UserError(f"{run}: no whole checkpoint yet; train it first (sdlm train)")
-        denoiser, schedule = build_denoiser(config, vocab_size), build_schedule(config, vocab_size)
-        load_model(denoiser, schedule, found.model())
-        denoiser.eval()
-        return cls(denoiser, schedule, tokenizer, lengths, stream=stream, config=config)
+        model = OBJECTIVES[config.objective](config, vocab_size)
+        model.load_state_dict(found.model())
+        model.eval()
+        return cls(model, tokenizer, lengths, stream=stream, config=config)
 
     @staticmethod
     def held_out(run: str | Path) -> Corpus:
@@ -113,8 +110,11 @@ class DiffusionLM:
         length is in tokens, without EOS; None draws one for each text from the training lengths.
         Text number n of a seed is the same whatever the count and the batch size.
 
-        Raises UserError for an unknown sampler or a number out of range.
+        Raises UserError for an unknown sampler or a number out of range, and for a length that is
+        asked of a model that writes its own.
         """
+        if self.model.writes_length and length is not None:
+            raise UserError("an autoregressive model ends its lines itself: leave out the length")
         slots = []
         for number in range(count):
             size = self._draw_length(seed, number) if length is None else self._with_eos(length)
@@ -139,6 +139,8 @@ class DiffusionLM:
 
         Raises UserError for a template that is too long for the model, and as `generate` does.
         """
+        if self.model.writes_length:
+            raise UserError("an autoregressive model writes from left to right: it fills no gaps")
         slots = [self._fill_slot(t, seed, number) for number, t in enumerate(templates)]
         return self._run(slots, steps, sampler, temperature, seed, batch_size)
 
@@ -158,14 +160,7 @@ class DiffusionLM:
         if temperature <= 0:
             raise UserError(f"the temperature must be above 0, not {temperature}")
         settings = Settings(SAMPLERS[sampler], steps, temperature, seed)
-        done = generate(
-            self.denoiser,
-            self.schedule,
-            slots,
-            settings,
-            vocabulary=self._vocabulary,
-            batch_size=batch_size,
-        )
+        done = self.model.generate(slots, settings, self._vocabulary, batch_size)
         decode = self.tokenizer.decode_stream if self.stream else self.tokenizer.decode
         texts = {number: decode(ids.tolist()) for number, ids in done}
         return [texts[slot.number] for slot in slots]
@@ -176,6 +171,8 @@ class DiffusionLM:
         return len(self.length_weights) - 1
 
     def _draw_length(self, seed: int, number: int) -> int:
+        if self.model.writes_length:
+            return self.longest
         weights = np.array(self.length_weights, dtype=float)
         rng = np.random.default_rng([seed, number])
         return int(rng.choice(len(weights), p=weights / weights.sum()))

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from .diffusion.schedule import FittedSchedule
 from .errors import UserError
 from .run_log import Log
 from .text.batches import Batches, Masks
@@ -155,14 +154,12 @@ def run_training(config: Config, data: Prepared, run: Path, *, quiet: bool = Fal
     open_run(run, describe(config, data, batches), data)
     device = pick_device()
     state = State(config, len(data.tokenizer), data.train)
-    state.denoiser.to(device)
+    state.model.to(device)
     state.average.to(device)
-    if isinstance(state.schedule, FittedSchedule):
-        state.schedule.to(device)
     log = Log(run, config, state, len(batches.order(0)), quiet=quiet)
     log.resume()
     log.say(
-        f"{sum(p.numel() for p in state.denoiser.parameters()) / 1e6:.2f} M parameters, "
+        f"{sum(p.numel() for p in state.model.parameters()) / 1e6:.2f} M parameters, "
         f"{len(batches.lengths):,} examples, {device.type} in "
         f"{'bfloat16' if autocast_dtype(device) else 'float32'}, {torch.get_num_threads()} threads"
     )

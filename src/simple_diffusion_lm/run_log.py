@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from .diffusion.schedule import FittedSchedule
 from .generation import DiffusionLM
+from .model.continuous import Continuous
 from .text.batches import Batches
 from .text.corpus import Prepared
 from .training import checkpoint
@@ -84,8 +85,9 @@ class Log:
             "learning_rate": step.learning_rate,
             "tokens_per_second": (tokens - self.last[1]) / (now - self.last[0]),
         }
-        if isinstance(self.state.schedule, FittedSchedule):
-            values["information"] = self.state.schedule.information.item()
+        model = self.state.model
+        if isinstance(model, Continuous) and isinstance(model.schedule, FittedSchedule):
+            values["information"] = model.schedule.information.item()
         self.write("train", values)
         self.last, self.recent = (now, tokens), []
         self.bar.n = min(self._done(), 1.0)
@@ -100,13 +102,12 @@ class Log:
 
     def validate(self, held_out: Batches | None, data: Prepared, device: torch.device) -> None:
         """The averaged model's bound on held-out text, its table's health, and some samples."""
-        state, denoiser = self.state, self.state.averaged_denoiser
-        values: dict[str, float] = dict(denoiser.embedding.spread()._asdict())
+        state, model = self.state, self.state.averaged_model
+        values: dict[str, float] = dict(model.embedding.spread()._asdict())
         message = f"step {state.progress.step}:"
         if held_out is not None:
             bound = held_out_bound(
-                denoiser,
-                state.schedule,
+                model,
                 held_out,
                 self.length_weights,
                 examples=VALIDATION_EXAMPLES,
@@ -122,8 +123,7 @@ class Log:
     def sample(self, data: Prepared) -> None:
         state = self.state
         model = DiffusionLM(
-            state.averaged_denoiser,
-            state.schedule,
+            state.averaged_model,
             data.tokenizer,
             self.length_weights,
             stream=data.stream,

@@ -1,25 +1,15 @@
 import torch
+from conftest import denoiser
 
 from simple_diffusion_lm.diffusion.loss import diffusion_loss, draw, seeded
 from simple_diffusion_lm.diffusion.schedule import SCHEDULES, FittedSchedule
-from simple_diffusion_lm.model.denoiser import Denoiser
-from simple_diffusion_lm.model.embedding import NORMALISERS
 
 V, D = 23, 16
 
 
 def network(**options):
     torch.manual_seed(0)
-    model = Denoiser(
-        V,
-        NORMALISERS["unit_scale"],
-        embedding_dim=D,
-        model_dim=32,
-        layers=2,
-        heads=2,
-        width=3,
-        **options,
-    )
+    model = denoiser(V, embedding_dim=D, width=3, **options)
     torch.nn.init.normal_(model.transformer.level.out.weight, std=0.1)  # so that levels matter
     for layer in model.transformer.layers:
         torch.nn.init.normal_(layer.neighbours.weight, std=0.3)

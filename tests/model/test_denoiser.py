@@ -1,12 +1,10 @@
 import pytest
 import torch
+from conftest import denoiser
 
-from simple_diffusion_lm.diffusion.loss import diffusion_loss, draw, seeded
-from simple_diffusion_lm.diffusion.sampler import SAMPLERS
-from simple_diffusion_lm.diffusion.schedule import SCHEDULES, FittedSchedule, Level, level_at
-from simple_diffusion_lm.model.denoiser import Denoiser
+from simple_diffusion_lm.diffusion.loss import seeded
+from simple_diffusion_lm.diffusion.schedule import Level, level_at
 from simple_diffusion_lm.model.embedding import NORMALISERS
-from simple_diffusion_lm.model.generate import Settings, Slot, Vocabulary, generate
 from simple_diffusion_lm.model.transformer import rotary_angles, rotate
 
 V, D, B, L = 23, 16, 3, 6
@@ -14,16 +12,7 @@ V, D, B, L = 23, 16, 3, 6
 
 def network(normaliser="unit_scale", **options):
     torch.manual_seed(0)
-    model = Denoiser(
-        V,
-        NORMALISERS[normaliser],
-        embedding_dim=D,
-        model_dim=32,
-        layers=2,
-        heads=2,
-        width=3,
-        **options,
-    )
+    model = denoiser(V, embedding_dim=D, width=3, normaliser=normaliser, **options)
     torch.nn.init.normal_(model.transformer.level.out.weight, std=0.1)
     for layer in model.transformer.layers:
         torch.nn.init.normal_(layer.neighbours.weight, std=0.3)
@@ -140,52 +129,3 @@ def test_spread_sees_collapse():
     with torch.no_grad():
         model.embedding.weight[:] = model.embedding.weight[0] + 0.001 * model.embedding.weight
     assert model.embedding.spread().nearest_mean < 0.02 * apart.nearest_mean
-
-
-@pytest.mark.parametrize("recipe", ["modern", "original"])
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_tiny_model_overfits_one_batch_and_reproduces_it(recipe, sampler, fitted):
-    model, schedule, ids = fitted[recipe]
-    free = torch.zeros(L, dtype=torch.bool)
-    slots = [Slot(free.long(), free, free, number) for number in range(8)]
-    none = torch.zeros(V, dtype=torch.bool)
-    settings = Settings(SAMPLERS[sampler], steps=32, temperature=1.0, seed=0)
-    lines = dict(
-        generate(model, schedule, slots, settings, vocabulary=Vocabulary(none, none, None))
-    )
-    known = {tuple(row) for row in ids.tolist()}
-    assert sum(tuple(line.tolist()) in known for line in lines.values()) >= 7
-
-
-@pytest.fixture(scope="module")
-def fitted():
-    """Each recipe's kind of model, trained until it knows two lines."""
-    models = {}
-    for recipe in ("modern", "original"):
-        torch.manual_seed(0)
-        original = recipe == "original"
-        model = Denoiser(
-            V, NORMALISERS["layer_norm" if original else "unit_scale"],
-            embedding_dim=D, model_dim=48, layers=2, heads=2,
-            regress=original, posterior=not original,
-        )  # fmt: skip
-        schedule = SCHEDULES["cosine"] if original else FittedSchedule(D, V)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1500)
-        ids = torch.randint(V, (2, L), generator=seeded(5))
-        repeated = ids.repeat(12, 1)
-        everywhere = torch.ones_like(repeated, dtype=torch.bool)
-        for step in range(1500):
-            draws = draw(0, step, torch.arange(len(repeated)), everywhere, D, self_cond_rate=0.25)
-            losses = diffusion_loss(
-                model, schedule, repeated, everywhere, ~everywhere, draws,
-                mse_weight=float(original), ce_weight=1.0,
-            )  # fmt: skip
-            optimizer.zero_grad()
-            losses.total.backward()
-            optimizer.step()
-            decay.step()
-            if isinstance(schedule, FittedSchedule):
-                schedule.update(losses.log_snr, losses.rate)
-        models[recipe] = (model.eval(), schedule, ids)
-    return models

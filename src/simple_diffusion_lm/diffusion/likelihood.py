@@ -30,6 +30,12 @@ class Bound(NamedTuple):
     reconstruction: Float[Tensor, " B"]
     tokens: Int[Tensor, " B"]
 
+    @classmethod
+    def of_tokens(cls, nats: Float[Tensor, " B"], tokens: Int[Tensor, " B"]) -> "Bound":
+        """Of a model that predicts tokens and has no noise: all of it is reconstruction."""
+        nothing = torch.zeros_like(nats)
+        return cls(nothing, nothing, nats, tokens)
+
     @property
     def total(self) -> Float[Tensor, " B"]:
         """Nats per sequence: an upper bound of -log p in expectation over the noise."""

@@ -52,14 +52,13 @@ def likelihood(
         masks=Masks(0, 0, 0),
     )
     bound = held_out_bound(
-        model.denoiser,
-        model.schedule,
+        model.model,
         batches,
         model.length_weights,
         examples=examples,
         draws=draws,
         seed=seed,
-        device=model.denoiser.log_unigram.device,
+        device=model.model.embedding.weight.device,
     )
     rows = np.concatenate(batches.spread(examples))
     texts = [batches.batch(0, rows[i : i + 1]).ids[0].tolist() for i in range(len(rows))]

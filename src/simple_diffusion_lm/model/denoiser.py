@@ -1,14 +1,12 @@
 """The denoiser: noisy embeddings, and the tokens that are given, to a prediction of the text."""
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..diffusion.loss import Output
 from ..diffusion.schedule import Level
-from .embedding import Table, TokenEmbedding
+from .embedding import TokenEmbedding
 from .transformer import Transformer
 
 
@@ -26,37 +24,25 @@ class Denoiser(nn.Module):
     With posterior=True the evidence log N(x_t; alpha e_v, sigma^2) is added to the logits too: the
     network has to learn only what the other positions say.
 
-    The network is told log-SNR, never time: any schedule may sample from it.
+    The network is told log-SNR, never time: any schedule may sample from it. The transformer takes
+    three embeddings side by side: what is shown of x_t, the given tokens, and the last prediction.
     """
 
     log_unigram: Tensor
 
     def __init__(
         self,
-        vocab_size: int,
-        normalise: Callable[[Table], Table],
-        *,
-        embedding_dim: int,
+        embedding: TokenEmbedding,
+        transformer: Transformer,
         model_dim: int,
-        layers: int,
-        heads: int,
-        dropout: float = 0.0,
-        layer_drop: float = 0.0,
-        width: int = 0,
-        regress: bool = False,
-        posterior: bool = True,
+        *,
+        regress: bool,
+        posterior: bool,
     ) -> None:
         super().__init__()
-        self.embedding = TokenEmbedding(vocab_size, embedding_dim, normalise)
-        self.transformer = Transformer(
-            3 * embedding_dim,
-            model_dim,
-            layers,
-            heads,
-            dropout=dropout,
-            layer_drop=layer_drop,
-            width=width,
-        )
+        vocab_size, embedding_dim = embedding.weight.shape
+        self.embedding = embedding
+        self.transformer = transformer
         self.posterior = posterior
         self.regress = nn.Linear(model_dim, embedding_dim) if regress else None
         self.head = nn.Linear(embedding_dim if regress else model_dim, vocab_size)

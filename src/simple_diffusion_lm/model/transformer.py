@@ -4,6 +4,7 @@ It knows nothing of diffusion: it maps vectors and log-SNRs to vectors.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -29,17 +30,31 @@ def rotate(
 
 def attend_on_cpu(
     q: Float[Tensor, "B H L K"],
-    k: Float[Tensor, "B H L K"],
-    v: Float[Tensor, "B H L K"],
-    keys: Bool[Tensor, "B 1 1 L"],
+    k: Float[Tensor, "B H S K"],
+    v: Float[Tensor, "B H S K"],
+    keys: Bool[Tensor, "B 1 Q S"],
 ) -> Float[Tensor, "B H L K"]:
-    """Scaled dot-product attention, written out.
+    """Scaled dot-product attention, written out. keys is True where a key is attended to.
 
     torch's fused kernel is made for long texts: at 14 to 64 tokens its bfloat16 backward took five
     to ten times as long as this on a processor, 41% of a training step (docs/log.md).
     """
     scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
     return scores.masked_fill(~keys, -torch.inf).softmax(-1).to(v.dtype) @ v
+
+
+class Past:
+    """What a causal layer keeps of the positions it has seen: the next then costs one."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Tensor] = {}
+
+    def join(self, name: str, new: Tensor, dim: int) -> Tensor:
+        """All positions so far, the new ones last, along dim."""
+        if name in self.kept:
+            new = torch.cat([self.kept[name], new], dim)
+        self.kept[name] = new
+        return new
 
 
 class Attention(nn.Module):
@@ -55,11 +70,13 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "B L M"],
         angles: Float[Tensor, "2 L K_half"],
-        length_mask: Bool[Tensor, "B L"],
+        keys: Bool[Tensor, "B 1 Q S"],
+        past: Past | None = None,
     ) -> Float[Tensor, "B L M"]:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = rotate(q, angles), rotate(k, angles)
-        keys = length_mask[:, None, None, :]  # True: attended to
+        if past is not None:
+            k, v = past.join("k", k, 2), past.join("v", v, 2)
         attend = attend_on_cpu if x.device.type == "cpu" else F.scaled_dot_product_attention
         return self.out(attend(q, k, v, keys).transpose(1, 2).flatten(2))
 
@@ -68,19 +85,27 @@ class Neighbours(nn.Module):
     """A short convolution, one filter a channel: each position adds what stands next to it.
 
     Attention has to learn where "next to" is before it can learn what words do there; this says it.
-    Starts at zero (kin: Primer, 2109.08668, section 4.2).
+    Starts at zero (kin: Primer, 2109.08668, section 4.2). A causal one looks back only.
     """
 
-    def __init__(self, dim: int, width: int) -> None:
+    def __init__(self, dim: int, width: int, causal: bool) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(width, dim))
-        self.reach = width // 2
+        self.before = width - 1 if causal else width // 2
+        self.after = width - 1 - self.before
 
     def forward(
-        self, x: Float[Tensor, "B L M"], length_mask: Bool[Tensor, "B L"]
+        self,
+        x: Float[Tensor, "B L M"],
+        length_mask: Bool[Tensor, "B L"],
+        past: Past | None = None,
     ) -> Float[Tensor, "B L M"]:
-        text = F.pad(x * length_mask[..., None], (0, 0, self.reach, self.reach))
+        text = x * length_mask[..., None]
+        if past is not None:
+            text = past.join("text", text, 1)
         length = x.shape[1]
+        seen = text.shape[1] - length
+        text = F.pad(text, (0, 0, self.before, self.after))[:, seen:]
         for offset, weight in enumerate(self.weight):
             x = x + weight * text[:, offset : offset + length]
         return x
@@ -89,9 +114,9 @@ class Neighbours(nn.Module):
 class Layer(nn.Module):
     """Pre-norm encoder layer; the level scales and shifts what follows each LayerNorm."""
 
-    def __init__(self, dim: int, heads: int, dropout: float, width: int) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float, width: int, causal: bool) -> None:
         super().__init__()
-        self.neighbours = Neighbours(dim, width) if width else None
+        self.neighbours = Neighbours(dim, width, causal) if width else None
         self.norm1 = nn.LayerNorm(dim, elementwise_affine=False)
         self.norm2 = nn.LayerNorm(dim, elementwise_affine=False)
         self.attention = Attention(dim, heads)
@@ -104,11 +129,13 @@ class Layer(nn.Module):
         film: Float[Tensor, "B L_or_1 4 M"],
         angles: Float[Tensor, "2 L K_half"],
         length_mask: Bool[Tensor, "B L"],
+        keys: Bool[Tensor, "B 1 Q S"],
+        past: Past | None = None,
     ) -> Float[Tensor, "B L M"]:
         scale1, shift1, scale2, shift2 = film.unbind(2)
         if self.neighbours is not None:
-            x = self.neighbours(x, length_mask)
-        attended = self.attention(self.norm1(x) * (1 + scale1) + shift1, angles, length_mask)
+            x = self.neighbours(x, length_mask, past)
+        attended = self.attention(self.norm1(x) * (1 + scale1) + shift1, angles, keys, past)
         x = x + self.dropout(attended)
         return x + self.dropout(self.mlp(self.norm2(x) * (1 + scale2) + shift2))
 
@@ -140,7 +167,7 @@ class Transformer(nn.Module):
     """Inputs (B, L, I) and log-SNR (B, 1) or (B, L) -> normalised hidden vectors (B, L, M).
 
     layer_drop is the chance that training skips a layer for a step (1909.11556); width is that
-    of the short convolution, 0 for none.
+    of the short convolution, 0 for none. In a causal one a position sees none after it.
     """
 
     def __init__(
@@ -153,27 +180,39 @@ class Transformer(nn.Module):
         dropout: float,
         layer_drop: float,
         width: int,
+        causal: bool = False,
     ) -> None:
         super().__init__()
         self.project = nn.Linear(input_dim, dim)
         self.level = LevelEmbedding(dim, layers)
-        self.layers = nn.ModuleList(Layer(dim, heads, dropout, width) for _ in range(layers))
+        self.layers = nn.ModuleList(
+            Layer(dim, heads, dropout, width, causal) for _ in range(layers)
+        )
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
         self.layer_drop = layer_drop
         self.head_dim = dim // heads
+        self.causal = causal
 
     def forward(
         self,
         x: Float[Tensor, "B L I"],
         log_snr: Float[Tensor, "B L_or_1"],
         length_mask: Bool[Tensor, "B L"],
+        pasts: Sequence[Past] | None = None,
     ) -> Float[Tensor, "B L M"]:
-        angles = rotary_angles(x.shape[1], self.head_dim, x.device)
+        """pasts, one a layer, are added to: x then goes on from the positions they hold."""
+        seen = pasts[0].kept["k"].shape[2] if pasts and pasts[0].kept else 0
+        length = x.shape[1]
+        angles = rotary_angles(seen + length, self.head_dim, x.device)[:, seen:]
+        keys = F.pad(length_mask, (seen, 0), value=True)[:, None, None, :]
+        if self.causal:
+            keys = keys & keys.new_ones(length, seen + length).tril(seen)
         films = self.level(log_snr)
         x = self.dropout(self.project(x))
-        for layer, film in zip(self.layers, films, strict=True):
+        each: Sequence[Past | None] = pasts or [None] * len(self.layers)
+        for layer, film, past in zip(self.layers, films, each, strict=True):
             if self.training and self.layer_drop > 0 and torch.rand(()) < self.layer_drop:
                 continue
-            x = layer(x, film, angles, length_mask)
+            x = layer(x, film, angles, length_mask, keys, past)
         return self.norm(x)

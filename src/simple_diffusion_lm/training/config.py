@@ -11,6 +11,7 @@ from ..model.embedding import NORMALISERS
 from .optimizers import OPTIMIZERS
 
 FITTED = "fitted"  # the schedule that is a module rather than a formula
+OBJECTIVE_NAMES = ("continuous", "masked", "autoregressive")  # training/objectives.py builds them
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Config:
     posterior: bool = True  # show the network the single-token posterior, and add it to the logits
 
     # The objective.
+    objective: str = "continuous"  # one of OBJECTIVE_NAMES
     schedule: str = FITTED  # or one of diffusion.schedule.SCHEDULES
     mse_weight: float = 0.0
     ce_weight: float = 1.0
@@ -104,6 +106,7 @@ class Config:
         need("random_rate", rates <= 1, "such that prefix_rate + span_rate + random_rate <= 1")
         names = sorted([FITTED, *SCHEDULES])
         need("schedule", self.schedule in names, f"one of {', '.join(names)}")
+        need("objective", self.objective in OBJECTIVE_NAMES, f"one of {', '.join(OBJECTIVE_NAMES)}")
         need("normaliser", self.normaliser in NORMALISERS, f"one of {', '.join(NORMALISERS)}")
         need("optimizer", self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}")
         return faults

@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..diffusion.loss import Losses, diffusion_loss, draw, seeded
-from ..diffusion.schedule import FittedSchedule
+from ..diffusion.loss import Losses, seeded
 from ..text.batches import Batch, Batches
 from .config import Config
 from .state import Progress, State
@@ -93,9 +92,7 @@ def train(config: Config, state: State, batches: Batches, device: torch.device) 
             losses = batch_loss(config, state, batch, device)
             torch.autograd.backward(losses.total / config.accumulate)
             progress.tokens += int(batch.length_mask.sum())
-            if isinstance(state.schedule, FittedSchedule):
-                state.schedule.update(losses.log_snr, losses.rate)
-        norm = torch.nn.utils.clip_grad_norm_(state.denoiser.parameters(), config.clip)
+        norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip)
         if not torch.isfinite(losses.total + norm):
             raise NonFinite(
                 f"step {progress.step + 1}: loss {losses.total.item()}, gradient norm "
@@ -104,7 +101,7 @@ def train(config: Config, state: State, batches: Batches, device: torch.device) 
         for optimizer in state.optimizers.values():
             optimizer.step()
             optimizer.zero_grad()
-        state.average.update_parameters(state.denoiser)
+        state.average.update_parameters(state.model)
         progress.step += 1
         progress.seconds = time.monotonic() - started
         yield Step(losses, norm.item(), rate)
@@ -114,24 +111,7 @@ def batch_loss(config: Config, state: State, batch: Batch, device: torch.device)
     """The losses of one batch, with its draws (a function of the seed and its number)."""
     number = state.progress.batches
     torch.manual_seed(seeded(config.seed, number).initial_seed() % 2**63)  # for dropout
-    draws = draw(
-        config.seed,
-        number,
-        batch.index,
-        batch.length_mask,
-        config.embedding_dim,
-        config.self_cond_rate,
-    )
-    ids, length_mask, cond_mask, _ = (x.to(device) for x in batch)
+    ids, length_mask, cond_mask, index = (x.to(device) for x in batch)
     dtype = autocast_dtype(device)
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
-        return diffusion_loss(
-            state.denoiser,
-            state.schedule,
-            ids,
-            length_mask,
-            cond_mask,
-            type(draws)(*(x.to(device) for x in draws)),
-            mse_weight=config.mse_weight,
-            ce_weight=config.ce_weight,
-        )
+        return state.model.loss(ids, length_mask, cond_mask, index, seed=config.seed, step=number)

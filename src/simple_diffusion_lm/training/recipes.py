@@ -39,6 +39,16 @@ def original() -> Config:
     )
 
 
+def with_objective(config: Config, objective: str) -> Config:
+    """The same trunk, data and optimiser for another objective.
+
+    The twins have no conditional masks: given tokens would only take from what they learn.
+    """
+    if objective == config.objective:
+        return config
+    return replace(config, objective=objective, prefix_rate=0.0, span_rate=0.0, random_rate=0.0)
+
+
 RECIPES: dict[str, Callable[[], Config]] = {"modern": modern, "original": original}
 
 # One dial: width, depth and learning rate go together. Parameters without the two vocabulary

@@ -1,4 +1,4 @@
-"""The moving parts of a run: network, schedule, average, optimiser, and how far they have come."""
+"""The moving parts of a run: model, average, optimiser, and how far they have come."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -7,37 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from ..diffusion.schedule import SCHEDULES, FittedSchedule, Schedule
-from ..model.denoiser import Denoiser
-from ..model.embedding import NORMALISERS
+from ..model.objective import Objective
 from ..text.cooccurrence import cooccurrence_vectors
 from ..text.corpus import Corpus
-from .config import FITTED, Config
+from .config import Config
+from .objectives import OBJECTIVES
 from .optimizers import OPTIMIZERS
-
-
-def build_denoiser(config: Config, vocab_size: int) -> Denoiser:
-    """The network a configuration describes, with fresh weights from torch's generator."""
-    return Denoiser(
-        vocab_size,
-        NORMALISERS[config.normaliser],
-        embedding_dim=config.embedding_dim,
-        model_dim=config.model_dim,
-        layers=config.layers,
-        heads=config.heads,
-        dropout=config.dropout,
-        layer_drop=config.layer_drop,
-        width=config.width,
-        regress=config.regress,
-        posterior=config.posterior,
-    )
-
-
-def build_schedule(config: Config, vocab_size: int) -> Schedule:
-    """The schedule it is trained on: a formula, or the module that is fitted on the way."""
-    if config.schedule == FITTED:
-        return FittedSchedule(config.embedding_dim, vocab_size)
-    return SCHEDULES[config.schedule]
 
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
@@ -70,36 +45,32 @@ class State:
 
     def __init__(self, config: Config, vocab_size: int, corpus: Corpus) -> None:
         torch.manual_seed(config.seed)
-        self.denoiser = build_denoiser(config, vocab_size)
-        self.denoiser.start_from_counts(torch.from_numpy(corpus.counts(vocab_size)))
+        self.model: Objective = OBJECTIVES[config.objective](config, vocab_size)
+        self.model.start_from_counts(torch.from_numpy(corpus.counts(vocab_size)))
         if config.cooccurrence:
             vectors = cooccurrence_vectors(
                 corpus.ids, vocab_size, config.embedding_dim, seed=config.seed
             )
-            self.denoiser.embedding.start_from(vectors)
-        self.schedule = build_schedule(config, vocab_size)
-        self.average = averaged(self.denoiser, config.ema)
+            self.model.embedding.start_from(vectors)
+        self.average = averaged(self.model, config.ema)
         self.optimizers = OPTIMIZERS[config.optimizer](
-            self.denoiser, config.learning_rate, config.beta2, config.weight_decay
+            self.model, config.learning_rate, config.beta2, config.weight_decay
         )
         self.progress = Progress()
 
     @property
-    def averaged_denoiser(self) -> Denoiser:
+    def averaged_model(self) -> Objective:
         module = self.average.module
-        assert isinstance(module, Denoiser)
+        assert isinstance(module, Objective)
         return module
 
     def model_tensors(self) -> dict[str, Tensor]:
         """What generation needs: the averaged weights, and the schedule if it was fitted."""
-        tensors = _prefixed("denoiser", self.averaged_denoiser.state_dict())
-        if isinstance(self.schedule, nn.Module):
-            tensors |= _prefixed("schedule", self.schedule.state_dict())
-        return tensors
+        return self.averaged_model.state_dict()
 
     def state_tensors(self) -> dict[str, Tensor]:
         """What resuming needs besides."""
-        tensors = _prefixed("denoiser", self.denoiser.state_dict())
+        tensors = _prefixed("model", self.model.state_dict())
         tensors["average.count"] = self.average.n_averaged
         for name, optimizer in self.optimizers.items():
             for number, slots in optimizer.state_dict()["state"].items():
@@ -113,8 +84,8 @@ class State:
         self, model: dict[str, Tensor], state: dict[str, Tensor], counters: dict[str, Any]
     ) -> None:
         """Puts back what model_tensors, state_tensors and counters gave."""
-        load_model(self.averaged_denoiser, self.schedule, model)
-        self.denoiser.load_state_dict(_under("denoiser", state))
+        self.averaged_model.load_state_dict(model)
+        self.model.load_state_dict(_under("model", state))
         self.average.n_averaged.copy_(state["average.count"])
         for name, optimizer in self.optimizers.items():
             slots: dict[int, dict[str, Tensor]] = {}
@@ -123,13 +94,6 @@ class State:
                 slots.setdefault(int(number), {})[slot] = tensor
             optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
         self.progress = Progress(**counters)
-
-
-def load_model(denoiser: Denoiser, schedule: Schedule, tensors: dict[str, Tensor]) -> None:
-    """Puts back what State.model_tensors gave."""
-    denoiser.load_state_dict(_under("denoiser", tensors))
-    if isinstance(schedule, nn.Module):
-        schedule.load_state_dict(_under("schedule", tensors))
 
 
 def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

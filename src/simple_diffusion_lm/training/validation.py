@@ -7,10 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..diffusion.likelihood import Proposal, variational_bound
-from ..diffusion.loss import seeded
-from ..diffusion.schedule import Schedule
-from ..model.denoiser import Denoiser
+from ..diffusion.loss import seeded, stratified
+from ..model.objective import Objective
 from ..text.batches import Batches
 
 
@@ -25,15 +23,14 @@ class HeldOut(NamedTuple):
     prior: float
     diffusion: float
     reconstruction: float
-    length: float  # -log p(length); 0 in stream mode, where all windows are equally long
+    length: float  # -log p(length); 0 where it is not drawn apart from the text
     error: float
     sequences: int
     tokens: int
 
 
 def held_out_bound(
-    denoiser: Denoiser,
-    schedule: Schedule,
+    model: Objective,
     batches: Batches,
     length_weights: Sequence[int],
     *,
@@ -45,33 +42,30 @@ def held_out_bound(
     """The bound on (up to) the given number of examples, `draws` noise draws each.
 
     The model of a line is p(length) p(ids | length), and both are paid for; p(length) is the
-    histogram `length_weights` (index: tokens, EOS included), smoothed.
+    histogram `length_weights` (index: tokens, EOS included), smoothed. A model that writes its
+    own length has paid for it.
 
     Noise levels are stratified over the whole set. The examples are a fixed choice and all noise is
     a function of the seed: two models are compared on the same draws.
     """
-    was_training = denoiser.training
-    denoiser.eval()
-    proposal = Proposal.of(schedule, denoiser.embedding.dim, device)
+    was_training = model.training
+    model.eval()
     batched = [batches.batch(0, indices) for indices in batches.spread(examples)]
     count = sum(len(batch.ids) for batch in batched)
     parts = []
     for number in range(draws):
         generator = seeded(seed, number)
-        strata = torch.randperm(count, generator=generator)
-        u = (strata + torch.rand(count, generator=generator)) / count
+        u = stratified(count, generator).to(device)
         for batch in batched:
-            eps = torch.randn(2, *batch.ids.shape, denoiser.embedding.dim, generator=generator)
             mine, u = u[: len(batch.ids)], u[len(batch.ids) :]
             ids, length_mask, cond_mask, _ = (x.to(device) for x in batch)
-            bound = variational_bound(
-                denoiser, proposal, ids, length_mask, cond_mask, mine.to(device), eps.to(device)
-            )
+            bound = model.bound(ids, length_mask, cond_mask, mine, generator)
             parts.append(torch.stack(bound).double().cpu())
-    denoiser.train(was_training)
+    model.train(was_training)
     means = torch.cat(parts, dim=1).reshape(4, draws, count).mean(1)
     lengths = torch.cat([batch.length_mask.sum(1) for batch in batched])
-    length = torch.zeros(count) if batches.stream else length_cost(lengths, length_weights)
+    free_length = batches.stream or model.writes_length
+    length = torch.zeros(count) if free_length else length_cost(lengths, length_weights)
     prior, diffusion, reconstruction, tokens = means
     return _summary(prior, diffusion, reconstruction, tokens, length)
 

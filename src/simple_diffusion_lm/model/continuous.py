@@ -1,0 +1,145 @@
+"""Continuous diffusion: a denoiser and its schedule, trained, measured and sampled."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Generator, Tensor
+
+from ..diffusion.likelihood import Bound, Proposal, variational_bound
+from ..diffusion.loss import Draws, Losses, diffusion_loss, draw
+from ..diffusion.sampler import Denoise, Prediction, sample
+from ..diffusion.schedule import FittedSchedule, Level, Schedule
+from .denoiser import Denoiser
+from .embedding import TokenEmbedding
+from .objective import Objective
+from .slots import Settings, Slot, Slots, Vocabulary, batches_of, forbid
+
+
+class Continuous(Objective):
+    """Learns to take Gaussian noise off embeddings (see model/objective.py for the methods).
+
+    schedule is a formula, or a module that each training batch fits a little better.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        schedule: Schedule,
+        *,
+        mse_weight: float,
+        ce_weight: float,
+        self_cond_rate: float,
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.schedule = schedule
+        self.mse_weight = mse_weight
+        self.ce_weight = ce_weight
+        self.self_cond_rate = self_cond_rate
+
+    @property
+    def embedding(self) -> TokenEmbedding:
+        return self.denoiser.embedding
+
+    def start_from_counts(self, counts: Int[Tensor, " V"]) -> None:
+        self.denoiser.start_from_counts(counts)
+
+    def loss(
+        self,
+        ids: Int[Tensor, "B L"],
+        length_mask: Bool[Tensor, "B L"],
+        cond_mask: Bool[Tensor, "B L"],
+        index: Int[Tensor, " B"],
+        *,
+        seed: int,
+        step: int,
+    ) -> Losses:
+        draws = draw(seed, step, index, length_mask.cpu(), self.embedding.dim, self.self_cond_rate)
+        losses = diffusion_loss(
+            self.denoiser,
+            self.schedule,
+            ids,
+            length_mask,
+            cond_mask,
+            Draws(*(x.to(ids.device) for x in draws)),
+            mse_weight=self.mse_weight,
+            ce_weight=self.ce_weight,
+        )
+        if isinstance(self.schedule, FittedSchedule):
+            self.schedule.update(losses.log_snr, losses.rate)
+        return losses
+
+    def bound(
+        self,
+        ids: Int[Tensor, "B L"],
+        length_mask: Bool[Tensor, "B L"],
+        cond_mask: Bool[Tensor, "B L"],
+        u: Float[Tensor, " B"],
+        generator: Generator,
+    ) -> Bound:
+        dim = self.embedding.dim
+        eps = torch.randn(2, *ids.shape, dim, generator=generator).to(ids.device)
+        proposal = Proposal.of(self.schedule, dim, ids.device)
+        return variational_bound(self.denoiser, proposal, ids, length_mask, cond_mask, u, eps)
+
+    def generate(
+        self,
+        slots: Iterable[Slot],
+        settings: Settings,
+        vocabulary: Vocabulary,
+        batch_size: int = 64,
+    ) -> Iterator[tuple[int, Int[Tensor, " L"]]]:
+        """Ids out of noise: the reverse process, then the most probable allowed ids."""
+        self.eval()
+        device = self.denoiser.log_unigram.device
+        for group in batches_of(slots, batch_size, settings.seed, device):
+            denoise = denoise_with(self.denoiser, group.ids, group.cond_mask, settings.temperature)
+            draw_noise = noise_source(group, self.embedding.dim)
+            steps = sample(denoise, draw_noise, self.schedule, settings.steps, settings.sampler)
+            _, prediction = deque(steps, maxlen=1).pop()
+            chosen = choose(prediction.logits, group.word_start, vocabulary)
+            result = torch.where(group.cond_mask, group.ids, chosen).cpu()
+            yield from zip(group.numbers, result, strict=True)
+
+
+def denoise_with(
+    denoiser: Denoiser,
+    ids: Int[Tensor, "B L"],
+    cond_mask: Bool[Tensor, "B L"],
+    temperature: float,
+) -> Denoise:
+    """The function a sampler sees: given tokens and temperature wrapped around the network.
+
+    x0_hat is the mean embedding under the tempered logits, in either recipe.
+    """
+    length_mask = torch.ones_like(cond_mask)
+
+    def denoise(x_t: Tensor, level: Level, x0_prev: Tensor) -> Prediction:
+        each = Level(*(part.expand(len(x_t), 1, 1) for part in level))
+        logits = denoiser(
+            x_t, each, x0_prev, ids=ids, cond_mask=cond_mask, length_mask=length_mask
+        ).logits
+        logits = logits / temperature
+        return Prediction(denoiser.interpolate(logits), logits)
+
+    return denoise
+
+
+def noise_source(group: Slots, dim: int) -> Callable[[], Float[Tensor, "B L D"]]:
+    """Fresh noise for each text from a generator of its own."""
+    device, length = group.ids.device, group.ids.shape[1]
+    return lambda: torch.stack(
+        [torch.randn(length, dim, generator=generator) for generator in group.generators]
+    ).to(device)
+
+
+def choose(
+    logits: Float[Tensor, "B L V"], word_start: Bool[Tensor, "B L"], vocabulary: Vocabulary
+) -> Int[Tensor, "B L"]:
+    """The most probable allowed ids."""
+    ids = forbid(logits, word_start, vocabulary).argmax(-1)
+    if vocabulary.last is not None:
+        ids[:, -1] = vocabulary.last
+    return ids

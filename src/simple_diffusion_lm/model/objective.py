@@ -1,0 +1,73 @@
+"""What training, measuring and sampling need of a model, whatever it was trained to do.
+
+Three classes have it: model/continuous.py, and its twins on the same trunk, twins/masked.py and
+twins/autoregressive.py.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+
+from jaxtyping import Bool, Float, Int
+from torch import Generator, Tensor, nn
+
+from ..diffusion.likelihood import Bound
+from ..diffusion.loss import Losses
+from .embedding import TokenEmbedding
+from .slots import Settings, Slot, Vocabulary
+
+
+class Objective(nn.Module, ABC):
+    """A network together with what it is trained for.
+
+    writes_length: it ends its lines itself, so that their length is paid for in its likelihood and
+    cannot be prescribed.
+    """
+
+    writes_length = False
+
+    @property
+    @abstractmethod
+    def embedding(self) -> TokenEmbedding:
+        """The table of its tokens."""
+
+    @abstractmethod
+    def start_from_counts(self, counts: Int[Tensor, " V"]) -> None:
+        """Begins with the frequencies of the tokens."""
+
+    @abstractmethod
+    def loss(
+        self,
+        ids: Int[Tensor, "B L"],
+        length_mask: Bool[Tensor, "B L"],
+        cond_mask: Bool[Tensor, "B L"],
+        index: Int[Tensor, " B"],
+        *,
+        seed: int,
+        step: int,
+    ) -> Losses:
+        """The training loss. All noise is a function of (seed, step, index)."""
+
+    @abstractmethod
+    def bound(
+        self,
+        ids: Int[Tensor, "B L"],
+        length_mask: Bool[Tensor, "B L"],
+        cond_mask: Bool[Tensor, "B L"],
+        u: Float[Tensor, " B"],
+        generator: Generator,
+    ) -> Bound:
+        """Nats for each text: an upper bound of -log p in expectation over the noise.
+
+        u, uniform on [0, 1) and stratified over all texts that are measured, chooses the noise
+        level; the generator is for the rest.
+        """
+
+    @abstractmethod
+    def generate(
+        self,
+        slots: Iterable[Slot],
+        settings: Settings,
+        vocabulary: Vocabulary,
+        batch_size: int = 64,
+    ) -> Iterator[tuple[int, Int[Tensor, " L"]]]:
+        """Yields (number, ids) for each slot, in the order they are done."""

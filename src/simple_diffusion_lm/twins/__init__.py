@@ -1,0 +1,1 @@
+"""The same trunk with other objectives: what continuous diffusion is compared with."""

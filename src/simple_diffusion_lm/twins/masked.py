@@ -1,0 +1,144 @@
+"""The masked-diffusion twin (MDLM, 2406.07524): the same trunk fills in hidden tokens.
+
+The continuous-time bound hides each token with probability t and weighs the cross-entropy of the
+hidden ones by 1/t (MDLM, eq. 11 with its log-linear schedule, where alpha_t = 1 - t). Integrating
+over t the number k of hidden tokens is uniform on 1..n, and the weight n/k over the mean: the same
+bound, with no infinite weights and no text without a hidden token. That form is used here.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Generator, Tensor, nn
+
+from ..diffusion.likelihood import Bound
+from ..diffusion.loss import Losses, seeded, stratified
+from ..model.embedding import TokenEmbedding
+from ..model.objective import Objective
+from ..model.slots import Settings, Slot, Slots, Vocabulary, batches_of, draw_ids, forbid
+from ..model.transformer import Transformer
+
+
+class Masked(Objective):
+    """Fills in hidden tokens (see model/objective.py for the methods).
+
+    Like MDLM's best, the network is not told the time: what is hidden tells it. Its level is held
+    at one value. A learned vector stands where a token is hidden.
+    """
+
+    def __init__(self, embedding: TokenEmbedding, trunk: Transformer, model_dim: int) -> None:
+        super().__init__()
+        self.table = embedding
+        self.transformer = trunk
+        self.hidden = nn.Parameter(torch.zeros(embedding.dim))
+        self.head = nn.Linear(model_dim, len(embedding.weight))
+
+    @property
+    def embedding(self) -> TokenEmbedding:
+        return self.table
+
+    @torch.no_grad()
+    def start_from_counts(self, counts: Int[Tensor, " V"]) -> None:
+        """The head predicts just the frequencies."""
+        self.head.bias.copy_(((counts + 0.1) / (counts + 0.1).sum()).log())
+        self.head.weight.zero_()
+
+    def forward(
+        self,
+        ids: Int[Tensor, "B L"],
+        hidden: Bool[Tensor, "B L"],
+        length_mask: Bool[Tensor, "B L"],
+    ) -> Float[Tensor, "B L V"]:
+        """Logits of every token. ids are not looked at where hidden is True."""
+        seen = torch.where(hidden[..., None], self.hidden, self.embedding(ids))
+        level = seen.new_zeros(len(ids), 1)
+        return self.head(self.transformer(seen, level, length_mask)).float()
+
+    def loss(
+        self,
+        ids: Int[Tensor, "B L"],
+        length_mask: Bool[Tensor, "B L"],
+        cond_mask: Bool[Tensor, "B L"],
+        index: Int[Tensor, " B"],
+        *,
+        seed: int,
+        step: int,
+    ) -> Losses:
+        """The bound itself, nats per token; ce is the plain mean over the hidden tokens."""
+        free = length_mask & ~cond_mask
+        noise = torch.zeros(ids.shape)
+        for row, number in enumerate(index.tolist()):
+            noise[row].uniform_(generator=seeded(seed, step, number))
+        u = stratified(len(ids), seeded(seed, step))
+        hidden, weight = hide(free, u.to(ids.device), noise.to(ids.device))
+        logits = self(ids, hidden, length_mask)
+        surprise = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none") * hidden
+        total = (weight * surprise.sum(1)).sum() / free.sum()
+        accuracy = (logits.argmax(-1) == ids)[hidden].float().mean()
+        return Losses.plain(total, surprise.detach().sum() / hidden.sum(), accuracy)
+
+    @torch.no_grad()
+    def bound(
+        self,
+        ids: Int[Tensor, "B L"],
+        length_mask: Bool[Tensor, "B L"],
+        cond_mask: Bool[Tensor, "B L"],
+        u: Float[Tensor, " B"],
+        generator: Generator,
+    ) -> Bound:
+        """One unbiased draw of the bound."""
+        free = length_mask & ~cond_mask
+        noise = torch.rand(ids.shape, generator=generator).to(ids.device)
+        hidden, weight = hide(free, u, noise)
+        logits = self(ids, hidden, length_mask)
+        surprise = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none")
+        return Bound.of_tokens(weight * (surprise * hidden).sum(1), free.sum(1))
+
+    @torch.no_grad()
+    def generate(
+        self,
+        slots: Iterable[Slot],
+        settings: Settings,
+        vocabulary: Vocabulary,
+        batch_size: int = 64,
+    ) -> Iterator[tuple[int, Int[Tensor, " L"]]]:
+        """Ancestral sampling from all hidden to none. `sampler` has no meaning here."""
+        self.eval()
+        for group in batches_of(slots, batch_size, settings.seed, self.hidden.device):
+            ids = self._reveal(group, settings, vocabulary)
+            yield from zip(group.numbers, ids.cpu(), strict=True)
+
+    def _reveal(
+        self, group: Slots, settings: Settings, vocabulary: Vocabulary
+    ) -> Int[Tensor, "B L"]:
+        """From t to s a hidden token is revealed with probability (t - s) / t (MDLM, eq. 6)."""
+        ids = group.ids.clone()
+        everywhere = torch.ones_like(group.cond_mask)
+        hidden = ~group.cond_mask
+        for step in range(settings.steps, 0, -1):
+            logits = self(ids, hidden, everywhere) / settings.temperature
+            drawn = draw_ids(forbid(logits, group.word_start, vocabulary), group.generators)
+            if vocabulary.last is not None:
+                drawn[:, -1] = vocabulary.last
+            chance = torch.stack(
+                [torch.rand(ids.shape[1], generator=g) for g in group.generators]
+            ).to(ids.device)
+            reveal = hidden & (chance < 1 / step)  # t = step / steps, s = (step - 1) / steps
+            ids = torch.where(reveal, drawn, ids)
+            hidden = hidden & ~reveal
+        return ids
+
+
+def hide(
+    free: Bool[Tensor, "B L"], u: Float[Tensor, " B"], noise: Float[Tensor, "B L"]
+) -> tuple[Bool[Tensor, "B L"], Float[Tensor, " B"]]:
+    """Which of the free tokens are hidden, and n / k: those with the k largest of the noise.
+
+    k is uniform on 1..n for u uniform on [0, 1); noise is uniform on [0, 1).
+    """
+    count = free.sum(1)
+    hidden_count = ((u * count).long() + 1).clamp(max=count)
+    rank = noise.masked_fill(~free, -1.0).argsort(dim=1, descending=True).argsort(dim=1)
+    return (rank < hidden_count[:, None]) & free, count / hidden_count.clamp(min=1)
