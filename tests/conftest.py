@@ -4,7 +4,6 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,36 +11,12 @@ import torch
 
 torch.set_num_threads(1)
 
-from simple_diffusion_lm.model.continuous import Continuous
-from simple_diffusion_lm.model.denoiser import Denoiser
+from small_models import small
+
 from simple_diffusion_lm.run import run_training
 from simple_diffusion_lm.text.corpus import Prepared, prepare
 from simple_diffusion_lm.text.toy import ToyLanguage
-from simple_diffusion_lm.training.config import Config
-from simple_diffusion_lm.training.objectives import OBJECTIVES
 from simple_diffusion_lm.training.recipes import modern
-
-SMALL = {
-    "embedding_dim": 16,
-    "model_dim": 32,
-    "layers": 2,
-    "heads": 2,
-    "batch_tokens": 512,
-    "crop": 32,
-    "warmup_steps": 5,
-}
-
-
-def small(config: Config, **changes: object) -> Config:
-    """A configuration small enough to train in a test."""
-    return replace(config, **{**SMALL, **changes})
-
-
-def denoiser(vocab_size: int, **changes: object) -> Denoiser:
-    """A small network, untrained."""
-    model = OBJECTIVES["continuous"](small(modern(), **changes), vocab_size)
-    assert isinstance(model, Continuous)
-    return model.denoiser
 
 
 @pytest.fixture(scope="session")

@@ -55,10 +55,55 @@ def test_from_a_text_file_to_text(toy_text, tmp_path):
     assert sdlm("generate", run, "--count", "3", "--steps", "4").stdout == generated.stdout
     filled = sdlm("infill", run, "yesterday the ___ .", "--steps", "4")
     assert filled.stdout.startswith("yesterday the ")
-    result = json.loads(sdlm("evaluate", run, "--json", "--data", toy_text).stdout)
-    assert result["texts"] == 400
-    assert result["nats_per_token"] > 1.58
-    assert "<=" in sdlm("evaluate", run, "--data", toy_text).stdout
+    evaluate = ["evaluate", run, "--data", toy_text, "--samples", "20", "--steps", "4"]
+    result = json.loads(sdlm(*evaluate, "--json").stdout)
+    assert result["likelihood"]["texts"] == 400
+    assert result["likelihood"]["nats_per_token"] > 1.58
+    assert result["lines"]["held-out text"]["grammatical"] == 1.0
+    printed = sdlm(*evaluate).stdout
+    assert "<=" in printed
+    assert "| its words shuffled |" in printed
+    refused("evaluate", run, "--samples", "3", words="too few")
+
+
+@pytest.mark.parametrize("objective", ["masked", "autoregressive"])
+def test_a_twin_from_a_text_file_to_text(objective, toy_text, tmp_path):
+    run = tmp_path / "run"
+    train = ["train", toy_text, "--out", run, "--steps", "5", "--objective", objective, *TINY]
+    assert "trained" in sdlm(*train).stderr
+    assert "resuming at step 5" in sdlm(*train).stderr
+    generated = sdlm("generate", run, "--count", "3", "--steps", "4")
+    assert len(generated.stdout.splitlines()) == 3
+    filled = sdlm("infill", run, "yesterday the ___ .", "--steps", "4")
+    printed = sdlm("evaluate", run, "--data", toy_text, "--samples", "0").stdout
+    if objective == "masked":
+        assert filled.stdout.startswith("yesterday the ")
+        assert "<=" in printed
+    else:
+        assert filled.returncode == 2
+        assert "fills no gaps" in filled.stderr
+        assert "<=" not in printed  # its likelihood is exact
+        refused("generate", run, "--length", "5", words="ends its lines itself")
+
+
+def test_contenders_are_compared_and_go_on_where_they_were(tmp_path):
+    out = tmp_path / "comparison"
+    compare = ["compare", "--out", out, "--minutes", "0.05", "--samples", "20", "--examples", "50"]
+    compare += ["--contenders", "modern", "autoregressive", *TINY]
+    done = sdlm(*compare)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((out / "results.json").read_text())
+    assert set(results["runs"]) == {"modern-0", "autoregressive-0"}
+    assert set(results["lines"]) == {"held-out text", "its words shuffled"}
+    steps = {point["steps"] for point in results["runs"]["modern-0"]["points"]}
+    assert steps == {4, 8, 16, 32, 64}
+    assert "| autoregressive-0 |" in done.stdout
+    assert (out / "results.png").stat().st_size > 10_000
+    assert (out / "results.md").read_text().strip() == done.stdout.strip()
+    again = sdlm(*compare)
+    assert again.stdout == done.stdout
+    assert "training" not in again.stderr
+    assert "measuring" not in again.stderr
 
 
 def test_running_text_in_and_out(toy_text, tmp_path):
@@ -71,7 +116,10 @@ def test_running_text_in_and_out(toy_text, tmp_path):
     generated = sdlm("generate", run, "--count", "2", "--steps", "3", "--length", "20")
     assert generated.returncode == 0, generated.stderr
     assert generated.stdout.strip()
-    assert json.loads(sdlm("evaluate", run, "--json").stdout)["length"] == 0
+    evaluate = ["evaluate", run, "--data", book, "--json", "--samples", "20", "--steps", "4"]
+    result = json.loads(sdlm(*evaluate).stdout)
+    assert result["likelihood"]["length"] == 0
+    assert result["lines"]["samples"]["lines"] == 20
 
 
 def test_the_original_command_line(toy_text, toy_run, tmp_path):

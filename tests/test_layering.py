@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "text": {"text"},
     "twins": {"twins", "model", "diffusion"},
     "training": {"training", "twins", "diffusion", "model", "text"},
-    "evaluation": {"evaluation", "training", "diffusion", "model", "text", "generation"},
+    "evaluation": {"evaluation", "training", "diffusion", "model", "text", "generation", "run"},
 }
 MODULES = sorted(p for room in MAY_IMPORT for p in (PACKAGE / room).glob("*.py"))
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import small
+from small_models import small
 
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.run import run_training

@@ -8,35 +8,32 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from .demo import run_demo
+from .cli_options import SamplingOptions, TextOptions
+from .demo import run_demo, toy_data
 from .errors import UserError
-from .evaluation.metrics import evaluate_run
+from .evaluation.compare import run_compare
+from .evaluation.evaluate import evaluate_run
+from .evaluation.report import evaluation_table, likelihood_lines
 from .exits import exit_cleanly
 from .generation import DiffusionLM
 from .run import check_free, run_training
-from .text.corpus import is_prepared, open_prepared, prepare
 from .training.config import with_overrides
 from .training.recipes import RECIPES, sized, with_objective
 
-SamplerName = Literal["ancestral", "ddim", "dpm2m", "renoise"]
 RecipeName = Literal["modern", "original"]
 ObjectiveName = Literal["continuous", "masked", "autoregressive"]
 SizeName = Literal["tiny", "small", "base", "large"]
+ContenderName = Literal["modern", "original", "masked", "autoregressive"]
 Run = Positional[Path]
 
 
-def prepare_command(
-    corpus: Positional[tuple[str, ...]],
-    out: Path,
-    vocab_size: int | None = None,
-    stream: bool = False,
-    valid: tuple[str, ...] = (),
-    tokenizer: Path | None = None,
-    field: str = "text",
-    seed: int = 0,
-) -> None:
+Text = OmitArgPrefixes[TextOptions]
+Sampling = OmitArgPrefixes[SamplingOptions]
+
+
+def prepare_command(corpus: Positional[tuple[str, ...]], out: Path, text: Text) -> None:
     """sdlm prepare corpus.txt --out prepared
 
     Trains a tokenizer and encodes a corpus once, so that training starts at once.
@@ -44,28 +41,14 @@ def prepare_command(
     Args:
         corpus: .txt files (one example a line), .gz, .jsonl, or globs of them.
         out: directory to make.
-        vocab_size: pieces of the tokenizer; by default 2048, or what a small corpus allows.
-        stream: running text (a book) rather than one example a line.
-        valid: held-out files; by default a part of the corpus is held out.
-        tokenizer: a SentencePiece model to use instead of training one.
-        field: the field of .jsonl files that holds the text.
-        seed: decides which lines the tokenizer is trained on where the corpus is very large.
     """
-    prepare(
-        list(corpus),
-        out,
-        tokenizer=tokenizer,
-        vocab_size=vocab_size,
-        stream=stream,
-        valid=list(valid) or None,
-        field=field,
-        seed=seed,
-    )
+    text.prepare(corpus, out)
 
 
 def train_command(
     corpus: Positional[tuple[str, ...]],
     out: Path,
+    text: Text,
     recipe: RecipeName = "modern",
     objective: ObjectiveName = "continuous",
     size: SizeName | None = None,
@@ -73,12 +56,6 @@ def train_command(
     epochs: int | None = None,
     minutes: float | None = None,
     save_every: int | None = None,
-    tokenizer: Path | None = None,
-    vocab_size: int | None = None,
-    valid: tuple[str, ...] = (),
-    stream: bool = False,
-    field: str = "text",
-    seed: int = 0,
     set: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE ...")] = (),
 ) -> None:
     """sdlm train corpus.txt --out run --minutes 20
@@ -93,14 +70,8 @@ def train_command(
         size: width, depth and learning rate together.
         steps: budget in optimiser steps.
         epochs: budget in passes over the corpus.
-        minutes: budget in minutes; 20 when no budget is given.
+        minutes: budget in minutes of training; 20 when no budget is given.
         save_every: steps between checkpoints.
-        tokenizer: a SentencePiece model to use instead of training one.
-        vocab_size: pieces of the tokenizer, where one is trained.
-        valid: held-out files; by default a part of the corpus is held out.
-        stream: running text rather than one example a line.
-        field: the field of .jsonl files that holds the text.
-        seed: of everything random.
         set: any field of training/config.py, as in --set layers=6 ema=0.99
     """
     config = with_objective(RECIPES[recipe](), objective)
@@ -108,49 +79,25 @@ def train_command(
         config = sized(config, size)
     if steps is None and epochs is None and minutes is None:
         minutes = 20.0
-    pairs = dict(_pair(text) for text in set)
     budget = {"steps": steps, "epochs": epochs, "minutes": minutes, "save_every": save_every}
-    pairs |= {k: str(v) for k, v in budget.items() if v is not None}
-    config = with_overrides(config, {**pairs, "seed": str(seed)})
+    pairs = overrides(set) | {k: str(v) for k, v in budget.items() if v is not None}
+    config = with_overrides(config, {**pairs, "seed": str(text.seed)})
     config.check()
-    if len(corpus) == 1 and is_prepared(corpus[0]):
-        if tokenizer or vocab_size or valid or stream:
-            raise UserError(
-                f"{corpus[0]} is prepared already: --tokenizer, --vocab-size, --valid and "
-                "--stream belong to sdlm prepare"
-            )
-        data = open_prepared(corpus[0])
-    else:
-        check_free(out)
-        data = prepare(
-            list(corpus),
-            out / "corpus",
-            tokenizer=tokenizer,
-            vocab_size=vocab_size,
-            stream=stream,
-            valid=list(valid) or None,
-            field=field,
-            seed=seed,
-        )
-    run_training(config, data, out)
+    check_free(out)
+    run_training(config, text.open(corpus, out), out)
     print(f"trained. Now: sdlm generate {shlex.quote(str(out))}", file=sys.stderr)
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UserError(f"--set takes NAME=VALUE, not {text!r}")
-    return name, value
+def overrides(settings: tuple[str, ...]) -> dict[str, str]:
+    """NAME=VALUE words as a dictionary."""
+    for setting in settings:
+        if "=" not in setting:
+            raise UserError(f"--set takes NAME=VALUE, not {setting!r}")
+    return dict(setting.split("=", 1) for setting in settings)
 
 
 def generate_command(
-    run: Run,
-    count: int = 8,
-    length: int | None = None,
-    steps: int = 64,
-    sampler: SamplerName = "ancestral",
-    temperature: float = 0.7,
-    seed: int = 0,
+    run: Run, sampling: Sampling, count: int = 8, length: int | None = None
 ) -> None:
     """sdlm generate run --count 20
 
@@ -160,26 +107,12 @@ def generate_command(
         run: a run directory.
         count: how many.
         length: tokens of each; by default drawn from the training lengths.
-        steps: evaluations of the network; more is better and slower.
-        sampler: how noise becomes text (diffusion/sampler.py).
-        temperature: 1 is the model's own distribution; below it is safer and less varied.
-        seed: the same seed gives the same texts.
     """
     model = DiffusionLM.from_pretrained(run)
-    texts = model.generate(
-        count, length=length, steps=steps, sampler=sampler, temperature=temperature, seed=seed
-    )
-    print("\n".join(texts))
+    print("\n".join(model.generate(count, length=length, **asdict(sampling))))
 
 
-def infill_command(
-    run: Run,
-    template: Positional[tuple[str, ...]],
-    steps: int = 64,
-    sampler: SamplerName = "ancestral",
-    temperature: float = 0.7,
-    seed: int = 0,
-) -> None:
+def infill_command(run: Run, template: Positional[tuple[str, ...]], sampling: Sampling) -> None:
     """sdlm infill run "a man in a ___ shirt ."
 
     Fills the gaps (___) of each template; one line out for each.
@@ -187,45 +120,76 @@ def infill_command(
     Args:
         run: a run directory.
         template: texts with gaps.
-        steps: evaluations of the network; more is better and slower.
-        sampler: how noise becomes text (diffusion/sampler.py).
-        temperature: 1 is the model's own distribution; below it is safer and less varied.
-        seed: the same seed gives the same texts.
     """
-    model = DiffusionLM.from_pretrained(run)
-    texts = model.infill(template, steps=steps, sampler=sampler, temperature=temperature, seed=seed)
-    print("\n".join(texts))
+    print("\n".join(DiffusionLM.from_pretrained(run).infill(template, **asdict(sampling))))
 
 
 def evaluate_command(
     run: Run,
+    sampling: Sampling,
     data: tuple[str, ...] = (),
     examples: int = 2000,
-    seed: int = 0,
+    samples: int = 500,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
     """sdlm evaluate run
 
-    The likelihood bound of a run on held-out text.
+    The likelihood of held-out text, and what can be said of generated lines.
 
     Args:
         run: a run directory.
-        data: text files; by default the part that was held out in training.
+        data: held-out text files; by default the part that was held out in training.
         examples: the most texts to measure.
-        seed: of the noise.
+        samples: lines to generate and measure; 0 for the likelihood alone.
         as_json: print all figures as JSON.
     """
-    result = evaluate_run(run, data, examples=examples, seed=seed)
+    result = evaluate_run(run, data, examples=examples, samples=samples, **asdict(sampling))
     if as_json:
         print(json.dumps(asdict(result), indent=1))
         return
-    print(f"<= {result.nats_per_token:.4f} nats per token (± {result.standard_error:.4f})")
-    print(f"<= {result.bits_per_character:.4f} bits per character")
-    print(f"<= {result.nats_per_text:.3f} nats per text")
+    print(likelihood_lines(result.likelihood))
+    if result.lines:
+        print(f"\n{evaluation_table(result.lines)}")
+
+
+def compare_command(
+    out: Path,
+    text: Text,
+    corpus: Positional[tuple[str, ...]] = (),
+    minutes: float = 20.0,
+    contenders: tuple[ContenderName, ...] = ("modern", "original", "masked", "autoregressive"),
+    seeds: int = 1,
+    examples: int = 5000,
+    samples: int = 500,
+    set: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE ...")] = (),
+) -> None:
+    """sdlm compare corpus.txt --out comparison --minutes 20
+
+    Trains contenders for the same minutes, by turns, and measures all: a table, a picture, JSON.
+    The same command again goes on where it was.
+
+    Args:
+        out: directory for the runs and the results.
+        corpus: as for `sdlm train`; by default the built-in toy language.
+        minutes: training time of each.
+        contenders: what to train.
+        seeds: runs of each contender, with this seed and those after it.
+        examples: the most held-out texts to measure.
+        samples: lines to generate at each setting.
+        set: as for `sdlm train`, for all contenders.
+    """
+    data = text.open(corpus, out) if corpus else toy_data(out)
     print(
-        f"of it prior {result.prior:.4f}, diffusion {result.diffusion:.4f}, reconstruction "
-        f"{result.reconstruction:.4f}, length {result.length:.4f} nats per token; "
-        f"{result.texts:,} texts, {result.tokens:,} tokens, {result.characters:,} characters"
+        run_compare(
+            data,
+            out,
+            minutes=minutes,
+            names=contenders,
+            seeds=range(text.seed, text.seed + seeds),
+            examples=examples,
+            samples=samples,
+            overrides=overrides(set),
+        )
     )
 
 
@@ -248,6 +212,7 @@ COMMANDS = {
     "generate": generate_command,
     "infill": infill_command,
     "evaluate": evaluate_command,
+    "compare": compare_command,
 }
 
 

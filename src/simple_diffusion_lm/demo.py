@@ -13,7 +13,7 @@ from .evaluation.metrics import Likelihood, likelihood
 from .evaluation.report import plot_losses
 from .generation import DiffusionLM
 from .run import run_training
-from .text.corpus import prepare
+from .text.corpus import Prepared, prepare
 from .text.toy import ToyLanguage
 from .training.recipes import modern
 
@@ -29,8 +29,7 @@ TEMPLATES = (
 def run_demo(out: Path, minutes: float) -> None:
     """Writes the corpus, trains, generates, fills gaps, measures and draws. Prints to stdout."""
     language = ToyLanguage()
-    corpus = write_corpus(language, out)
-    data = prepare([corpus], out / "prepared", vocab_size=VOCAB_SIZE)
+    data = toy_data(out)
     config = replace(modern(), minutes=minutes)
     run_training(config, data, out / "run")
 
@@ -56,19 +55,19 @@ def run_demo(out: Path, minutes: float) -> None:
     print(f"loss curve: {picture}")
 
 
-def write_corpus(language: ToyLanguage, out: Path) -> Path:
-    """The toy corpus as a text file, one line an example."""
+def toy_data(out: Path) -> Prepared:
+    """The toy corpus: written as a text file, one line an example, and prepared."""
     path = out / "toy.txt"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        text = "".join(line + "\n" for line in language.lines(LINES, seed=0))
+        text = "".join(line + "\n" for line in ToyLanguage().lines(LINES, seed=0))
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"{out}: cannot be written ({error.strerror}); choose another --out"
         ) from None
     print(f"{path}: {LINES:,} lines of the toy language", file=sys.stderr)
-    return path
+    return prepare([path], out / "prepared", vocab_size=VOCAB_SIZE)
 
 
 def report_likelihood(language: ToyLanguage, bound: Likelihood) -> None:

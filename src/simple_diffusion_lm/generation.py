@@ -11,8 +11,8 @@ from .diffusion.sampler import SAMPLERS
 from .errors import UserError
 from .model.objective import Objective
 from .model.slots import Settings, Slot, Vocabulary
-from .text.corpus import Corpus, open_prepared
-from .text.tokenizer import Tokenizer
+from .text.corpus import Prepared, open_prepared
+from .text.tokenizer import Ids, Tokenizer
 from .training import checkpoint
 from .training.config import Config
 from .training.objectives import OBJECTIVES
@@ -86,13 +86,13 @@ class DiffusionLM:
         return cls(model, tokenizer, lengths, stream=stream, config=config)
 
     @staticmethod
-    def held_out(run: str | Path) -> Corpus:
-        """The held-out part of the corpus a run was trained on, if that is still where it was."""
+    def trained_on(run: str | Path) -> Prepared:
+        """The corpus a run was trained on, if that is still where it was; else UserError."""
         about = json.loads((Path(run) / "config.json").read_text())
         data = open_prepared(about["prepared"])
         if data.meta["key"] != about["corpus"]:
             raise UserError(f"{about['prepared']} is not the corpus {run} was trained on")
-        return data.valid
+        return data
 
     def generate(
         self,
@@ -161,9 +161,13 @@ class DiffusionLM:
             raise UserError(f"the temperature must be above 0, not {temperature}")
         settings = Settings(SAMPLERS[sampler], steps, temperature, seed)
         done = self.model.generate(slots, settings, self._vocabulary, batch_size)
-        decode = self.tokenizer.decode_stream if self.stream else self.tokenizer.decode
-        texts = {number: decode(ids.tolist()) for number, ids in done}
+        texts = {number: self.decode(ids) for number, ids in done}
         return [texts[slot.number] for slot in slots]
+
+    def decode(self, ids: Ids) -> str:
+        """The text of ids: one line, or running text in stream mode."""
+        decode = self.tokenizer.decode_stream if self.stream else self.tokenizer.decode
+        return decode(ids)
 
     @property
     def longest(self) -> int:

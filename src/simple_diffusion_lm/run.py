@@ -10,6 +10,7 @@ RUN/
 
 import dataclasses
 import json
+import math
 import signal
 import sys
 from collections.abc import Iterator
@@ -138,8 +139,17 @@ def noticing_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def run_training(config: Config, data: Prepared, run: Path, *, quiet: bool = False) -> None:
+def run_training(
+    config: Config,
+    data: Prepared,
+    run: Path,
+    *,
+    quiet: bool = False,
+    pause_at: float = math.inf,
+) -> None:
     """Trains in `run`, resuming what is there. Ends with a checkpoint, whatever the save interval.
+
+    pause_at: seconds of training after which to end before the budget is spent.
 
     Raises:
         UserError: the configuration, the corpus or the directory will not do; before any training.
@@ -175,6 +185,8 @@ def run_training(config: Config, data: Prepared, run: Path, *, quiet: bool = Fal
                 saved = number
             if signals:
                 raise Stop(signals[0])
+            if state.progress.seconds >= pause_at:
+                break
         if state.progress.step != saved:
             if state.progress.step % config.validate_every:
                 log.validate(held_out, data, device)

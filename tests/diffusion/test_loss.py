@@ -1,5 +1,5 @@
 import torch
-from conftest import denoiser
+from small_models import denoiser
 
 from simple_diffusion_lm.diffusion.loss import diffusion_loss, draw, seeded
 from simple_diffusion_lm.diffusion.schedule import SCHEDULES, FittedSchedule

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import denoiser
+from small_models import denoiser
 
 from simple_diffusion_lm.diffusion.loss import seeded
 from simple_diffusion_lm.diffusion.schedule import Level, level_at

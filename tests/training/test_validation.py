@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from simple_diffusion_lm.evaluation.metrics import evaluate_run
+from simple_diffusion_lm.evaluation.evaluate import evaluate_run
 from simple_diffusion_lm.training.validation import length_cost
 
 
@@ -17,7 +17,7 @@ def test_length_cost_is_a_distribution_that_rules_nothing_out():
 
 
 def test_the_total_is_the_sum_of_its_parts_and_above_the_entropy(toy_run, toy_text):
-    result = evaluate_run(toy_run, [toy_text])
+    result = evaluate_run(toy_run, [toy_text], samples=0).likelihood
     parts = result.prior + result.diffusion + result.reconstruction + result.length
     assert result.nats_per_token == pytest.approx(parts)
     assert result.nats_per_text == pytest.approx(parts * result.tokens / result.texts)
@@ -26,4 +26,8 @@ def test_the_total_is_the_sum_of_its_parts_and_above_the_entropy(toy_run, toy_te
     bits = result.nats_per_text * result.texts / math.log(2)
     assert result.bits_per_character == pytest.approx(bits / characters)
     assert result.length > 0
+    words = len(toy_text.read_text().split()) + result.texts
+    assert result.perplexity_per_word == pytest.approx(
+        math.exp(result.nats_per_text * result.texts / words)
+    )
     assert json.dumps(result.__dict__)

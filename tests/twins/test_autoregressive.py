@@ -1,5 +1,5 @@
 import torch
-from conftest import small
+from small_models import small
 
 from simple_diffusion_lm.diffusion.loss import seeded
 from simple_diffusion_lm.diffusion.sampler import SAMPLERS

@@ -1,10 +1,48 @@
-"""Pictures of a run, from its metrics.jsonl."""
+"""Tables and pictures of what was measured."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from .metrics import Likelihood
+from .samples import SampleMetrics
+
+COLUMNS = {  # heading: how a figure is shown
+    "judge perplexity": lambda m: f"{m.judge_perplexity:.1f}",
+    "entropy": lambda m: f"{m.entropy:.2f}",
+    "distinct-2": lambda m: f"{m.distinct_2:.2f}",
+    "self-BLEU": lambda m: f"{m.self_bleu:.1f}",
+    "repetition": lambda m: f"{m.repetition:.1%}",
+    "words": lambda m: f"{m.words_mean:.1f} ± {m.words_deviation:.1f}",
+    "copied lines": lambda m: f"{m.copied_lines:.1%}",
+    "copied 4-grams": lambda m: f"{m.copied_4grams:.0%}",
+    "divergence score": lambda m: f"{m.divergence:.2f}",
+    "grammatical": lambda m: "" if m.grammatical is None else f"{m.grammatical:.1%}",
+}
+
+
+def evaluation_table(rows: Mapping[str, SampleMetrics]) -> str:
+    """A Markdown table of sets of lines. What is meant is in evaluation/samples.py."""
+    toy = any(metrics.grammatical is not None for metrics in rows.values())
+    names = [name for name in COLUMNS if toy or name != "grammatical"]
+    head = f"| lines | {' | '.join(names)} |\n|---|{'---|' * len(names)}"
+    cells = {row: [COLUMNS[name](m) for name in names] for row, m in rows.items()}
+    return "\n".join([head, *(f"| {row} | {' | '.join(c)} |" for row, c in cells.items())])
+
+
+def likelihood_lines(result: Likelihood) -> str:
+    """The likelihood, in every unit."""
+    return (
+        f"{result.sign}{result.nats_per_token:.4f} nats per token (± {result.standard_error:.4f})\n"
+        f"{result.sign}{result.bits_per_character:.4f} bits per character\n"
+        f"{result.sign}{result.perplexity_per_word:.2f} perplexity per word\n"
+        f"{result.sign}{result.nats_per_text:.3f} nats per text\n"
+        f"of it prior {result.prior:.4f}, diffusion {result.diffusion:.4f}, reconstruction "
+        f"{result.reconstruction:.4f}, length {result.length:.4f} nats per token; "
+        f"{result.texts:,} texts, {result.tokens:,} tokens, {result.characters:,} characters"
+    )
 
 
 def read_metrics(run: Path, kind: str) -> list[dict[str, Any]]:
@@ -25,12 +63,7 @@ def plot_losses(run: Path, picture: Path, *, entropy: float | None = None) -> No
     entropy, in nats per token, is drawn as the line that the bound cannot cross.
     Raises UserError when matplotlib (the extra `plot`) is missing.
     """
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError:
-        raise UserError(
-            "pictures need matplotlib: pip install 'simple-diffusion-lm[plot]'"
-        ) from None
+    plt = _pyplot()
     train, valid = read_metrics(run, "train"), read_metrics(run, "valid")
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
 
@@ -56,3 +89,66 @@ def plot_losses(run: Path, picture: Path, *, entropy: float | None = None) -> No
     right.legend()
     figure.savefig(picture, dpi=120)
     plt.close(figure)
+
+
+def comparison_tables(results: Mapping[str, Any]) -> str:
+    """Two Markdown tables: the likelihood of held-out text, and the samples at the defaults."""
+    rows = [
+        "| run | nats per token | bits per character | tokens seen | steps |",
+        "|---|---|---|---|---|",
+    ]
+    for name, run in results["runs"].items():
+        found = Likelihood(**run["likelihood"])
+        rows.append(
+            f"| {name} | {found.sign}{found.nats_per_token:.3f} ± {found.standard_error:.3f} "
+            f"| {found.sign}{found.bits_per_character:.3f} "
+            f"| {run['progress']['tokens'] / 1e6:.1f} M | {run['progress']['step']:,} |"
+        )
+    lines = {name: SampleMetrics(**m) for name, m in results["lines"].items()}
+    lines |= {n: SampleMetrics(**run["points"][0]["metrics"]) for n, run in results["runs"].items()}
+    return "\n".join([*rows, "", evaluation_table(lines)])
+
+
+def plot_comparison(results: Mapping[str, Any], picture: Path) -> None:
+    """Judge perplexity against steps, against seconds, and against entropy over temperature."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained", sharey=True)
+    for number, (name, run) in enumerate(results["runs"].items()):
+        first, others = run["points"][0], run["points"][1:]
+        warm = sorted(
+            (p for p in run["points"] if p["steps"] == first["steps"]),
+            key=lambda p: p["temperature"],
+        )
+        fewer = [p for p in others if p["temperature"] == first["temperature"]]
+        fewer = sorted([*fewer, first], key=lambda p: p["steps"])
+        style = {"marker": "o", "color": f"C{number}", "label": name}
+        for axis, points, x in (
+            (axes[0], fewer, "steps"),
+            (axes[1], fewer, "seconds_per_line"),
+            (axes[2], warm, "entropy"),
+        ):
+            axis.plot(
+                [p["metrics"]["entropy"] if x == "entropy" else p[x] for p in points],
+                [p["metrics"]["judge_perplexity"] for p in points],
+                **style,
+            )
+    real = results["lines"]["held-out text"]
+    for axis in axes:
+        axis.axhline(real["judge_perplexity"], color="black", linestyle=":", label="held-out text")
+    axes[2].plot(real["entropy"], real["judge_perplexity"], "k*", markersize=12)
+    axes[0].set(xlabel="steps", xscale="log", ylabel="judge perplexity per word", yscale="log")
+    axes[1].set(xlabel="seconds per line", xscale="log")
+    axes[2].set(xlabel="entropy of the words, nats (temperature 0.5 to 1)")
+    axes[2].legend()
+    figure.savefig(picture, dpi=120)
+    plt.close(figure)
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError:
+        raise UserError(
+            "pictures need matplotlib: pip install 'simple-diffusion-lm[plot]'"
+        ) from None
+    return plt

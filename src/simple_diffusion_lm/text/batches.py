@@ -154,6 +154,12 @@ class Batches:
         chosen = by_length[places]
         return self._cut(chosen, lengths[chosen])
 
+    def example(self, epoch: int, i: int) -> Int[np.ndarray, " L"]:
+        """The ids of example i, as it is in this epoch."""
+        if self.stream:
+            return self._window(self._offset(epoch), i)
+        return self._line(i, self._rng(epoch, FOR_EXAMPLE, i))
+
     def batch(self, epoch: int, indices: Int[np.ndarray, " B"]) -> Batch:
         """The examples of these numbers, as they are in this epoch."""
         rngs = [self._rng(epoch, FOR_EXAMPLE, int(i)) for i in indices]

@@ -36,7 +36,7 @@ class Config:
     schedule: str = FITTED  # or one of diffusion.schedule.SCHEDULES
     mse_weight: float = 0.0
     ce_weight: float = 1.0
-    self_cond_rate: float = 0.5  # share of examples shown their own first prediction
+    self_cond_rate: float = 0.9  # share of examples shown their own first prediction
 
     # The text.
     crop: int = 64  # longest example, in tokens; in stream mode the window

@@ -81,8 +81,8 @@ def train(config: Config, state: State, batches: Batches, device: torch.device) 
     progress = state.progress
     batches_in_epoch = len(batches.order(0))
     source = batches_from(batches, progress)
-    started = time.monotonic() - progress.seconds
     while (fraction := fraction_done(config, progress, batches_in_epoch)) < 1:
+        began = time.monotonic()
         rate = learning_rate(config, progress.step, fraction)
         for optimizer in state.optimizers.values():
             for group in optimizer.param_groups:
@@ -103,7 +103,7 @@ def train(config: Config, state: State, batches: Batches, device: torch.device) 
             optimizer.zero_grad()
         state.average.update_parameters(state.model)
         progress.step += 1
-        progress.seconds = time.monotonic() - started
+        progress.seconds += time.monotonic() - began
         yield Step(losses, norm.item(), rate)
 
 

@@ -11,7 +11,7 @@ def modern() -> Config:
 
     softmax(logits) @ E for the estimate (CDCD, Plaid), the single-token posterior shown to the
     network and added to its logits, rows of E at norm sqrt(D), a fitted schedule, stratified
-    noise levels, self-conditioning on half of the examples, EMA with warm-up.
+    noise levels, self-conditioning on nine tenths of the examples, EMA with warm-up.
     """
     return Config()
 
@@ -30,6 +30,7 @@ def original() -> Config:
         regress=True,
         posterior=False,
         schedule="cosine",
+        self_cond_rate=0.5,
         mse_weight=1.0,
         ce_weight=1.0,
         normaliser="layer_norm",

@@ -37,7 +37,7 @@ class Progress:
     position: int = 0  # batches of this epoch that are done
     batches: int = 0  # batches in all: the number that seeds noise
     tokens: int = 0  # real tokens seen
-    seconds: float = 0.0
+    seconds: float = 0.0  # in steps alone: validating and sampling do not count
 
 
 class State:

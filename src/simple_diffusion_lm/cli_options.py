@@ -1,0 +1,71 @@
+"""Flags that several commands share."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from .errors import UserError
+from .text.corpus import Prepared, is_prepared, open_prepared, prepare
+
+SamplerName = Literal["ancestral", "ddim", "dpm2m", "renoise"]
+
+
+@dataclass
+class TextOptions:
+    """How a corpus is read.
+
+    Attributes:
+        vocab_size: pieces of the tokenizer; by default 2048, or what a small corpus allows.
+        stream: running text (a book) rather than one example a line.
+        valid: held-out files; by default a part of the corpus is held out.
+        tokenizer: a SentencePiece model to use instead of training one.
+        field: the field of .jsonl files that holds the text.
+        seed: of everything random.
+    """
+
+    vocab_size: int | None = None
+    stream: bool = False
+    valid: tuple[str, ...] = ()
+    tokenizer: Path | None = None
+    field: str = "text"
+    seed: int = 0
+
+    def prepare(self, corpus: tuple[str, ...], out: Path) -> Prepared:
+        return prepare(
+            list(corpus),
+            out,
+            tokenizer=self.tokenizer,
+            vocab_size=self.vocab_size,
+            stream=self.stream,
+            valid=list(self.valid) or None,
+            field=self.field,
+            seed=self.seed,
+        )
+
+    def open(self, corpus: tuple[str, ...], run: Path) -> Prepared:
+        """The corpus, prepared inside the run's directory where it is not yet."""
+        if len(corpus) == 1 and is_prepared(corpus[0]):
+            if self.tokenizer or self.vocab_size or self.valid or self.stream:
+                raise UserError(
+                    f"{corpus[0]} is prepared already: --tokenizer, --vocab-size, --valid and "
+                    "--stream belong to sdlm prepare"
+                )
+            return open_prepared(corpus[0])
+        return self.prepare(corpus, run / "corpus")
+
+
+@dataclass
+class SamplingOptions:
+    """How noise becomes text.
+
+    Attributes:
+        steps: evaluations of the network; more is better and slower.
+        sampler: see diffusion/sampler.py.
+        temperature: 1 is the model's own distribution; below it is safer and less varied.
+        seed: the same seed gives the same texts.
+    """
+
+    steps: int = 64
+    sampler: SamplerName = "ancestral"
+    temperature: float = 0.7
+    seed: int = 0

@@ -1,0 +1,101 @@
+"""How good is a run? Its likelihood on held-out text, and what can be said of its samples."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError
+from ..generation import DiffusionLM
+from ..text.batches import Batches, Masks
+from ..text.corpus import Corpus, Prepared, prepare
+from ..text.tokenizer import Tokenizer
+from ..training.config import Config
+from .metrics import Likelihood, likelihood
+from .samples import FEWEST_LINES, Reference, SampleMetrics, sample_metrics, shuffled_words
+
+REFERENCE_TEXTS = 200_000  # of the training part, at most, for the judge and for what is copied
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A likelihood, and the same figures for sets of lines: real ones, shuffled ones, samples."""
+
+    likelihood: Likelihood
+    lines: dict[str, SampleMetrics]
+
+
+def evaluate_run(
+    run: Path,
+    data: Sequence[str | Path] = (),
+    *,
+    examples: int = 2000,
+    samples: int = 500,
+    steps: int = 64,
+    sampler: str = "ancestral",
+    temperature: float = 0.7,
+    seed: int = 0,
+) -> Evaluation:
+    """Measures a run on the given files, or on its own held-out part.
+
+    samples is how many lines are generated, 0 for the likelihood alone; they are held against as
+    many held-out ones, and need the corpus the run was trained on.
+
+    Raises UserError when there is no run, when nothing was held out and no file is given, and, for
+    samples, without the extra `eval`.
+    """
+    model = DiffusionLM.from_pretrained(run)
+    with tempfile.TemporaryDirectory() as directory:
+        if data:
+            corpus = prepare_for(run / "tokenizer.model", data, Path(directory) / "corpus").train
+        else:
+            corpus = DiffusionLM.trained_on(run).valid
+            if not len(corpus):
+                raise UserError(f"{run}: nothing was held out from its corpus; give --data FILE")
+        result = likelihood(model, corpus, examples=examples, seed=seed)
+        if not samples:
+            return Evaluation(result, {})
+        real = example_texts(model, corpus, samples)
+        if min(len(real), samples) < FEWEST_LINES:
+            raise UserError(
+                f"{min(len(real), samples)} texts are too few to measure samples by: "
+                f"give --samples 0, or {FEWEST_LINES} or more of both"
+            )
+        reference = Reference.of(
+            example_texts(model, DiffusionLM.trained_on(run).train, REFERENCE_TEXTS), real
+        )
+    lines = model.generate(
+        samples, steps=steps, sampler=sampler, temperature=temperature, seed=seed
+    )
+    return Evaluation(result, {**real_rows(reference), "samples": sample_metrics(lines, reference)})
+
+
+def real_rows(reference: Reference) -> dict[str, SampleMetrics]:
+    """The rows that every table has: held-out text, and the same with its words shuffled."""
+    return {
+        "held-out text": sample_metrics(reference.valid, reference),
+        "its words shuffled": sample_metrics(shuffled_words(reference.valid), reference),
+    }
+
+
+def example_texts(model: DiffusionLM, corpus: Corpus, count: int) -> list[str]:
+    """Up to `count` texts of a corpus, lines or windows, chosen evenly over their lengths."""
+    config = model.config or Config()
+    batches = Batches(
+        corpus,
+        model.tokenizer,
+        batch_tokens=config.batch_tokens,
+        crop=config.crop,
+        stream=model.stream,
+        masks=Masks(0, 0, 0),
+    )
+    rows = np.random.default_rng(0).permutation(np.concatenate(batches.spread(count)))
+    return [model.decode(batches.example(0, int(i))) for i in rows]
+
+
+def prepare_for(tokenizer_file: Path, data: Sequence[str | Path], directory: Path) -> Prepared:
+    """Encodes files whole with a run's tokenizer, none of them held out."""
+    Tokenizer.load(tokenizer_file)
+    return prepare(data, directory, tokenizer=tokenizer_file, valid=data, quiet=True)

@@ -1,0 +1,163 @@
+"""What can be said of generated lines: how likely, how varied, how new, how like real ones.
+
+No single figure here is a verdict. A model that writes one safe line has a splendid perplexity, so
+perplexity is never shown without entropy; and real text, and real text with its words shuffled, go
+through the same functions as samples do.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ..errors import UserError
+from ..text.toy import ToyLanguage
+from .judge import KneserNey
+
+FEWEST_LINES = 10
+SELF_BLEU_LINES = 200  # its cost is the square of their number
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What samples are held against: lines of the training and of the held-out part."""
+
+    train: Sequence[str]
+    valid: Sequence[str]
+    judge: KneserNey
+    toy: ToyLanguage | None  # where the corpus is the toy language, which judges exactly
+
+    @cached_property
+    def four_grams(self) -> set[tuple[str, ...]]:
+        """All runs of four words in the training part."""
+        return set(_grams((line.split() for line in self.train), 4))
+
+    @classmethod
+    def of(cls, train: Sequence[str], valid: Sequence[str]) -> "Reference":
+        language = ToyLanguage()
+        toy = language if all(map(language.is_grammatical, valid[:100])) else None
+        return cls(train, valid, KneserNey(train), toy)
+
+
+@dataclass(frozen=True)
+class SampleMetrics:
+    """Figures of a set of lines. Words are what spaces separate. Shares are between 0 and 1.
+
+    To be compared between sets of the same number of lines.
+    """
+
+    lines: int
+    judge_perplexity: float  # a word, ends of lines included, by the judge of evaluation/judge.py
+    entropy: float  # of the words' frequencies, in nats
+    distinct_2: float  # distinct pairs of adjacent words, as a share of all
+    self_bleu: float  # BLEU-4 of each line against all others, 0 to 100; lower is more varied
+    repetition: float  # words that repeat the one just before them, as a share of all
+    words_mean: float
+    words_deviation: float
+    copied_lines: float  # lines that stand in the training part
+    copied_4grams: float  # runs of four words that do
+    divergence: float  # MAUVE-style score against held-out lines; 1 is indistinguishable
+    grammatical: float | None  # of the toy language only
+
+
+def sample_metrics(lines: Sequence[str], reference: Reference) -> SampleMetrics:
+    """All figures of a set of lines.
+
+    Raises UserError without the extra `eval`, and for fewer than FEWEST_LINES lines.
+    """
+    if len(lines) < FEWEST_LINES:
+        raise UserError(f"{len(lines)} lines are too few: give {FEWEST_LINES} or more")
+    texts = [line.split() for line in lines]
+    words = [word for text in texts for word in text]
+    lengths = np.array([len(text) for text in texts])
+    pairs = _grams(texts, 2)
+    fours = _grams(texts, 4)
+    train = set(reference.train)
+    toy = reference.toy
+    return SampleMetrics(
+        lines=len(lines),
+        judge_perplexity=reference.judge.perplexity(lines),
+        entropy=_entropy(words),
+        distinct_2=len(set(pairs)) / max(len(pairs), 1),
+        self_bleu=self_bleu(lines),
+        repetition=sum(a == b for a, b in pairs) / max(len(words), 1),
+        words_mean=float(lengths.mean()),
+        words_deviation=float(lengths.std()),
+        copied_lines=sum(line in train for line in lines) / len(lines),
+        copied_4grams=sum(gram in reference.four_grams for gram in fours) / max(len(fours), 1),
+        divergence=divergence(lines, reference.valid),
+        grammatical=sum(map(toy.is_grammatical, lines)) / len(lines) if toy else None,
+    )
+
+
+def shuffled_words(lines: Sequence[str], seed: int = 0) -> list[str]:
+    """The same lines with the words of each in random order: what a bad model looks like."""
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.permutation(line.split()).tolist()) for line in lines]
+
+
+def self_bleu(lines: Sequence[str]) -> float:
+    """The mean BLEU-4 of each line against all others (1802.01886), of at most SELF_BLEU_LINES."""
+    try:
+        from sacrebleu.metrics import BLEU
+    except ImportError:
+        raise UserError(
+            "sample metrics need sacrebleu: pip install 'simple-diffusion-lm[eval]'"
+        ) from None
+    bleu = BLEU(tokenize="none", effective_order=True)
+    some = list(lines[:SELF_BLEU_LINES])
+    scores = [
+        bleu.sentence_score(line, some[:i] + some[i + 1 :]).score for i, line in enumerate(some)
+    ]
+    return float(np.mean(scores))
+
+
+def divergence(lines: Sequence[str], real: Sequence[str], seed: int = 0) -> float:
+    """The area under MAUVE's divergence frontier (2102.01454, eq. 1-3), 0 to 1; 1 is the same.
+
+    Clusters are of tf-idf vectors of adjacent word pairs instead of a large model's states,
+    so that it works offline: not to be compared with published MAUVE scores.
+    """
+    try:
+        from sklearn.cluster import KMeans
+        from sklearn.decomposition import TruncatedSVD
+        from sklearn.feature_extraction.text import TfidfVectorizer
+    except ImportError:
+        raise UserError(
+            "sample metrics need scikit-learn: pip install 'simple-diffusion-lm[eval]'"
+        ) from None
+    real = list(real[: len(lines)])
+    vectoriser = TfidfVectorizer(token_pattern=r"\S+", ngram_range=(2, 2))
+    features = vectoriser.fit_transform([*lines, *real])
+    dimensions = min(50, features.shape[1] - 1)
+    points = TruncatedSVD(dimensions, random_state=seed).fit_transform(features)
+    clusters = max(2, len(lines) // 20)
+    label = KMeans(clusters, n_init=3, random_state=seed).fit_predict(points)
+    p = np.bincount(label[: len(lines)], minlength=clusters) / len(lines)
+    q = np.bincount(label[len(lines) :], minlength=clusters) / len(real)
+    return frontier_area(p, q)
+
+
+def frontier_area(p: np.ndarray, q: np.ndarray, scale: float = 5.0) -> float:
+    """MAUVE of two histograms: the area under (exp(-c KL(q|r)), exp(-c KL(p|r))), r a mixture."""
+
+    def kl(a: np.ndarray, b: np.ndarray) -> float:
+        seen = a > 0
+        return float((a[seen] * np.log(a[seen] / b[seen])).sum())
+
+    mixtures = [share * p + (1 - share) * q for share in np.linspace(0.999, 0.001, 99)]
+    xs = [0.0, *(np.exp(-scale * kl(q, r)) for r in mixtures), 1.0]
+    ys = [1.0, *(np.exp(-scale * kl(p, r)) for r in mixtures), 0.0]
+    return float(np.trapezoid(ys, xs))
+
+
+def _grams(texts: Iterable[list[str]], n: int) -> list[tuple[str, ...]]:
+    return [tuple(text[i : i + n]) for text in texts for i in range(len(text) - n + 1)]
+
+
+def _entropy(words: Sequence[str]) -> float:
+    counts = np.array(list(Counter(words).values()))
+    shares = counts / max(counts.sum(), 1)
+    return float(-(shares * np.log(shares)).sum())
