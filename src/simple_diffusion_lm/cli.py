@@ -193,16 +193,16 @@ def compare_command(
     )
 
 
-def demo_command(out: Path = Path("demo"), minutes: float = 4.0) -> None:
+def demo_command(out: Path = Path("demo"), steps: int = 1600) -> None:
     """sdlm demo
 
     The whole system in a few minutes, on the built-in toy language.
 
     Args:
         out: directory for the corpus, the run and the picture.
-        minutes: training time.
+        steps: of training; 1600 take about four minutes on two cores.
     """
-    run_demo(out, minutes)
+    run_demo(out, steps)
 
 
 COMMANDS = {

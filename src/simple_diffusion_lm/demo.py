@@ -26,11 +26,11 @@ TEMPLATES = (
 )
 
 
-def run_demo(out: Path, minutes: float) -> None:
+def run_demo(out: Path, steps: int) -> None:
     """Writes the corpus, trains, generates, fills gaps, measures and draws. Prints to stdout."""
     language = ToyLanguage()
     data = toy_data(out)
-    config = replace(modern(), minutes=minutes)
+    config = replace(modern(), steps=steps)
     run_training(config, data, out / "run")
 
     model = DiffusionLM.from_pretrained(out / "run")

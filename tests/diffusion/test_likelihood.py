@@ -4,7 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from simple_diffusion_lm.diffusion.likelihood import Proposal, variational_bound
+from simple_diffusion_lm.diffusion.likelihood import (
+    Proposal,
+    probability_flow,
+    variational_bound,
+)
 from simple_diffusion_lm.diffusion.loss import Output
 from simple_diffusion_lm.diffusion.schedule import SCHEDULES, FittedSchedule
 
@@ -86,3 +90,134 @@ def test_the_proposal_is_a_density_on_the_range():
     assert (torch.exp(-0.5 * log_snr**2) * weight).mean().item() == pytest.approx(
         (2 * math.pi) ** 0.5, rel=1e-2
     )
+
+
+class ExactChain(ExactUniform):
+    """The exact posterior of a Markov chain seen through noise: the forward-backward algorithm."""
+
+    def __init__(self, table, first, transition):
+        super().__init__(table)
+        self.first, self.transition = first.log(), transition.log()
+
+    def __call__(self, x_t, level, x0_prev, *, ids, cond_mask, length_mask):
+        seen = super().__call__(
+            x_t, level, x0_prev, ids=ids, cond_mask=cond_mask, length_mask=length_mask
+        )
+        known = F.one_hot(ids, len(self.table)).log()  # given positions are certain
+        evidence = torch.where(cond_mask[..., None], known, seen.logits)
+        forward = [self.first + evidence[:, 0]]
+        for i in range(1, ids.shape[1]):
+            reached = torch.logsumexp(forward[-1][:, :, None] + self.transition, dim=1)
+            forward.append(reached + evidence[:, i])
+        backward = [torch.zeros_like(forward[0])]
+        for i in reversed(range(1, ids.shape[1])):
+            after = backward[0] + evidence[:, i]
+            backward.insert(0, torch.logsumexp(after[:, None] + self.transition, dim=2))
+        return Output(torch.stack(forward, 1) + torch.stack(backward, 1))
+
+
+def chain(generator):
+    """A chain with strong habits, and lines of it."""
+    transition = torch.softmax(3 * torch.randn(V, V, generator=generator), dim=-1)
+    first = torch.softmax(torch.randn(V, generator=generator), dim=-1)
+    ids = torch.multinomial(first.expand(4000, V), 1, generator=generator)
+    while ids.shape[1] < L:
+        now = torch.multinomial(transition[ids[:, -1]], 1, generator=generator)
+        ids = torch.cat([ids, now], dim=1)
+    table = F.normalize(torch.randn(V, D, generator=generator), dim=-1) * D**0.5
+    return ExactChain(table, first, transition), first, transition, ids
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_the_bound_of_a_markov_chain_meets_its_entropy(given):
+    """And of the rest given some positions, the conditional entropy, found by summing over all."""
+    generator = torch.Generator().manual_seed(0)
+    model, first, transition, ids = chain(generator)
+    cond_mask = torch.zeros_like(ids, dtype=torch.bool)
+    if given:
+        cond_mask[:, [1, 2, 4]] = True
+    log_p = first[ids[:, 0]].log()
+    for i in range(1, L):
+        log_p = log_p + transition[ids[:, i - 1], ids[:, i]].log()
+    if given:
+        blank = ids.clone()
+        total = torch.zeros(len(ids), V, V, V)
+        for a, b, c in torch.cartesian_prod(*[torch.arange(V)] * 3).tolist():
+            blank[:, 0], blank[:, 3], blank[:, 5] = a, b, c
+            p = first[blank[:, 0]].clone()
+            for i in range(1, L):
+                p = p * transition[blank[:, i - 1], blank[:, i]]
+            total[:, a, b, c] = p
+        log_p = log_p - total.sum((1, 2, 3)).log()
+    u = (torch.randperm(len(ids), generator=generator) + 0.5) / len(ids)
+    bound = variational_bound(
+        model,
+        Proposal.of(FittedSchedule(D, V), D, torch.device("cpu")),
+        ids,
+        torch.ones_like(cond_mask),
+        cond_mask,
+        u,
+        torch.randn(2, *ids.shape, D, generator=generator),
+    )
+    difference = bound.total + log_p  # of the same lines, so that only the noise is left
+    error = difference.std().item() / len(ids) ** 0.5
+    assert difference.mean().item() == pytest.approx(0.0, abs=3 * error)
+    assert error < 0.03 * -log_p.mean().item()
+
+
+class Copying(ExactUniform):
+    """The exact model again, which takes a part of its answer from its own first answer."""
+
+    def __init__(self, table, part, detached):
+        super().__init__(table)
+        self.part, self.detached = part, detached
+
+    def __call__(self, x_t, level, x0_prev, **text):
+        exact = super().__call__(x_t, level, x0_prev, **text).logits.softmax(-1)
+        first = x0_prev.detach() if self.detached else x0_prev
+        copied = first @ torch.linalg.inv(self.table)  # from a mean embedding to its weights
+        copied = torch.where(x0_prev.any(), copied, exact)
+        mixed = self.part * copied + (1 - self.part) * exact
+        return Output(mixed.clamp(min=1e-30).log())
+
+
+def flow_bound(model, steps=96, sequences=2000):
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(V, (sequences, L), generator=generator)
+    everywhere = torch.ones_like(ids, dtype=torch.bool)
+    return probability_flow(
+        model,
+        Proposal.of(FittedSchedule(D, V), D, torch.device("cpu")),
+        ids,
+        everywhere,
+        ~everywhere,
+        torch.randn(sequences, L, D, generator=generator),
+        torch.randint(2, (sequences, L, D), generator=generator) * 2.0 - 1,
+        steps,
+    )
+
+
+def nats_per_token(bound):
+    """The mean, and its standard error."""
+    each = bound.total / bound.tokens
+    return each.mean().item(), each.std().item() / len(each) ** 0.5
+
+
+def exact_table():
+    return F.normalize(torch.randn(V, D, generator=torch.Generator().manual_seed(0)), dim=-1) * 4
+
+
+def test_the_flow_of_the_exact_model_costs_the_entropy():
+    model = ExactUniform(exact_table())
+    mean, error = nats_per_token(flow_bound(model))
+    assert mean == pytest.approx(math.log(V), abs=3 * error)
+    assert error < 0.02
+
+
+@pytest.mark.parametrize("part", [0.25, 0.5])
+def test_a_detached_first_pass_goes_below_the_truth(part):
+    """LangFlow's published evaluation: the same function, and a likelihood that is none."""
+    whole, error = nats_per_token(flow_bound(Copying(exact_table(), part, detached=False)))
+    assert whole == pytest.approx(math.log(V), abs=3 * error)
+    detached, _ = nats_per_token(flow_bound(Copying(exact_table(), part, detached=True)))
+    assert detached == pytest.approx((1 - part) * math.log(V), abs=0.1)

@@ -1,6 +1,7 @@
 """What every objective must do, each by itself: learn two lines by heart, and write them again."""
 
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -27,36 +28,34 @@ def two_lines():
     return torch.randint(V, (2, L), generator=seeded(5))
 
 
-@pytest.fixture(scope="module")
-def fitted():
-    """A model of each kind, trained until it knows two lines."""
-    models = {}
-    for name, config in CONFIGS.items():
-        torch.manual_seed(0)
-        model = OBJECTIVES[config.objective](small(config, model_dim=48), V)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-        steps = 1500 if config.objective == "continuous" else 800
-        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        ids = two_lines().repeat(12, 1)
-        everywhere = torch.ones_like(ids, dtype=torch.bool)
-        index = torch.arange(len(ids))
-        for step in range(steps):
-            losses = model.loss(ids, everywhere, ~everywhere, index, seed=0, step=step)
-            losses.total.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            decay.step()
-        models[name] = model.eval()
-    return models
+@cache
+def fitted(name):
+    """A model of this kind, trained until it knows two lines."""
+    torch.manual_seed(0)
+    config = CONFIGS[name]
+    model = OBJECTIVES[config.objective](small(config, model_dim=48), V)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    steps = 1500 if config.objective == "continuous" else 800
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    ids = two_lines().repeat(12, 1)
+    everywhere = torch.ones_like(ids, dtype=torch.bool)
+    index = torch.arange(len(ids))
+    for step in range(steps):
+        losses = model.loss(ids, everywhere, ~everywhere, index, seed=0, step=step)
+        losses.total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        decay.step()
+    return model.eval()
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_tiny_model_overfits_one_batch_and_reproduces_it(name, sampler, fitted):
+def test_a_tiny_model_overfits_one_batch_and_reproduces_it(name, sampler):
     free = torch.zeros(L, dtype=torch.bool)
     slots = [Slot(free.long(), free, free, number) for number in range(8)]
     settings = Settings(SAMPLERS[sampler], steps=32, temperature=1.0, seed=0)
-    lines = dict(fitted[name].generate(slots, settings, ANYTHING))
+    lines = dict(fitted(name).generate(slots, settings, ANYTHING))
     known = {tuple(row) for row in two_lines().tolist()}
     found = [tuple(line.tolist()) for line in lines.values()]
     assert sum(line in known for line in found) >= 7
@@ -64,25 +63,25 @@ def test_a_tiny_model_overfits_one_batch_and_reproduces_it(name, sampler, fitted
 
 
 @pytest.mark.parametrize("name", ["masked", "autoregressive"])
-def test_the_bound_of_two_equally_likely_lines_is_log_two(name, fitted):
+def test_the_bound_of_two_equally_likely_lines_is_log_two(name):
     """And never below it: that is the entropy of what it was trained on."""
     ids = two_lines().repeat(500, 1)
     everywhere = torch.ones_like(ids, dtype=torch.bool)
     u = (torch.arange(len(ids)) + 0.5) / len(ids)
-    bound = fitted[name].bound(ids, everywhere, ~everywhere, u[torch.randperm(len(u))], seeded(1))
+    bound = fitted(name).bound(ids, everywhere, ~everywhere, u[torch.randperm(len(u))], seeded(1))
     assert bound.total.mean().item() == pytest.approx(math.log(2), abs=0.03)
     assert (bound.tokens == L).all()
 
 
 @pytest.mark.parametrize("name", ["modern", "original", "masked"])
-def test_given_tokens_come_back_and_decide_the_rest(name, fitted):
+def test_given_tokens_come_back_and_decide_the_rest(name):
     ids = two_lines()
     given = torch.zeros(L, dtype=torch.bool)
     given[[1, 3]] = True
     free = torch.zeros(L, dtype=torch.bool)
     slots = [Slot(ids[n % 2], given, free, n) for n in range(8)]
     settings = Settings(SAMPLERS["ancestral"], steps=32, temperature=1.0, seed=0)
-    for number, line in fitted[name].generate(slots, settings, ANYTHING):
+    for number, line in fitted(name).generate(slots, settings, ANYTHING):
         assert (line[given] == ids[number % 2][given]).all()
         if name == "masked":  # the others were not trained with given tokens here
             assert (line == ids[number % 2]).all()
