@@ -56,6 +56,16 @@ def test_infilling_keeps_what_is_given(model):
 
 
 @pytest.mark.parametrize(
+    ("template", "least", "most"),
+    [("yesterday the [[3]] .", 3, 3), ("[[2-4]] goats [[1]]", 3, 5), ("___ goats", 1, 8)],
+)
+def test_gaps_have_the_lengths_that_are_asked_for(template, least, most, model):
+    for number in range(20):
+        slot = model._fill_slot(template, 0, number)
+        assert least <= int((~slot.cond_mask).sum()) <= most
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"sampler": "typo"}, "no sampler 'typo'"),

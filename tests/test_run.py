@@ -54,6 +54,15 @@ def test_the_same_seed_is_the_same_run_and_another_is_not(toy_data, toy_run, tmp
     assert not torch.equal(other[name], first[name])
 
 
+def test_a_paused_run_goes_on_to_the_same_end(toy_data, toy_run, tmp_path):
+    config = small(modern(), steps=6, samples=1)
+    run_training(config, toy_data, tmp_path, quiet=True, pause_at=1e-9)
+    assert checkpoint.newest(tmp_path).manifest["step"] == 1
+    run_training(config, toy_data, tmp_path, quiet=True)
+    paused, first = tensors(tmp_path), tensors(toy_run)
+    assert all(torch.equal(paused[k], first[k]) for k in first)
+
+
 def test_a_run_holds_what_it_says(toy_run):
     names = set(os.listdir(toy_run))
     assert {
@@ -62,6 +71,7 @@ def test_a_run_holds_what_it_says(toy_run):
         "metrics.jsonl",
         "samples.txt",
         "checkpoints",
+        ".lock",
     } == names
     kinds = {m["kind"] for m in metrics(toy_run)}
     assert kinds == {"train", "valid"}

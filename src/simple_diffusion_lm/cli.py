@@ -26,6 +26,7 @@ RecipeName = Literal["modern", "original"]
 ObjectiveName = Literal["continuous", "masked", "autoregressive"]
 SizeName = Literal["tiny", "small", "base", "large"]
 ContenderName = Literal["modern", "original", "masked", "autoregressive"]
+EstimateName = Literal["two-pass", "carried", "flow"]
 Run = Positional[Path]
 
 
@@ -130,6 +131,7 @@ def evaluate_command(
     data: tuple[str, ...] = (),
     examples: int = 2000,
     samples: int = 500,
+    estimate: EstimateName = "two-pass",
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
     """sdlm evaluate run
@@ -141,9 +143,12 @@ def evaluate_command(
         data: held-out text files; by default the part that was held out in training.
         examples: the most texts to measure.
         samples: lines to generate and measure; 0 for the likelihood alone.
+        estimate: of the likelihood; carried is of the sampler as it is, flow of ODE.
         as_json: print all figures as JSON.
     """
-    result = evaluate_run(run, data, examples=examples, samples=samples, **asdict(sampling))
+    result = evaluate_run(
+        run, data, examples=examples, samples=samples, estimate=estimate, **asdict(sampling)
+    )
     if as_json:
         print(json.dumps(asdict(result), indent=1))
         return

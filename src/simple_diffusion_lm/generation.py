@@ -12,12 +12,12 @@ from .errors import UserError
 from .model.objective import Objective
 from .model.slots import Settings, Slot, Vocabulary
 from .text.corpus import Prepared, open_prepared
+from .text.templates import parse
 from .text.tokenizer import Ids, Tokenizer
 from .training import checkpoint
 from .training.config import Config
 from .training.objectives import OBJECTIVES
 
-GAP = "___"
 WORD_START = "▁"  # how SentencePiece writes the space before a word
 LONGEST_GAP = 8  # tokens, where the template leaves its length open
 
@@ -132,12 +132,13 @@ class DiffusionLM:
         seed: int = 0,
         batch_size: int = 64,
     ) -> list[str]:
-        """Fills the gaps, written `___`, of each template.
+        """Fills the gaps of each template: `___`, or `[[5]]` or `[[2-6]]` tokens.
 
-        Gaps get lengths such that the whole is as long as training texts are, of at most
-        LONGEST_GAP tokens each.
+        Gaps of open length get one such that the whole is as long as training texts are, of at
+        most LONGEST_GAP tokens each.
 
-        Raises UserError for a template that is too long for the model, and as `generate` does.
+        Raises UserError for a template that does not read or is too long for the model, and as
+        `generate` does.
         """
         if self.model.writes_length:
             raise UserError("an autoregressive model writes from left to right: it fills no gaps")
@@ -190,22 +191,22 @@ class DiffusionLM:
 
     def _fill_slot(self, template: str, seed: int, number: int) -> Slot:
         """Tokens of the given parts, with gaps of drawn lengths between them."""
-        parts = [self.tokenizer.encode(part.strip()) for part in template.split(GAP)]
-        gaps = len(parts) - 1
+        read = parse(template)
+        parts = [self.tokenizer.encode(text.strip()) for text in read.texts]
+        fewest = np.array([gap.fewest for gap in read.gaps], dtype=int)
+        most = np.array([gap.most or LONGEST_GAP for gap in read.gaps], dtype=int)
         given = sum(map(len, parts)) + (0 if self.stream else 1)
-        if given + gaps > self.longest:
+        least = given + int(fewest.sum())
+        if least > self.longest:
             raise UserError(
-                f"template {template!r} needs {given + gaps} tokens; the model was trained on "
+                f"template {template!r} needs {least} tokens; the model was trained on "
                 f"texts of at most {self.longest}"
             )
         rng = np.random.default_rng([seed, number])
-        widths = np.ones(gaps, dtype=int)
-        if gaps:
-            most = min(given + gaps * LONGEST_GAP, self.longest)
-            weights = np.array(self.length_weights[given + gaps : most + 1]) + 1e-6
-            extra = int(rng.choice(len(weights), p=weights / weights.sum()))
-            for _ in range(extra):
-                widths[rng.choice(np.flatnonzero(widths < LONGEST_GAP))] += 1
+        widths = fewest.copy()
+        weights = np.array(self.length_weights[least : given + int(most.sum()) + 1]) + 1e-6
+        for _ in range(int(rng.choice(len(weights), p=weights / weights.sum()))):
+            widths[rng.choice(np.flatnonzero(widths < most))] += 1
         ids: list[int] = list(parts[0])
         given_at = [True] * len(ids)
         gap_starts = []

@@ -6,6 +6,7 @@ RUN/
     metrics.jsonl     one line every few steps and at each validation
     samples.txt       lines generated at each validation
     checkpoints/      see training/checkpoint.py
+    .lock             held by the process that trains here
 """
 
 import dataclasses
@@ -28,6 +29,7 @@ from .text.batches import Batches, Masks
 from .text.corpus import Corpus, Prepared
 from .training import checkpoint
 from .training.config import Config
+from .training.lock import locked
 from .training.loop import autocast_dtype, train
 from .training.state import State
 
@@ -152,16 +154,24 @@ def run_training(
     pause_at: seconds of training after which to end before the budget is spent.
 
     Raises:
-        UserError: the configuration, the corpus or the directory will not do; before any training.
+        UserError: the configuration, the corpus or the directory will not do, or another process
+            trains there; before any training.
         NonFinite: the loss or gradient broke; the last checkpoint is untouched.
         Stop: after SIGINT or SIGTERM, with a checkpoint of the step that was under way.
     """
     config.check()
     batches = make_batches(config, data, data.train, masks=True)
-    held_out = make_batches(config, data, data.valid, masks=False) if len(data.valid) else None
     if not len(batches.lengths):
         raise UserError("the corpus has no line to train on")
     open_run(run, describe(config, data, batches), data)
+    with locked(run):
+        _train_in(run, config, data, batches, quiet, pause_at)
+
+
+def _train_in(
+    run: Path, config: Config, data: Prepared, batches: Batches, quiet: bool, pause_at: float
+) -> None:
+    held_out = make_batches(config, data, data.valid, masks=False) if len(data.valid) else None
     device = pick_device()
     state = State(config, len(data.tokenizer), data.train)
     state.model.to(device)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from simple_diffusion_lm.diffusion.likelihood import (
     Proposal,
+    carried_bound,
     probability_flow,
     variational_bound,
 )
@@ -163,6 +164,40 @@ def test_the_bound_of_a_markov_chain_meets_its_entropy(given):
     error = difference.std().item() / len(ids) ** 0.5
     assert difference.mean().item() == pytest.approx(0.0, abs=3 * error)
     assert error < 0.03 * -log_p.mean().item()
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_the_carried_bound_of_a_markov_chain_is_near_above_its_entropy(given):
+    """Above, because its steps are finite; nearer with more of them; and given tokens cost less."""
+    generator = torch.Generator().manual_seed(0)
+    model, first, transition, ids = chain(generator)
+    log_p = first[ids[:, 0]].log()
+    for i in range(1, L):
+        log_p = log_p + transition[ids[:, i - 1], ids[:, i]].log()
+    cond_mask = torch.zeros_like(ids, dtype=torch.bool)
+    cond_mask[:, ::2] = given
+    edges = Proposal.of(FittedSchedule(D, V), D, torch.device("cpu")).edges
+    totals = []
+    for steps in (20, 400):
+        log_snrs = torch.linspace(edges[0].item(), edges[-1].item(), steps)
+        bound = carried_bound(
+            model,
+            log_snrs,
+            ids,
+            torch.ones_like(cond_mask),
+            cond_mask,
+            lambda: torch.randn(*ids.shape, D, generator=generator),
+        )
+        totals.append(bound.total)
+    if given:
+        assert (bound.tokens == L // 2).all()
+        assert totals[1].mean() < -0.8 * log_p.mean()
+        return
+    coarse, fine = ((total + log_p).mean().item() for total in totals)
+    error = (totals[1] + log_p).std().item() / len(ids) ** 0.5
+    assert coarse > fine
+    assert -2 * error < fine < 0.1 + 2 * error
+    assert error < 0.1
 
 
 class Copying(ExactUniform):

@@ -31,18 +31,17 @@ def inputs():
 
 
 @pytest.mark.parametrize("normaliser", NORMALISERS)
-def test_evidence_is_the_gaussian_log_likelihood(normaliser):
-    """Up to a constant in the token, whatever the norms of the rows."""
+def test_single_token_logits_are_bayes_rule(normaliser):
+    """Prior and Gaussian likelihood up to a constant in the token, whatever the norms of rows."""
     model, (x_t, _) = network(normaliser), inputs()
     level = level_at(torch.tensor([-2.0, 0.0, 1.0])[:, None, None])
     with torch.no_grad():
-        evidence = model.evidence(x_t, level)
+        model.log_unigram.copy_(torch.linspace(-5, 0, V))
+        logits = model.single_token_logits(x_t, level)
         table = model.embedding.table
         normal = torch.distributions.Normal(level.alpha[..., None] * table, level.sigma[..., None])
-        exact = normal.log_prob(x_t[:, :, None, :]).sum(-1)
-    torch.testing.assert_close(
-        evidence.log_softmax(-1), exact.log_softmax(-1), atol=1e-3, rtol=1e-3
-    )
+        exact = normal.log_prob(x_t[:, :, None, :]).sum(-1) + model.log_unigram
+    torch.testing.assert_close(logits.log_softmax(-1), exact.log_softmax(-1), atol=1e-3, rtol=1e-3)
 
 
 def test_the_network_is_shown_the_posterior_mean():
@@ -53,15 +52,31 @@ def test_the_network_is_shown_the_posterior_mean():
         noisy, clean = level_at(torch.full((B, 1, 1), -30.0)), level_at(torch.full((B, 1, 1), 8.0))
         unigram = model.log_unigram.exp() @ model.embedding.table
         torch.testing.assert_close(
-            model.shown(x_t, noisy, model.evidence(x_t, noisy)),
+            model.shown(x_t, noisy, model.single_token_logits(x_t, noisy)),
             unigram.expand(B, L, D),
             atol=1e-3,
             rtol=1e-3,
         )
         x0 = model.embed(text["ids"])
         torch.testing.assert_close(
-            model.shown(x0, clean, model.evidence(x0, clean)), x0, atol=1e-3, rtol=1e-3
+            model.shown(x0, clean, model.single_token_logits(x0, clean)), x0, atol=1e-3, rtol=1e-3
         )
+
+
+def test_a_prediction_has_its_whole_gradient_outside_of_training():
+    """Also through what the network is shown, or the flow's divergence would be wrong."""
+    model, (x_t, text) = network(), inputs()
+    level = level_at(torch.zeros(B, 1, 1))
+
+    def logits(x):
+        return model(x, level, torch.zeros_like(x), **text).logits[:, 2].sum()
+
+    x_t.requires_grad_()
+    (gradient,) = torch.autograd.grad(logits(x_t), x_t)
+    direction = torch.randn(x_t.shape, generator=seeded(4), dtype=x_t.dtype)
+    with torch.no_grad():
+        slope = (logits(x_t + 1e-2 * direction) - logits(x_t - 1e-2 * direction)) / 2e-2
+    torch.testing.assert_close((gradient * direction).sum(), slope, rtol=0.01, atol=0.01)
 
 
 def test_an_untrained_model_is_the_single_token_posterior():
@@ -70,7 +85,7 @@ def test_an_untrained_model_is_the_single_token_posterior():
     level = level_at(torch.zeros(B, 1, 1))
     with torch.no_grad():
         logits = model(x_t, level, torch.zeros_like(x_t), **text).logits
-        expected = model.log_unigram + model.evidence(x_t, level)
+        expected = model.single_token_logits(x_t, level)
     torch.testing.assert_close(logits, expected)
 
 

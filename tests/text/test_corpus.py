@@ -4,21 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from corpora import decoded, write
 
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.text import corpus as module
-from simple_diffusion_lm.text.corpus import Corpus, Prepared, is_prepared, open_prepared, prepare
+from simple_diffusion_lm.text.corpus import is_prepared, open_prepared, prepare
 from simple_diffusion_lm.text.tokenizer import Tokenizer
-
-
-def write(path: Path, lines: list[str]) -> Path:
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-def decoded(prepared: Prepared, part: Corpus) -> list[str]:
-    assert all(ids[-1] == prepared.tokenizer.eos_id for ids in part)
-    return [prepared.tokenizer.decode(ids) for ids in part]
 
 
 def test_validation_files_are_all_that_is_held_out(

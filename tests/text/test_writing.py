@@ -3,27 +3,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from corpora import decoded, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from simple_diffusion_lm.text import writing
-from simple_diffusion_lm.text.corpus import Corpus, Prepared, prepare
+from simple_diffusion_lm.text.corpus import prepare
 from simple_diffusion_lm.text.tokenizer import Tokenizer
 
 some_lines = st.lists(st.text("adeims 12é", max_size=12), max_size=30)
 per_example = settings(
     deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-
-
-def write(path: Path, lines: list[str]) -> Path:
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-def decoded(prepared: Prepared, part: Corpus) -> list[str]:
-    assert all(ids[-1] == prepared.tokenizer.eos_id for ids in part)
-    return [prepared.tokenizer.decode(ids) for ids in part]
 
 
 @per_example

@@ -3,8 +3,14 @@ import math
 
 import pytest
 import torch
+from small_models import small
 
+from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.evaluation.evaluate import evaluate_run
+from simple_diffusion_lm.evaluation.metrics import likelihood
+from simple_diffusion_lm.generation import DiffusionLM
+from simple_diffusion_lm.training.objectives import OBJECTIVES
+from simple_diffusion_lm.training.recipes import modern
 from simple_diffusion_lm.training.validation import length_cost
 
 
@@ -31,3 +37,18 @@ def test_the_total_is_the_sum_of_its_parts_and_above_the_entropy(toy_run, toy_te
         math.exp(result.nats_per_text * result.texts / words)
     )
     assert json.dumps(result.__dict__)
+
+
+@pytest.mark.parametrize("estimate", ["carried", "flow"])
+def test_other_estimates_are_of_the_same(estimate, toy_run, toy_data):
+    """Of an untrained model: near its bound, though of another sampler."""
+    model = DiffusionLM.from_pretrained(toy_run)
+    bound = likelihood(model, toy_data.train, examples=30, draws=4)
+    other = likelihood(model, toy_data.train, examples=30, estimate=estimate)
+    assert other.nats_per_token == pytest.approx(bound.nats_per_token, rel=0.15)
+    assert other.tokens == bound.tokens
+    twin = DiffusionLM(
+        OBJECTIVES["masked"](small(modern()), 300), toy_data.tokenizer, [0, 1], stream=False
+    )
+    with pytest.raises(UserError, match="only continuous diffusion"):
+        likelihood(twin, toy_data.train, estimate=estimate)

@@ -10,10 +10,12 @@ For any denoiser and any two ends of log-SNR (VDM, 2107.00630, eq. 11-15 and app
 Every term is a sum over the positions that are text and not given, so with a conditional mask it
 bounds -log p(free | given).
 
-A second estimate shares nothing with it but the denoiser: `probability_flow`, the likelihood of the
-deterministic sampler, by the change of variables along its path.
+There are three estimates, each of another sampler with the same denoiser: `variational_bound` of
+one that makes two passes at every one of infinitely many levels, `carried_bound` of the ancestral
+sampler as it is, `probability_flow` of the deterministic one.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -112,12 +114,58 @@ def variational_bound(
     surprise = _surprise(model, clean.noise(x0, eps[1]), clean, text)
     reconstruction = (surprise * free).sum(1)
 
-    # sigma^2 - 1 = -alpha^2 and log(sigma^2) is near -alpha^2: in double, or the digits cancel.
-    noisiest = level_at(proposal.edges[-1].double())
-    alpha2 = noisiest.alpha**2
-    per_token = 0.5 * (alpha2 * x0.double().square() - alpha2 - torch.log1p(-alpha2)).sum(-1)
-    prior = (per_token * free).sum(1).to(x0.dtype)
+    prior = _prior(x0, proposal.edges[-1], free)
     return Bound(prior, diffusion, reconstruction, free.sum(1))
+
+
+@torch.no_grad()
+def carried_bound(
+    model: Network,
+    log_snrs: Float[Tensor, " T"],
+    ids: Int[Tensor, "B L"],
+    length_mask: Bool[Tensor, "B L"],
+    cond_mask: Bool[Tensor, "B L"],
+    draw: Callable[[], Float[Tensor, "B L D"]],
+) -> Bound:
+    """The bound of the ancestral sampler itself, which carries each prediction on to the next.
+
+    A step's distribution may depend on all the noisier states before it, so the KL of each step of
+    the finite sampler at the levels `log_snrs` (falling) still adds up to a bound (VDM, eq. 11-13,
+    with the prediction as a function of the path x_t, x_t+1, ... drawn from q):
+
+        -log p <= prior + sum of 1/2 (snr_s - snr_t) ||x0 - x0_hat(path)||^2 + reconstruction
+
+    draw returns standard normal noise. One evaluation a level, for every sequence.
+    """
+    free = length_mask & ~cond_mask
+    text = {"ids": ids, "cond_mask": cond_mask, "length_mask": length_mask}
+    x0 = model.embed(ids)
+    levels = [level_at(log_snr.expand(len(ids), 1, 1)) for log_snr in log_snrs]
+    path = [levels[0].noise(x0, draw())]
+    for clean, noisy in pairwise(levels):
+        ratio = noisy.alpha / clean.alpha
+        fresh = (noisy.sigma**2 - (ratio * clean.sigma) ** 2).clamp(min=0).sqrt()
+        path.append(ratio * path[-1] + fresh * draw())
+    x0_prev = torch.zeros_like(x0)
+    diffusion = x0.new_zeros(len(ids))
+    snr = log_snrs.exp()
+    for i in reversed(range(1, len(levels))):
+        x0_prev = model.interpolate(model(path[i], levels[i], x0_prev, **text).logits)
+        error = ((x0_prev - x0).square().sum(-1) * free).sum(1)
+        diffusion += 0.5 * (snr[i - 1] - snr[i]) * error
+    logits = model(path[0], levels[0], x0_prev, **text).logits
+    surprise = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none")
+    return Bound(_prior(x0, log_snrs[-1], free), diffusion, (surprise * free).sum(1), free.sum(1))
+
+
+def _prior(
+    x0: Float[Tensor, "B L D"], log_snr: Float[Tensor, ""], free: Bool[Tensor, "B L"]
+) -> Float[Tensor, " B"]:
+    """KL(q(x_1 | x) || N(0, I)), summed over the free positions."""
+    # sigma^2 - 1 = -alpha^2 and log(sigma^2) is near -alpha^2: in double, or the digits cancel.
+    alpha2 = level_at(log_snr.double()).alpha ** 2
+    per_token = 0.5 * (alpha2 * x0.double().square() - alpha2 - torch.log1p(-alpha2)).sum(-1)
+    return (per_token * free).sum(1).to(x0.dtype)
 
 
 def _surprise(

@@ -33,6 +33,7 @@ def evaluate_run(
     *,
     examples: int = 2000,
     samples: int = 500,
+    estimate: str = "two-pass",
     steps: int = 64,
     sampler: str = "ancestral",
     temperature: float = 0.7,
@@ -41,7 +42,8 @@ def evaluate_run(
     """Measures a run on the given files, or on its own held-out part.
 
     samples is how many lines are generated, 0 for the likelihood alone; they are held against as
-    many held-out ones, and need the corpus the run was trained on.
+    many held-out ones, and need the corpus the run was trained on. estimate:
+    as for `likelihood`.
 
     Raises UserError when there is no run, when nothing was held out and no file is given, and, for
     samples, without the extra `eval`.
@@ -54,7 +56,7 @@ def evaluate_run(
             corpus = DiffusionLM.trained_on(run).valid
             if not len(corpus):
                 raise UserError(f"{run}: nothing was held out from its corpus; give --data FILE")
-        result = likelihood(model, corpus, examples=examples, seed=seed)
+        result = likelihood(model, corpus, examples=examples, seed=seed, estimate=estimate)
         if not samples:
             return Evaluation(result, {})
         real = example_texts(model, corpus, samples)

@@ -1,8 +1,10 @@
 """Tables and pictures of what was measured."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from ..errors import UserError
@@ -92,21 +94,39 @@ def plot_losses(run: Path, picture: Path, *, entropy: float | None = None) -> No
 
 
 def comparison_tables(results: Mapping[str, Any]) -> str:
-    """Two Markdown tables: the likelihood of held-out text, and the samples at the defaults."""
+    """Two Markdown tables: the likelihood of held-out text, and the samples at the defaults.
+
+    Runs that differ only in their seed share a row: means, and ± their standard deviation; of one
+    run alone ± is the standard error over texts.
+    """
+    contenders: dict[str, list[Mapping[str, Any]]] = {}
+    for name, run in results["runs"].items():
+        contenders.setdefault(name.rsplit("-", 1)[0], []).append(run)
     rows = [
-        "| run | nats per token | bits per character | tokens seen | steps |",
+        "| contender | nats per token | bits per character | tokens seen | steps |",
         "|---|---|---|---|---|",
     ]
-    for name, run in results["runs"].items():
-        found = Likelihood(**run["likelihood"])
-        rows.append(
-            f"| {name} | {found.sign}{found.nats_per_token:.3f} ± {found.standard_error:.3f} "
-            f"| {found.sign}{found.bits_per_character:.3f} "
-            f"| {run['progress']['tokens'] / 1e6:.1f} M | {run['progress']['step']:,} |"
-        )
     lines = {name: SampleMetrics(**m) for name, m in results["lines"].items()}
-    lines |= {n: SampleMetrics(**run["points"][0]["metrics"]) for n, run in results["runs"].items()}
+    for name, runs in contenders.items():
+        found = [Likelihood(**run["likelihood"]) for run in runs]
+        nats = [each.nats_per_token for each in found]
+        spread = stdev(nats) if len(runs) > 1 else found[0].standard_error
+        sign = found[0].sign
+        rows.append(
+            f"| {name} | {sign}{fmean(nats):.3f} ± {spread:.3f} "
+            f"| {sign}{fmean(each.bits_per_character for each in found):.3f} "
+            f"| {fmean(run['progress']['tokens'] for run in runs) / 1e6:.1f} M "
+            f"| {fmean(run['progress']['step'] for run in runs):,.0f} |"
+        )
+        lines[name] = mean_metrics([SampleMetrics(**r["points"][0]["metrics"]) for r in runs])
     return "\n".join([*rows, "", evaluation_table(lines)])
+
+
+def mean_metrics(several: Sequence[SampleMetrics]) -> SampleMetrics:
+    """Figure by figure, of sets of equally many lines."""
+    columns = list(zip(*map(astuple, several), strict=True))[1:]
+    means = [None if None in column else fmean(column) for column in columns]
+    return SampleMetrics(several[0].lines, *means)  # type: ignore[arg-type]
 
 
 def plot_comparison(results: Mapping[str, Any], picture: Path) -> None:
@@ -132,12 +152,16 @@ def plot_comparison(results: Mapping[str, Any], picture: Path) -> None:
                 [p["metrics"]["judge_perplexity"] for p in points],
                 **style,
             )
+    steps = sorted({p["steps"] for run in results["runs"].values() for p in run["points"]})
     real = results["lines"]["held-out text"]
     for axis in axes:
         axis.axhline(real["judge_perplexity"], color="black", linestyle=":", label="held-out text")
     axes[2].plot(real["entropy"], real["judge_perplexity"], "k*", markersize=12)
     axes[0].set(xlabel="steps", xscale="log", ylabel="judge perplexity per word", yscale="log")
+    axes[0].set_xticks(steps, [str(s) for s in steps])
     axes[1].set(xlabel="seconds per line", xscale="log")
+    for axis in axes[:2]:
+        axis.xaxis.set_minor_formatter(plt.NullFormatter())
     axes[2].set(xlabel="entropy of the words, nats (temperature 0.5 to 1)")
     axes[2].legend()
     figure.savefig(picture, dpi=120)

@@ -16,13 +16,13 @@ class Denoiser(nn.Module):
     What the network is shown of x_t:
         posterior=False  x_t itself, at unit scale (the document, CDCD)
         posterior=True   the single-token posterior mean, what x_t says of each token on its own:
-                         softmax(log_unigram + evidence) @ E. A blank at pure noise, the token when
+                         softmax(single_token_logits) @ E. A blank at pure noise, the token when
                          clean, and never a random vector to be mistaken for a token.
     What it returns:
         regress=True     an estimate of x0 from a linear head, and logits as its projection
         regress=False    logits; the estimate is their mean embedding, always between tokens
-    With posterior=True the evidence log N(x_t; alpha e_v, sigma^2) is added to the logits too: the
-    network has to learn only what the other positions say.
+    With posterior=True the logits of the single-token posterior are added to the network's too: it
+    has to learn only what the other positions say.
 
     The network is told log-SNR, never time: any schedule may sample from it. The transformer takes
     three embeddings side by side: what is shown of x_t, the given tokens, and the last prediction.
@@ -50,9 +50,9 @@ class Denoiser(nn.Module):
 
     @torch.no_grad()
     def start_from_counts(self, counts: Int[Tensor, " V"]) -> None:
-        """Sets the unigram prior from token counts, and the head to predict just that."""
+        """Sets the unigram prior from token counts, and the logits at pure noise to just that."""
         self.log_unigram.copy_(((counts + 0.1) / (counts + 0.1).sum()).log())
-        self.head.bias.copy_(self.log_unigram)
+        self.head.bias.copy_(self.log_unigram * (not self.posterior))
         if self.regress is None:
             self.head.weight.zero_()
 
@@ -82,8 +82,8 @@ class Denoiser(nn.Module):
         """
         given = cond_mask[..., None]
         with torch.autocast(x_t.device.type, enabled=False):
-            evidence = self.evidence(x_t, level) if self.posterior else None
-            shown = self.shown(x_t, level, evidence)
+            alone = self.single_token_logits(x_t, level) if self.posterior else None
+            shown = self.shown(x_t, level, alone)
             clean = self.embedding(ids)
             inputs = torch.cat(
                 [
@@ -97,24 +97,32 @@ class Denoiser(nn.Module):
         hidden = self.transformer(inputs, log_snr, length_mask)
         regressed = None if self.regress is None else self.regress(hidden).float()
         logits = self.head(hidden if regressed is None else regressed).float()
-        return Output(logits if evidence is None else logits + evidence, regressed)
+        return Output(logits if alone is None else logits + alone, regressed)
 
-    def evidence(self, x_t: Float[Tensor, "B L D"], level: Level) -> Float[Tensor, "B L V"]:
-        """log N(x_t; alpha e_v, sigma^2 I) of each token v, up to a constant in v."""
+    def single_token_logits(
+        self, x_t: Float[Tensor, "B L D"], level: Level
+    ) -> Float[Tensor, "B L V"]:
+        """log p(v) + log N(x_t; alpha e_v, sigma^2 I) of each token v, up to a constant in v.
+
+        log N is alpha / sigma^2 x_t . e_v - snr |e_v|^2 / 2. All three terms are one product of
+        matrices: each more pass over (B, L, V) costs as much as a layer.
+        """
         table = self.embedding.table
-        scaled = (level.alpha / level.sigma**2) * x_t
-        energy = 0.5 * table.square().sum(-1)
-        return scaled @ table.T - (level.alpha / level.sigma) ** 2 * energy
+        snr = (level.alpha / level.sigma) ** 2
+        ones = torch.ones_like(x_t[..., :1])
+        left = torch.cat([(level.alpha / level.sigma**2) * x_t, snr * ones, ones], dim=-1)
+        energy = 0.5 * table.square().sum(-1, keepdim=True)
+        return left @ torch.cat([table, -energy, self.log_unigram[:, None]], dim=1).T
 
     def shown(
-        self, x_t: Float[Tensor, "B L D"], level: Level, evidence: Float[Tensor, "B L V"] | None
+        self, x_t: Float[Tensor, "B L D"], level: Level, alone: Float[Tensor, "B L V"] | None
     ) -> Float[Tensor, "B L D"]:
         """What the network sees of x_t (see the class).
 
         The posterior mean is trained without gradient: with one, learning was no faster and a step
         took 15% longer. Outside of training it has one: a divergence is wrong without.
         """
-        if evidence is None:
+        if alone is None:
             return x_t / (level.alpha**2 + level.sigma**2).sqrt()
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
-            return self.interpolate(self.log_unigram + evidence)
+            return self.interpolate(alone)

@@ -1,12 +1,13 @@
 """The bound on held-out text: what a run is judged by while it trains and after."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..diffusion.likelihood import Bound
 from ..diffusion.loss import seeded, stratified
 from ..model.objective import Objective
 from ..text.batches import Batches
@@ -38,6 +39,7 @@ def held_out_bound(
     draws: int = 1,
     seed: int = 0,
     device: torch.device,
+    estimate: Callable[..., Bound] | None = None,
 ) -> HeldOut:
     """The bound on (up to) the given number of examples, `draws` noise draws each.
 
@@ -45,9 +47,12 @@ def held_out_bound(
     histogram `length_weights` (index: tokens, EOS included), smoothed. A model that writes its
     own length has paid for it.
 
+    estimate is what to call for each batch, by default the model's own `bound`.
+
     Noise levels are stratified over the whole set. The examples are a fixed choice and all noise is
     a function of the seed: two models are compared on the same draws.
     """
+    estimate = model.bound if estimate is None else estimate
     was_training = model.training
     model.eval()
     batched = [batches.batch(0, indices) for indices in batches.spread(examples)]
@@ -59,7 +64,7 @@ def held_out_bound(
         for batch in batched:
             mine, u = u[: len(batch.ids)], u[len(batch.ids) :]
             ids, length_mask, cond_mask, _ = (x.to(device) for x in batch)
-            bound = model.bound(ids, length_mask, cond_mask, mine, generator)
+            bound = estimate(ids, length_mask, cond_mask, mine, generator)
             parts.append(torch.stack(bound).double().cpu())
     model.train(was_training)
     means = torch.cat(parts, dim=1).reshape(4, draws, count).mean(1)
