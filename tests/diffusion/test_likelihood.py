@@ -178,7 +178,7 @@ def test_the_carried_bound_of_a_markov_chain_is_near_above_its_entropy(given):
     cond_mask[:, ::2] = given
     edges = Proposal.of(FittedSchedule(D, V), D, torch.device("cpu")).edges
     totals = []
-    for steps in (20, 400):
+    for steps in (20, 200):
         log_snrs = torch.linspace(edges[0].item(), edges[-1].item(), steps)
         bound = carried_bound(
             model,
