@@ -67,5 +67,5 @@ class SamplingOptions:
 
     steps: int = 64
     sampler: SamplerName = "ancestral"
-    temperature: float = 0.7
+    temperature: float = 0.9
     seed: int = 0

@@ -101,7 +101,7 @@ class DiffusionLM:
         length: int | None = None,
         steps: int = 64,
         sampler: str = "ancestral",
-        temperature: float = 0.7,
+        temperature: float = 0.9,
         seed: int = 0,
         batch_size: int = 64,
     ) -> list[str]:
@@ -128,7 +128,7 @@ class DiffusionLM:
         *,
         steps: int = 64,
         sampler: str = "ancestral",
-        temperature: float = 0.7,
+        temperature: float = 0.9,
         seed: int = 0,
         batch_size: int = 64,
     ) -> list[str]:
