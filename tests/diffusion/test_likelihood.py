@@ -195,8 +195,7 @@ def test_the_carried_bound_of_a_markov_chain_is_near_above_its_entropy(given):
         return
     coarse, fine = ((total + log_p).mean().item() for total in totals)
     error = (totals[1] + log_p).std().item() / len(ids) ** 0.5
-    assert coarse > fine
-    assert -2 * error < fine < 0.1 + 2 * error
+    assert -2 * error < fine < 0.2 * coarse  # what finite steps cost falls with their number
     assert error < 0.1
 
 
