@@ -42,11 +42,11 @@ def test_kept_keys_and_values_change_nothing():
     model = network()
     ids, everywhere = text()
     whole = model._logits(ids, everywhere)
-    before = torch.cat([model.start.expand(B, 1, -1), model.embedding(ids[:, :-1])], dim=1)
+    before = torch.cat([model.blank.expand(B, 1, -1), model.embedding(ids[:, :-1])], dim=1)
     for stride in (1, 2):
         pasts = [Past() for _ in model.transformer.layers]
         parts = [
-            model(before[:, i : i + stride], everywhere[:, i : i + stride], pasts)
+            model.predict(before[:, i : i + stride], everywhere[:, i : i + stride], pasts)
             for i in range(0, L, stride)
         ]
         torch.testing.assert_close(torch.cat(parts, dim=1), whole)

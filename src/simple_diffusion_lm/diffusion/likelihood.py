@@ -111,7 +111,7 @@ def variational_bound(
     diffusion = 0.5 * log_snr.exp() * error * weight
 
     clean = level_at(proposal.edges[0].expand(len(ids), 1, 1))
-    surprise = _surprise(model, clean.noise(x0, eps[1]), clean, text)
+    surprise = _surprise(model, clean.noise(x0, eps[1]), clean, torch.zeros_like(x0), text)
     reconstruction = (surprise * free).sum(1)
 
     prior = _prior(x0, proposal.edges[-1], free)
@@ -153,8 +153,7 @@ def carried_bound(
         x0_prev = model.interpolate(model(path[i], levels[i], x0_prev, **text).logits)
         error = ((x0_prev - x0).square().sum(-1) * free).sum(1)
         diffusion += 0.5 * (snr[i - 1] - snr[i]) * error
-    logits = model(path[0], levels[0], x0_prev, **text).logits
-    surprise = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none")
+    surprise = _surprise(model, path[0], levels[0], x0_prev, text)
     return Bound(_prior(x0, log_snrs[-1], free), diffusion, (surprise * free).sum(1), free.sum(1))
 
 
@@ -169,10 +168,14 @@ def _prior(
 
 
 def _surprise(
-    model: Network, x_t: Float[Tensor, "B L D"], level: Level, text: dict[str, Tensor]
+    model: Network,
+    x_t: Float[Tensor, "B L D"],
+    level: Level,
+    x0_prev: Float[Tensor, "B L D"],
+    text: dict[str, Tensor],
 ) -> Float[Tensor, "B L"]:
     """-log p(token | x_t). One pass is enough: any normalised decoder keeps a bound a bound."""
-    logits = model(x_t, level, torch.zeros_like(x_t), **text).logits
+    logits = model(x_t, level, x0_prev, **text).logits
     return F.cross_entropy(logits.transpose(1, 2), text["ids"], reduction="none")
 
 
@@ -217,7 +220,8 @@ def probability_flow(
         clean = level_at(log_snrs[0].expand(len(ids), 1, 1))
         eps = eps * free[..., None]
         y = (model.embed(ids) * clean.alpha / clean.sigma + eps) * free[..., None]
-        reconstruction = (_surprise(model, clean.sigma * y, clean, text) * free).sum(1)
+        surprise = _surprise(model, clean.sigma * y, clean, torch.zeros_like(y), text)
+        reconstruction = (surprise * free).sum(1)
     divergence = torch.zeros_like(reconstruction)
     for now, nxt in pairwise(log_snrs):
         step = (nxt / 2).exp() - (now / 2).exp()  # of s; negative, towards the noise

@@ -26,8 +26,8 @@ from ..text.corpus import Prepared
 from ..training import checkpoint
 from ..training.config import Config, with_overrides
 from ..training.recipes import modern, original, with_objective
-from .evaluate import REFERENCE_TEXTS, example_texts, real_rows
-from .metrics import likelihood
+from .evaluate import REFERENCE_TEXTS, real_rows
+from .metrics import example_texts, likelihood
 from .report import comparison_tables, plot_comparison
 from .samples import Reference, sample_metrics
 

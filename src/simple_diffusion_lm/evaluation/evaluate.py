@@ -5,15 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from ..errors import UserError
 from ..generation import DiffusionLM
-from ..text.batches import Batches, Masks
-from ..text.corpus import Corpus, Prepared, prepare
+from ..text.corpus import Prepared, prepare
 from ..text.tokenizer import Tokenizer
-from ..training.config import Config
-from .metrics import Likelihood, likelihood
+from .metrics import Likelihood, example_texts, likelihood
 from .samples import FEWEST_LINES, Reference, SampleMetrics, sample_metrics, shuffled_words
 
 REFERENCE_TEXTS = 200_000  # of the training part, at most, for the judge and for what is copied
@@ -80,21 +76,6 @@ def real_rows(reference: Reference) -> dict[str, SampleMetrics]:
         "held-out text": sample_metrics(reference.valid, reference),
         "its words shuffled": sample_metrics(shuffled_words(reference.valid), reference),
     }
-
-
-def example_texts(model: DiffusionLM, corpus: Corpus, count: int) -> list[str]:
-    """Up to `count` texts of a corpus, lines or windows, chosen evenly over their lengths."""
-    config = model.config or Config()
-    batches = Batches(
-        corpus,
-        model.tokenizer,
-        batch_tokens=config.batch_tokens,
-        crop=config.crop,
-        stream=model.stream,
-        masks=Masks(0, 0, 0),
-    )
-    rows = np.random.default_rng(0).permutation(np.concatenate(batches.spread(count)))
-    return [model.decode(batches.example(0, int(i))) for i in rows]
 
 
 def prepare_for(tokenizer_file: Path, data: Sequence[str | Path], directory: Path) -> Prepared:

@@ -62,18 +62,9 @@ def likelihood(
         if not isinstance(model.model, Continuous):
             raise UserError("only continuous diffusion has several estimates: leave out --estimate")
         measure = partial(ESTIMATES[estimate], model.model)
-    config = model.config or Config()
-    batches = Batches(
-        corpus,
-        model.tokenizer,
-        batch_tokens=config.batch_tokens,
-        crop=config.crop,
-        stream=model.stream,
-        masks=Masks(0, 0, 0),
-    )
     bound = held_out_bound(
         model.model,
-        batches,
+        plain_batches(model, corpus),
         model.length_weights,
         examples=examples,
         draws=draws,
@@ -81,12 +72,31 @@ def likelihood(
         device=model.model.embedding.weight.device,
         estimate=measure,
     )
-    rows = np.concatenate(batches.spread(examples))
-    texts = [model.decode(batches.example(0, int(i))) for i in rows]
+    texts = example_texts(model, corpus, examples)
     ends = 0 if model.stream else len(texts)  # a line costs its end, shown as a line break
     characters = sum(map(len, texts)) + ends
     words = sum(len(text.split()) for text in texts) + ends
     return _in_units(bound, characters, words, is_bound=not model.model.writes_length)
+
+
+def plain_batches(model: DiffusionLM, corpus: Corpus) -> Batches:
+    """The texts of a corpus, cut as in training, with nothing given."""
+    config = model.config or Config()
+    return Batches(
+        corpus,
+        model.tokenizer,
+        batch_tokens=config.batch_tokens,
+        crop=config.crop,
+        stream=model.stream,
+        masks=Masks(0, 0, 0),
+    )
+
+
+def example_texts(model: DiffusionLM, corpus: Corpus, count: int) -> list[str]:
+    """Up to `count` texts of a corpus, lines or windows, chosen evenly over their lengths."""
+    batches = plain_batches(model, corpus)
+    rows = np.random.default_rng(0).permutation(np.concatenate(batches.spread(count)))
+    return [model.decode(batches.example(0, int(i))) for i in rows]
 
 
 def _in_units(bound: HeldOut, characters: int, words: int, *, is_bound: bool) -> Likelihood:

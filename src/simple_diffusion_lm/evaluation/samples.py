@@ -30,6 +30,10 @@ class Reference:
     toy: ToyLanguage | None  # where the corpus is the toy language, which judges exactly
 
     @cached_property
+    def train_lines(self) -> set[str]:
+        return set(self.train)
+
+    @cached_property
     def four_grams(self) -> set[tuple[str, ...]]:
         """All runs of four words in the training part."""
         return set(_grams((line.split() for line in self.train), 4))
@@ -74,7 +78,6 @@ def sample_metrics(lines: Sequence[str], reference: Reference) -> SampleMetrics:
     lengths = np.array([len(text) for text in texts])
     pairs = _grams(texts, 2)
     fours = _grams(texts, 4)
-    train = set(reference.train)
     toy = reference.toy
     return SampleMetrics(
         lines=len(lines),
@@ -85,7 +88,7 @@ def sample_metrics(lines: Sequence[str], reference: Reference) -> SampleMetrics:
         repetition=sum(a == b for a, b in pairs) / max(len(words), 1),
         words_mean=float(lengths.mean()),
         words_deviation=float(lengths.std()),
-        copied_lines=sum(line in train for line in lines) / len(lines),
+        copied_lines=sum(line in reference.train_lines for line in lines) / len(lines),
         copied_4grams=sum(gram in reference.four_grams for gram in fours) / max(len(fours), 1),
         divergence=divergence(lines, reference.valid),
         grammatical=sum(map(toy.is_grammatical, lines)) / len(lines) if toy else None,

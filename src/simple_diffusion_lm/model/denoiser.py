@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..diffusion.loss import Output
 from ..diffusion.schedule import Level
-from .embedding import TokenEmbedding
+from .embedding import TokenEmbedding, log_frequencies
 from .transformer import Transformer
 
 
@@ -51,7 +51,7 @@ class Denoiser(nn.Module):
     @torch.no_grad()
     def start_from_counts(self, counts: Int[Tensor, " V"]) -> None:
         """Sets the unigram prior from token counts, and the logits at pure noise to just that."""
-        self.log_unigram.copy_(((counts + 0.1) / (counts + 0.1).sum()).log())
+        self.log_unigram.copy_(log_frequencies(counts))
         self.head.bias.copy_(self.log_unigram * (not self.posterior))
         if self.regress is None:
             self.head.weight.zero_()

@@ -46,6 +46,11 @@ NORMALISERS: dict[str, Callable[[Table], Table]] = {
 }
 
 
+def log_frequencies(counts: Int[Tensor, " V"]) -> Float[Tensor, " V"]:
+    """Log-probabilities of tokens from their counts, a tenth of a count added to each."""
+    return ((counts + 0.1) / (counts + 0.1).sum()).log()
+
+
 class Spread(NamedTuple):
     """How far the rows of a table are from zero and from each other: its health.
 

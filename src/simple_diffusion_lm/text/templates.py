@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..errors import UserError
 
-MARKS = re.compile(r"\\(?P<literal>___|\[\[)|(?P<any>_{3,})|(?P<open>\[\[)(?P<length>[^\]]*\]\])?")
+MARKS = re.compile(r"\\(?P<literal>___|\[\[)|(?P<any>_{3,})|\[\[(?P<length>[^\]]*\]\])?")
 LENGTH = re.compile(r"(\d+)(?:-(\d+))?\]\]")
 
 
@@ -41,11 +41,6 @@ def parse(template: str) -> Template:
             texts.append("")
     texts[-1] += template[place:]
     return Template(tuple(texts), tuple(gaps))
-
-
-def escape(text: str) -> str:
-    """The template that stands for just this text."""
-    return re.sub(r"___|\[\[", lambda mark: "\\" + mark[0], text)
 
 
 def _read_gap(template: str, mark: re.Match[str]) -> Gap:

@@ -8,57 +8,28 @@ from collections.abc import Iterable, Iterator
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from ..diffusion.likelihood import Bound
 from ..diffusion.loss import IGNORED, Losses
-from ..model.embedding import TokenEmbedding
-from ..model.objective import Objective
 from ..model.slots import Settings, Slot, Slots, Vocabulary, batches_of, draw_ids, forbid
-from ..model.transformer import Past, Transformer
+from ..model.transformer import Past
+from .predictor import TokenPredictor
 
 
-class Autoregressive(Objective):
+class Autoregressive(TokenPredictor):
     """p(ids) as the product of p(id | ids before it); see model/objective.py for the methods.
 
-    The trunk must be causal. A learned vector stands before the first token. The trunk's noise
-    level is held at one value: its scales and shifts are then LayerNorm's own affine ones.
+    The trunk must be causal. The blank stands before the first token.
     """
 
     writes_length = True
 
-    def __init__(self, embedding: TokenEmbedding, trunk: Transformer, model_dim: int) -> None:
-        super().__init__()
-        self.table = embedding
-        self.transformer = trunk
-        self.start = nn.Parameter(torch.zeros(embedding.dim))
-        self.head = nn.Linear(model_dim, len(embedding.weight))
-
-    @property
-    def embedding(self) -> TokenEmbedding:
-        return self.table
-
-    @torch.no_grad()
-    def start_from_counts(self, counts: Int[Tensor, " V"]) -> None:
-        """The head predicts just the frequencies."""
-        self.head.bias.copy_(((counts + 0.1) / (counts + 0.1).sum()).log())
-        self.head.weight.zero_()
-
-    def forward(
-        self,
-        before: Float[Tensor, "B L D"],
-        length_mask: Bool[Tensor, "B L"],
-        pasts: list[Past] | None = None,
-    ) -> Float[Tensor, "B L V"]:
-        """Logits of each token, from the embedding of the one before it and what `pasts` hold."""
-        level = before.new_zeros(len(before), 1)
-        return self.head(self.transformer(before, level, length_mask, pasts)).float()
-
     def _logits(
         self, ids: Int[Tensor, "B L"], length_mask: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B L V"]:
-        first = self.start.expand(len(ids), 1, -1)
-        return self(torch.cat([first, self.embedding(ids[:, :-1])], dim=1), length_mask)
+        first = self.blank.expand(len(ids), 1, -1)
+        return self.predict(torch.cat([first, self.embedding(ids[:, :-1])], dim=1), length_mask)
 
     def loss(
         self,
@@ -106,7 +77,7 @@ class Autoregressive(Objective):
         What is given must come first. `steps` and `sampler` have no meaning here.
         """
         self.eval()
-        for group in batches_of(slots, batch_size, settings.seed, self.start.device):
+        for group in batches_of(slots, batch_size, settings.seed, self.blank.device):
             ids = self._continue(group, settings.temperature, vocabulary)
             yield from zip(group.numbers, ids.cpu(), strict=True)
 
@@ -117,10 +88,10 @@ class Autoregressive(Objective):
         ids, eos = group.ids.clone(), vocabulary.last
         pasts = [Past() for _ in self.transformer.layers]
         one = torch.ones(count, 1, dtype=torch.bool, device=ids.device)
-        before = self.start.expand(count, 1, -1)
+        before = self.blank.expand(count, 1, -1)
         ended = torch.zeros_like(one[:, 0])
         for i in range(length):
-            logits = self(before, one, pasts) / temperature
+            logits = self.predict(before, one, pasts) / temperature
             may = forbid(logits, group.word_start[:, i : i + 1], vocabulary)
             if eos is not None:
                 may[..., eos] = logits[..., eos]

@@ -11,39 +11,20 @@ from collections.abc import Iterable, Iterator
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from ..diffusion.likelihood import Bound
 from ..diffusion.loss import Losses, seeded, stratified
-from ..model.embedding import TokenEmbedding
-from ..model.objective import Objective
 from ..model.slots import Settings, Slot, Slots, Vocabulary, batches_of, draw_ids, forbid
-from ..model.transformer import Transformer
+from .predictor import TokenPredictor
 
 
-class Masked(Objective):
+class Masked(TokenPredictor):
     """Fills in hidden tokens (see model/objective.py for the methods).
 
-    Like MDLM's best, the network is not told the time: what is hidden tells it. Its level is held
-    at one value. A learned vector stands where a token is hidden.
+    Like MDLM's best, the network is not told the time: what is hidden tells it. The blank stands
+    where a token is hidden.
     """
-
-    def __init__(self, embedding: TokenEmbedding, trunk: Transformer, model_dim: int) -> None:
-        super().__init__()
-        self.table = embedding
-        self.transformer = trunk
-        self.hidden = nn.Parameter(torch.zeros(embedding.dim))
-        self.head = nn.Linear(model_dim, len(embedding.weight))
-
-    @property
-    def embedding(self) -> TokenEmbedding:
-        return self.table
-
-    @torch.no_grad()
-    def start_from_counts(self, counts: Int[Tensor, " V"]) -> None:
-        """The head predicts just the frequencies."""
-        self.head.bias.copy_(((counts + 0.1) / (counts + 0.1).sum()).log())
-        self.head.weight.zero_()
 
     def forward(
         self,
@@ -52,9 +33,8 @@ class Masked(Objective):
         length_mask: Bool[Tensor, "B L"],
     ) -> Float[Tensor, "B L V"]:
         """Logits of every token. ids are not looked at where hidden is True."""
-        seen = torch.where(hidden[..., None], self.hidden, self.embedding(ids))
-        level = seen.new_zeros(len(ids), 1)
-        return self.head(self.transformer(seen, level, length_mask)).float()
+        shown = torch.where(hidden[..., None], self.blank, self.embedding(ids))
+        return self.predict(shown, length_mask)
 
     def loss(
         self,
@@ -106,7 +86,7 @@ class Masked(Objective):
     ) -> Iterator[tuple[int, Int[Tensor, " L"]]]:
         """Ancestral sampling from all hidden to none. `sampler` has no meaning here."""
         self.eval()
-        for group in batches_of(slots, batch_size, settings.seed, self.hidden.device):
+        for group in batches_of(slots, batch_size, settings.seed, self.blank.device):
             ids = self._reveal(group, settings, vocabulary)
             yield from zip(group.numbers, ids.cpu(), strict=True)
 
