@@ -11,7 +11,7 @@ from simple_diffusion_lm.diffusion.likelihood import (
     variational_bound,
 )
 from simple_diffusion_lm.diffusion.loss import Output
-from simple_diffusion_lm.diffusion.schedule import SCHEDULES, FittedSchedule
+from simple_diffusion_lm.diffusion.schedule import SCHEDULES, FittedSchedule, Path
 
 V, D, L = 16, 16, 6
 
@@ -33,33 +33,41 @@ class ExactUniform:
         return Output(logits)
 
 
-def uniform_bound(schedule, sequences=20_000, cond_mask=None, scale=1.0):
+def path_of(cond_mask, stagger, generator):
+    return Path.of(torch.rand(cond_mask.shape, generator=generator), ~cond_mask, stagger)
+
+
+def uniform_bound(schedule, sequences=20_000, cond_mask=None, stagger=0.0):
     generator = torch.Generator().manual_seed(0)
     table = F.normalize(torch.randn(V, D, generator=generator), dim=-1) * D**0.5
     ids = torch.randint(V, (sequences, L), generator=generator)
     everywhere = torch.ones_like(ids, dtype=torch.bool)
     u = (torch.arange(sequences) + torch.rand(sequences, generator=generator)) / sequences
     return variational_bound(
-        ExactUniform(table * scale),
+        ExactUniform(table),
         Proposal.of(schedule, D, torch.device("cpu")),
         ids,
         everywhere,
         ~everywhere if cond_mask is None else cond_mask,
         u,
         torch.randn(2, sequences, L, D, generator=generator),
+        path_of(~everywhere if cond_mask is None else cond_mask, stagger, generator),
     )
 
 
+@pytest.mark.parametrize("stagger", [0.0, 3.0])
 @pytest.mark.parametrize(
     "schedule", [SCHEDULES["cosine"], FittedSchedule(D, V)], ids=["cosine", "fitted"]
 )
-def test_the_bound_of_the_exact_model_is_the_entropy(schedule):
+def test_the_bound_of_the_exact_model_is_the_entropy(schedule, stagger):
     """iid uniform ids: -log p = ln V a token, and the exact denoiser's bound meets it."""
-    bound = uniform_bound(schedule)
+    bound = uniform_bound(schedule, stagger=stagger)
     per_token = bound.total / bound.tokens
     error = per_token.std().item() / len(per_token) ** 0.5
-    assert per_token.mean().item() == pytest.approx(math.log(V), abs=0.02)
-    assert error < 0.03  # and the levels are stratified, so the true error is smaller still
+    assert per_token.mean().item() == pytest.approx(math.log(V), abs=0.02 * (1 + stagger))
+    assert (
+        error < 0.03 * (1 + stagger) ** 0.5
+    )  # and the levels are stratified, so the true error is smaller still
 
 
 def test_given_positions_cost_nothing():
@@ -129,9 +137,13 @@ def chain(generator):
     return ExactChain(table, first, transition), first, transition, ids
 
 
+@pytest.mark.parametrize("stagger", [0.0, 3.0])
 @pytest.mark.parametrize("given", [False, True])
-def test_the_bound_of_a_markov_chain_meets_its_entropy(given):
-    """And of the rest given some positions, the conditional entropy, found by summing over all."""
+def test_the_bound_of_a_markov_chain_meets_its_entropy(given, stagger):
+    """And of the rest given some positions, the conditional entropy, found by summing over all.
+
+    An exact model meets it along any path: in which order positions are written is no matter.
+    """
     generator = torch.Generator().manual_seed(0)
     model, first, transition, ids = chain(generator)
     cond_mask = torch.zeros_like(ids, dtype=torch.bool)
@@ -150,27 +162,33 @@ def test_the_bound_of_a_markov_chain_meets_its_entropy(given):
                 p = p * transition[blank[:, i - 1], blank[:, i]]
             total[:, a, b, c] = p
         log_p = log_p - total.sum((1, 2, 3)).log()
-    u = (torch.randperm(len(ids), generator=generator) + 0.5) / len(ids)
-    bound = variational_bound(
-        model,
-        Proposal.of(FittedSchedule(D, V), D, torch.device("cpu")),
-        ids,
-        torch.ones_like(cond_mask),
-        cond_mask,
-        u,
-        torch.randn(2, *ids.shape, D, generator=generator),
-    )
-    difference = bound.total + log_p  # of the same lines, so that only the noise is left
+    draws = []
+    for _ in range(10 if stagger else 1):  # few positions at a time: each draw says less
+        u = (torch.randperm(len(ids), generator=generator) + 0.5) / len(ids)
+        bound = variational_bound(
+            model,
+            Proposal.of(FittedSchedule(D, V), D, torch.device("cpu")),
+            ids,
+            torch.ones_like(cond_mask),
+            cond_mask,
+            u,
+            torch.randn(2, *ids.shape, D, generator=generator),
+            path_of(cond_mask, stagger, generator),
+        )
+        draws.append(bound.total + log_p)  # of the same lines, so that only the noise is left
+    difference = torch.stack(draws).mean(0)
     error = difference.std().item() / len(ids) ** 0.5
     assert difference.mean().item() == pytest.approx(0.0, abs=3 * error)
-    assert error < 0.03 * -log_p.mean().item()
+    assert error < (0.06 if stagger else 0.03) * -log_p.mean().item()
 
 
+@pytest.mark.parametrize("stagger", [0.0, 1.0])
 @pytest.mark.parametrize("given", [False, True])
-def test_the_carried_bound_of_a_markov_chain_is_near_above_its_entropy(given):
+def test_the_carried_bound_of_a_markov_chain_is_near_above_its_entropy(given, stagger):
     """Above, because its steps are finite; nearer with more of them; and given tokens cost less."""
     generator = torch.Generator().manual_seed(0)
     model, first, transition, ids = chain(generator)
+    ids = ids[:1000]
     log_p = first[ids[:, 0]].log()
     for i in range(1, L):
         log_p = log_p + transition[ids[:, i - 1], ids[:, i]].log()
@@ -179,7 +197,9 @@ def test_the_carried_bound_of_a_markov_chain_is_near_above_its_entropy(given):
     edges = Proposal.of(FittedSchedule(D, V), D, torch.device("cpu")).edges
     totals = []
     for steps in (20, 200):
-        log_snrs = torch.linspace(edges[0].item(), edges[-1].item(), steps)
+        path = path_of(cond_mask, stagger, generator)
+        times = torch.linspace(0, 1, round(steps * (1 + stagger)))
+        log_snrs = [edges[0] + (edges[-1] - edges[0]) * path(t) for t in times]
         bound = carried_bound(
             model,
             log_snrs,
@@ -196,7 +216,7 @@ def test_the_carried_bound_of_a_markov_chain_is_near_above_its_entropy(given):
     coarse, fine = ((total + log_p).mean().item() for total in totals)
     error = (totals[1] + log_p).std().item() / len(ids) ** 0.5
     assert -2 * error < fine < 0.2 * coarse  # what finite steps cost falls with their number
-    assert error < 0.1
+    assert error < 0.15
 
 
 class Copying(ExactUniform):
@@ -215,7 +235,7 @@ class Copying(ExactUniform):
         return Output(mixed.clamp(min=1e-30).log())
 
 
-def flow_bound(model, steps=96, sequences=2000):
+def flow_bound(model, stagger=0.0, sequences=2000):
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(V, (sequences, L), generator=generator)
     everywhere = torch.ones_like(ids, dtype=torch.bool)
@@ -227,7 +247,8 @@ def flow_bound(model, steps=96, sequences=2000):
         ~everywhere,
         torch.randn(sequences, L, D, generator=generator),
         torch.randint(2, (sequences, L, D), generator=generator) * 2.0 - 1,
-        steps,
+        path_of(~everywhere, stagger, generator),
+        round(96 * (1 + stagger)),
     )
 
 
@@ -241,9 +262,10 @@ def exact_table():
     return F.normalize(torch.randn(V, D, generator=torch.Generator().manual_seed(0)), dim=-1) * 4
 
 
-def test_the_flow_of_the_exact_model_costs_the_entropy():
+@pytest.mark.parametrize("stagger", [0.0, 1.0])
+def test_the_flow_of_the_exact_model_costs_the_entropy(stagger):
     model = ExactUniform(exact_table())
-    mean, error = nats_per_token(flow_bound(model))
+    mean, error = nats_per_token(flow_bound(model, stagger))
     assert mean == pytest.approx(math.log(V), abs=3 * error)
     assert error < 0.02
 

@@ -24,13 +24,14 @@ def text(lengths=(7, 6, 5, 4), given=()):
     return ids, length_mask, cond_mask
 
 
-def loss(model, ids, length_mask, cond_mask, *, eps_change=None, schedule=None, **weights):
+def loss(model, ids, length_mask, cond_mask, *, eps_change=None, t=None, **options):
     draws = draw(0, 0, torch.arange(len(ids)), length_mask, D, self_cond_rate=0.5)
     if eps_change is not None:
         draws = draws._replace(eps=draws.eps + eps_change)
-    weights = {"mse_weight": 1.0, "ce_weight": 1.0} | weights
-    schedule = schedule or SCHEDULES["cosine"]
-    return diffusion_loss(model, schedule, ids, length_mask, cond_mask, draws, **weights)
+    if t is not None:
+        draws = draws._replace(t=torch.full_like(draws.t, t))
+    options = {"mse_weight": 1.0, "ce_weight": 1.0, "stagger": 2.0} | options
+    return diffusion_loss(model, SCHEDULES["cosine"], ids, length_mask, cond_mask, draws, **options)
 
 
 def test_the_loss_is_blind_to_padding():
@@ -84,26 +85,52 @@ def test_total_is_the_weighted_sum():
         torch.testing.assert_close(total, mse_weight * parts.mse + ce_weight * parts.ce)
 
 
+def test_a_staggered_loss_counts_what_is_not_clean():
+    """At a time when only the first in place has any noise, the loss is that position's alone."""
+    model = network()
+    ids, length_mask, cond_mask = text()
+    early = loss(model, ids, length_mask, cond_mask, t=0.01, stagger=30.0)
+    assert early.rate.shape == (4,)  # of each text the first position in place
+    others = {"ids": ids, "length_mask": length_mask, "cond_mask": cond_mask}
+    draws = draw(0, 0, torch.arange(4), length_mask, D, self_cond_rate=0.5)
+    first = draws.order.masked_fill(~length_mask, 2.0).argmin(1)
+    only = torch.ones_like(length_mask).scatter(1, first[:, None], value=False)
+    others["cond_mask"] = only & length_mask
+    alone = loss(model, **others, t=0.31, stagger=0.0)  # (1 + 30) 0.01: its own time
+    assert alone.rate.shape == (4,)
+    torch.testing.assert_close(early.log_snr, alone.log_snr)
+    late = loss(model, ids, length_mask, cond_mask, t=0.999, stagger=30.0)
+    assert late.rate.shape == (4,)  # all but the last in place are pure noise, and all are counted
+    assert late.ce > early.ce
+
+
 def test_rate_is_the_integrand_of_the_bound():
-    """1/2 snr |x0 - x0_hat|^2 per token: recomputed from a single prediction."""
+    """1/2 snr |x0 - x0_hat|^2 of each token: recomputed from a single prediction."""
     model = network()
     ids, length_mask, cond_mask = text()
     draws = draw(0, 0, torch.arange(4), length_mask, D, self_cond_rate=0.0)
     schedule = FittedSchedule(D, V)
     losses = diffusion_loss(
-        model, schedule, ids, length_mask, cond_mask, draws, mse_weight=0.0, ce_weight=1.0
+        model,
+        schedule,
+        ids,
+        length_mask,
+        cond_mask,
+        draws,
+        stagger=0.0,
+        mse_weight=0.0,
+        ce_weight=1.0,
     )
-    level = schedule(draws.t)
+    level = schedule(draws.t[:, None, None])
     x0 = model.embed(ids)
     x_t = level.alpha * x0 + level.sigma * draws.eps
     logits, _ = model(
         x_t, level, torch.zeros_like(x0), ids=ids, cond_mask=cond_mask, length_mask=length_mask
     )
     x0_hat = model.interpolate(logits)
-    snr = (level.alpha / level.sigma).flatten() ** 2
-    for b, length in enumerate((7, 6, 5, 4)):
-        error = (x0 - x0_hat)[b, :length].square().sum() / length
-        torch.testing.assert_close(losses.rate[b], 0.5 * snr[b] * error)
+    snr = (level.alpha / level.sigma).squeeze(-1) ** 2
+    rate = 0.5 * snr * (x0 - x0_hat).square().sum(-1)
+    torch.testing.assert_close(losses.rate, rate[length_mask])
 
 
 def test_draws_are_a_function_of_the_example_not_of_its_batch():
@@ -112,6 +139,7 @@ def test_draws_are_a_function_of_the_example_not_of_its_batch():
     whole = draw(7, 2, index, length_mask, D, 0.5)
     part = draw(7, 2, index[[2]], length_mask[[2], :5], D, 0.5)
     torch.testing.assert_close(whole.eps[2, :5], part.eps[0])
+    torch.testing.assert_close(whole.order[2, :5], part.order[0])
     assert not torch.equal(whole.eps, draw(7, 3, index, length_mask, D, 0.5).eps)
     assert not torch.equal(whole.eps, draw(8, 2, index, length_mask, D, 0.5).eps)
     assert whole.eps[length_mask].std().item() > 0.9
@@ -119,7 +147,7 @@ def test_draws_are_a_function_of_the_example_not_of_its_batch():
 
 def test_times_are_stratified():
     length_mask = torch.ones(100, 2, dtype=torch.bool)
-    t = draw(0, 0, torch.arange(100), length_mask, D, 0.5).t.flatten().sort().values
+    t = draw(0, 0, torch.arange(100), length_mask, D, 0.5).t.sort().values
     assert ((t * 100).long() == torch.arange(100)).all()
 
 

@@ -2,8 +2,15 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from simple_diffusion_lm.diffusion.schedule import SCHEDULES, FittedSchedule, level_at
+from simple_diffusion_lm.diffusion.schedule import (
+    SCHEDULES,
+    FittedSchedule,
+    Path,
+    level_at,
+)
 
 ALL = {**SCHEDULES, "fitted": FittedSchedule(64, 2048)}
 
@@ -63,11 +70,43 @@ def test_fitted_schedule_starts_where_a_random_code_is_read():
         assert middle == pytest.approx(math.log(2 * math.log(vocab_size) / dim), abs=1.0)
 
 
-def test_one_example_moves_its_own_bin_by_a_hundredth():
+def test_one_position_moves_its_own_bin_by_two_thousandths():
     schedule = FittedSchedule(64, 2048)
     before = schedule.rate.clone()
     middle = (schedule.edges[20] + schedule.edges[21]) / 2
     schedule.update(middle[None], before[20:21] + 100.0)
     expected = before.clone()
-    expected[20] += 1.0
+    expected[20] += 0.2
     torch.testing.assert_close(schedule.rate, expected, atol=1e-3, rtol=1e-4)
+
+
+free_masks = st.lists(st.lists(st.booleans(), min_size=7, max_size=7), min_size=1, max_size=4)
+
+
+@given(free_masks, st.integers(0, 100))
+def test_places_are_ranks_of_the_free_positions(rows, seed):
+    free = torch.tensor(rows)
+    order = torch.rand(free.shape, generator=torch.Generator().manual_seed(seed))
+    place = Path.of(order, free, 1.0).place
+    for row, mask, numbers in zip(place, free, order, strict=True):
+        count = int(mask.sum())
+        if count:
+            expected = torch.linspace(0, 1, count) if count > 1 else torch.zeros(1)
+            torch.testing.assert_close(row[mask][numbers[mask].argsort()], expected)
+        assert (row[~mask] == torch.inf).all()
+
+
+@pytest.mark.parametrize("stagger", [0.0, 0.5, 8.0, 1000.0])
+def test_every_position_goes_from_clean_to_noise(stagger):
+    path = Path(torch.tensor([[0.0, 0.25, 1.0, torch.inf]]), stagger)
+    times = torch.cat([path(t) for t in torch.linspace(0, 1, 101)])
+    if stagger == 0:
+        assert times.shape == (101, 1)  # one for all
+        return
+    assert (times[0] == 0).all()
+    assert (times[-1, :3] == 1).all()
+    assert (times[:, 3] == 0).all()  # not free: clean throughout
+    assert (times.diff(dim=0) >= 0).all()
+    assert (times[:, 0] >= times[:, 2]).all()  # the last in place is written first
+    between = ((times > 0) & (times < 1))[:, :3].float().mean().item()
+    assert between == pytest.approx(1 / (1 + stagger), abs=0.02)

@@ -15,7 +15,7 @@ one that makes two passes at every one of infinitely many levels, `carried_bound
 sampler as it is, `probability_flow` of the deterministic one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .loss import Network, Output
-from .schedule import Level, Schedule, level_at, useful_range
+from .schedule import Level, Path, Schedule, level_at, useful_range
 
 
 class Bound(NamedTuple):
@@ -67,8 +67,8 @@ class Proposal(NamedTuple):
         log_snr = schedule(torch.linspace(0, 1, pieces + 1, device=device)).log_snr
         return cls(log_snr.clamp(low, high))
 
-    def draw(self, u: Float[Tensor, " B"]) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-        """log-SNRs for u in [0, 1), and d log-SNR / du: 1 / density, 0 where clamped."""
+    def draw(self, u: Float[Tensor, "*S"]) -> tuple[Float[Tensor, "*S"], Float[Tensor, "*S"]]:
+        """log-SNRs for u in [0, 1], and d log-SNR / du: 1 / density, 0 where clamped."""
         pieces = len(self.edges) - 1
         left = (u * pieces).long().clamp(max=pieces - 1)
         drop = self.edges[left] - self.edges[left + 1]
@@ -93,22 +93,26 @@ def variational_bound(
     cond_mask: Bool[Tensor, "B L"],
     u: Float[Tensor, " B"],
     eps: Float[Tensor, "2 B L D"],
+    path: Path,
 ) -> Bound:
     """One unbiased draw of the bound for each sequence.
 
     u chooses the noise levels (stratify it over the whole set); eps is standard normal, one half
-    for the diffusion term and one for the reconstruction.
+    for the diffusion term and one for the reconstruction. Along any path the integral is the sum of
+    those of the positions, each over its own log-SNR, with the others where they are by then.
     """
     free = length_mask & ~cond_mask
     text = {"ids": ids, "cond_mask": cond_mask, "length_mask": length_mask}
     x0 = model.embed(ids)
 
-    log_snr, weight = proposal.draw(u)
-    level = level_at(log_snr[:, None, None])
+    t = path(u)
+    log_snr, weight = proposal.draw(t)
+    weight = weight * (1 + path.stagger) * (t > 0) * (t < 1)  # d log-SNR / du: none at either end
+    level = level_at(log_snr[..., None])
     logits = two_pass(model, level.noise(x0, eps[0]), level, **text).logits
     x0_hat = model.interpolate(logits)  # as in sampling
-    error = ((x0_hat - x0).square().sum(-1) * free).sum(1)
-    diffusion = 0.5 * log_snr.exp() * error * weight
+    error = (x0_hat - x0).square().sum(-1)
+    diffusion = (0.5 * log_snr.exp() * error * weight * free).sum(1)
 
     clean = level_at(proposal.edges[0].expand(len(ids), 1, 1))
     surprise = _surprise(model, clean.noise(x0, eps[1]), clean, torch.zeros_like(x0), text)
@@ -121,7 +125,7 @@ def variational_bound(
 @torch.no_grad()
 def carried_bound(
     model: Network,
-    log_snrs: Float[Tensor, " T"],
+    log_snrs: Sequence[Float[Tensor, "B L_or_1"]],
     ids: Int[Tensor, "B L"],
     length_mask: Bool[Tensor, "B L"],
     cond_mask: Bool[Tensor, "B L"],
@@ -140,7 +144,7 @@ def carried_bound(
     free = length_mask & ~cond_mask
     text = {"ids": ids, "cond_mask": cond_mask, "length_mask": length_mask}
     x0 = model.embed(ids)
-    levels = [level_at(log_snr.expand(len(ids), 1, 1)) for log_snr in log_snrs]
+    levels = [level_at(log_snr[..., None]) for log_snr in log_snrs]
     path = [levels[0].noise(x0, draw())]
     for clean, noisy in pairwise(levels):
         ratio = noisy.alpha / clean.alpha
@@ -148,21 +152,20 @@ def carried_bound(
         path.append(ratio * path[-1] + fresh * draw())
     x0_prev = torch.zeros_like(x0)
     diffusion = x0.new_zeros(len(ids))
-    snr = log_snrs.exp()
     for i in reversed(range(1, len(levels))):
         x0_prev = model.interpolate(model(path[i], levels[i], x0_prev, **text).logits)
-        error = ((x0_prev - x0).square().sum(-1) * free).sum(1)
-        diffusion += 0.5 * (snr[i - 1] - snr[i]) * error
+        error = (x0_prev - x0).square().sum(-1) * free
+        diffusion += (0.5 * (log_snrs[i - 1].exp() - log_snrs[i].exp()) * error).sum(1)
     surprise = _surprise(model, path[0], levels[0], x0_prev, text)
     return Bound(_prior(x0, log_snrs[-1], free), diffusion, (surprise * free).sum(1), free.sum(1))
 
 
 def _prior(
-    x0: Float[Tensor, "B L D"], log_snr: Float[Tensor, ""], free: Bool[Tensor, "B L"]
+    x0: Float[Tensor, "B L D"], log_snr: Float[Tensor, "*S"], free: Bool[Tensor, "B L"]
 ) -> Float[Tensor, " B"]:
     """KL(q(x_1 | x) || N(0, I)), summed over the free positions."""
     # sigma^2 - 1 = -alpha^2 and log(sigma^2) is near -alpha^2: in double, or the digits cancel.
-    alpha2 = level_at(log_snr.double()).alpha ** 2
+    alpha2 = level_at(log_snr.double()).alpha[..., None] ** 2
     per_token = 0.5 * (alpha2 * x0.double().square() - alpha2 - torch.log1p(-alpha2)).sum(-1)
     return (per_token * free).sum(1).to(x0.dtype)
 
@@ -187,7 +190,8 @@ def probability_flow(
     cond_mask: Bool[Tensor, "B L"],
     eps: Float[Tensor, "B L D"],
     probe: Float[Tensor, "B L D"],
-    steps: int = 64,
+    path: Path,
+    steps: int,
 ) -> Bound:
     """-log p under the probability-flow ODE, an upper bound once `steps` are enough.
 
@@ -196,28 +200,30 @@ def probability_flow(
 
         -log p(ids) <= E[-log p(ids | x_0) + integral of div x0_hat ds + (|y_1|^2 - |eps|^2) / 2]
 
-    The path is found by Heun's method in equal steps of log-SNR, the divergence by Hutchinson's
-    estimate v^T J v with v = probe, of random signs. J is of the whole two-pass function: with the
-    first pass detached, as LangFlow's own evaluation has it, the sum belongs to no flow and falls
-    below the true entropy (tests/diffusion/test_likelihood.py shows it).
+    Each position goes along its own time in the path, in `steps` of Heun's method, equal steps of
+    log-SNR. The divergence is Hutchinson's estimate v^T J v with v = probe, of random signs. J is
+    of the whole two-pass function: with the first pass detached, as LangFlow's own evaluation has
+    it, the sum belongs to no flow and falls below the true entropy
+    (tests/diffusion/test_likelihood.py shows it).
     """
     free = length_mask & ~cond_mask
     text = {"ids": ids, "cond_mask": cond_mask, "length_mask": length_mask}
     probe = probe * free[..., None]
     high, low = proposal.edges[0].item(), proposal.edges[-1].item()
-    log_snrs = torch.linspace(high, low, steps + 1, device=ids.device)
+    times = torch.linspace(0, 1, steps + 1, device=ids.device)
+    log_snrs = [high + (low - high) * path(t) for t in times]
 
     def flow(y: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        """x0_hat, and its divergence in y for each sequence."""
-        level = level_at(log_snr.expand(len(ids), 1, 1))
+        """x0_hat, and the part of each position in its divergence in y."""
+        level = level_at(log_snr[..., None])
         with torch.enable_grad():
             y = y.detach().requires_grad_()
             x0_hat = model.interpolate(two_pass(model, level.sigma * y, level, **text).logits)
             (vjp,) = torch.autograd.grad(x0_hat, y, probe)
-        return x0_hat.detach(), (vjp * probe).sum((1, 2))
+        return x0_hat.detach(), (vjp * probe).sum(-1)
 
     with torch.no_grad():
-        clean = level_at(log_snrs[0].expand(len(ids), 1, 1))
+        clean = level_at(log_snrs[0][..., None])
         eps = eps * free[..., None]
         y = (model.embed(ids) * clean.alpha / clean.sigma + eps) * free[..., None]
         surprise = _surprise(model, clean.sigma * y, clean, torch.zeros_like(y), text)
@@ -226,8 +232,8 @@ def probability_flow(
     for now, nxt in pairwise(log_snrs):
         step = (nxt / 2).exp() - (now / 2).exp()  # of s; negative, towards the noise
         slope, div = flow(y, now)
-        slope_after, div_after = flow(y + step * slope * free[..., None], nxt)
-        y = y + step / 2 * (slope + slope_after) * free[..., None]
-        divergence -= step / 2 * (div + div_after)
+        slope_after, div_after = flow(y + step[..., None] * slope * free[..., None], nxt)
+        y = y + step[..., None] / 2 * (slope + slope_after) * free[..., None]
+        divergence -= (step / 2 * (div + div_after)).sum(1)
     prior = 0.5 * (y.square() - eps.square()).sum((1, 2))
     return Bound(prior, divergence, reconstruction, free.sum(1))

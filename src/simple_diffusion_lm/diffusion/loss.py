@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .schedule import Level, Schedule
+from .schedule import Level, Path, Schedule
 
 IGNORED = -100  # a target that cross-entropy passes over
 
@@ -44,26 +44,31 @@ class Network(Protocol):
 
 
 class Draws(NamedTuple):
-    """The random numbers of one step: times, noise, and who is self-conditioned."""
+    """The random numbers of one step.
 
-    t: Float[Tensor, "B 1 1"]
+    order is that of the positions along the path; self_cond says which texts are shown their first
+    prediction.
+    """
+
+    t: Float[Tensor, " B"]
     eps: Float[Tensor, "B L D"]
+    order: Float[Tensor, "B L"]
     self_cond: Bool[Tensor, " B"]
 
 
 class Losses(NamedTuple):
     """Means over the predicted positions. `total` is what is optimised; the rest is reported.
 
-    mse is per coordinate, ce in nats a token; rate (B,) is the bound's integrand, nats a token per
-    unit of log-SNR, at the log_snr (B,) each sequence was noised to.
+    mse is per coordinate, ce in nats a token; rate is the bound's integrand, nats per unit of
+    log-SNR, of the N positions that are between clean and noise, each at its own log_snr.
     """
 
     total: Float[Tensor, ""]
     mse: Float[Tensor, ""]
     ce: Float[Tensor, ""]
     accuracy: Float[Tensor, ""]
-    log_snr: Float[Tensor, " B"]
-    rate: Float[Tensor, " B"]
+    log_snr: Float[Tensor, " N"]
+    rate: Float[Tensor, " N"]
 
     @classmethod
     def plain(cls, total: Tensor, ce: Tensor, accuracy: Tensor) -> "Losses":
@@ -106,11 +111,14 @@ def draw(
     t = stratified(batch, generator)
     self_cond = torch.rand(batch, generator=generator) < self_cond_rate
     eps = torch.zeros(batch, length, embedding_dim)
+    order = torch.zeros(batch, length)
     for row, (number, count) in enumerate(
         zip(index.tolist(), length_mask.sum(1).tolist(), strict=True)
     ):
-        eps[row, :count].normal_(generator=seeded(seed, step, number))
-    return Draws(t[:, None, None], eps, self_cond)
+        own = seeded(seed, step, number)
+        eps[row, :count].normal_(generator=own)
+        order[row, :count].uniform_(generator=own)
+    return Draws(t, eps, order, self_cond)
 
 
 def diffusion_loss(
@@ -121,18 +129,22 @@ def diffusion_loss(
     cond_mask: Bool[Tensor, "B L"],
     draws: Draws,
     *,
+    stagger: float,
     mse_weight: float,
     ce_weight: float,
 ) -> Losses:
     """MSE to the clean embeddings and cross-entropy of the projection, weighted and summed.
 
-    Both are means over the positions that are text and not given (`length_mask & ~cond_mask`).
+    Both are means over the positions that are text, not given (`length_mask & ~cond_mask`) and not
+    still clean, which staggered ones may be.
     Self-conditioning (Analog Bits, 2208.04202, Algorithm 1): the chosen sequences are predicted
     once without gradient, and shown that prediction.
     """
-    loss_mask = length_mask & ~cond_mask
+    free = length_mask & ~cond_mask
+    t = Path.of(draws.order, free, stagger)(draws.t)
+    loss_mask = free & (t > 0)
     x0 = model.embed(ids)
-    level = schedule(draws.t)
+    level = schedule(t[..., None])
     x_t = level.noise(x0, draws.eps)
 
     x0_prev = torch.zeros_like(x0)
@@ -164,7 +176,7 @@ def diffusion_loss(
 
     with torch.no_grad():
         accuracy = (logits.argmax(-1) == ids)[loss_mask].float().mean()
-        log_snr = level.log_snr.flatten()
-        error = (squared.sum(-1) * loss_mask).sum(1) / loss_mask.sum(1).clamp(min=1)
-        rate = 0.5 * log_snr.exp() * error
+        between = loss_mask & (t < 1)
+        log_snr = level.log_snr.squeeze(-1).expand_as(ids)[between]
+        rate = 0.5 * log_snr.exp() * squared.sum(-1)[between]
     return Losses(total, mse.detach(), ce.detach(), accuracy, log_snr, rate)

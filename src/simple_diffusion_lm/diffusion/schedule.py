@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 
@@ -70,6 +70,35 @@ def sqrt(t: Float[Tensor, "*S"]) -> Level:
     return Level((1 - variance).sqrt(), variance.sqrt())
 
 
+class Path(NamedTuple):
+    """Each position's own time, from that of its text.
+
+        t_i = clamp((1 + w) t - w place_i, 0, 1)
+
+    With a stagger w of 0 all positions take on noise together, as in plain diffusion; with a large
+    one they do one after the other, as in masked diffusion, and at any time about 1 / (1 + w) of
+    them are between clean and noise. From t = 1 to 0 the last in place is written first.
+    Kin: Rolling Diffusion (2402.09470), Diffusion Forcing (2407.01392).
+    """
+
+    place: Float[Tensor, "B L"]  # from 0 to 1; infinity where a position is always clean
+    stagger: float
+
+    @classmethod
+    def of(cls, order: Float[Tensor, "B L"], free: Bool[Tensor, "B L"], stagger: float) -> "Path":
+        """The free positions of each text in the order of these numbers, evenly apart."""
+        rank = order.masked_fill(~free, torch.inf).argsort(1).argsort(1)
+        place = rank / (free.sum(1, keepdim=True) - 1).clamp(min=1)
+        return cls(place.masked_fill(~free, torch.inf), stagger)
+
+    def __call__(self, t: Float[Tensor, "*B"]) -> Float[Tensor, "B L_or_1"]:
+        """The times of the positions at time t, or at one t for each text."""
+        t = t.expand(len(self.place))[:, None]
+        if self.stagger == 0:
+            return t
+        return ((1 + self.stagger) * t - self.stagger * self.place).clamp(0, 1)
+
+
 def useful_range(embedding_dim: int) -> tuple[float, float]:
     """The log-SNRs between which rows of norm sqrt(D) go from all noise to certain.
 
@@ -90,7 +119,7 @@ class FittedSchedule(nn.Module):
     """
 
     FLOOR = 0.02  # share of the time spread evenly over all levels, so that none is never seen
-    MEMORY = 0.99  # how much of a bin's old value one new example leaves
+    MEMORY = 0.998  # how much of a bin's old value one new position leaves
 
     rate: Tensor
     edges: Tensor
@@ -124,8 +153,8 @@ class FittedSchedule(nn.Module):
         return level_at(torch.lerp(self.edges[left], self.edges[right], part.clamp(0, 1)))
 
     @torch.no_grad()
-    def update(self, log_snr: Float[Tensor, " B"], rate: Float[Tensor, " B"]) -> None:
-        """Takes in the rates (nats a token per unit of log-SNR) seen at B levels."""
+    def update(self, log_snr: Float[Tensor, " N"], rate: Float[Tensor, " N"]) -> None:
+        """Takes in the rates (nats per unit of log-SNR) of N positions, each at its level."""
         bins = len(self.rate)
         width = (self.edges[-1] - self.edges[0]) / bins
         index = ((log_snr - self.edges[0]) / width).long().clamp(0, bins - 1)

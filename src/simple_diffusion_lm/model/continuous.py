@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,7 +17,7 @@ from ..diffusion.likelihood import (
 )
 from ..diffusion.loss import Draws, Losses, diffusion_loss, draw
 from ..diffusion.sampler import Denoise, Prediction, sample
-from ..diffusion.schedule import FittedSchedule, Level, Schedule
+from ..diffusion.schedule import FittedSchedule, Level, Path, Schedule
 from .denoiser import Denoiser
 from .embedding import TokenEmbedding
 from .objective import Objective
@@ -40,6 +41,7 @@ class Continuous(Objective):
         mse_weight: float,
         ce_weight: float,
         self_cond_rate: float,
+        stagger: float,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
@@ -47,6 +49,7 @@ class Continuous(Objective):
         self.mse_weight = mse_weight
         self.ce_weight = ce_weight
         self.self_cond_rate = self_cond_rate
+        self.stagger = stagger
 
     @property
     def embedding(self) -> TokenEmbedding:
@@ -73,6 +76,7 @@ class Continuous(Objective):
             length_mask,
             cond_mask,
             Draws(*(x.to(ids.device) for x in draws)),
+            stagger=self.stagger,
             mse_weight=self.mse_weight,
             ce_weight=self.ce_weight,
         )
@@ -90,8 +94,14 @@ class Continuous(Objective):
     ) -> Bound:
         dim = self.embedding.dim
         eps = torch.randn(2, *ids.shape, dim, generator=generator).to(ids.device)
+        path = self._path(length_mask & ~cond_mask, generator)
         proposal = Proposal.of(self.schedule, dim, ids.device)
-        return variational_bound(self.denoiser, proposal, ids, length_mask, cond_mask, u, eps)
+        return variational_bound(self.denoiser, proposal, ids, length_mask, cond_mask, u, eps, path)
+
+    def _path(self, free: Bool[Tensor, "B L"], generator: Generator) -> Path:
+        """In a random order."""
+        order = torch.rand(free.shape, generator=generator)
+        return Path.of(order.to(free.device), free, self.stagger)
 
     def carried(
         self,
@@ -106,10 +116,12 @@ class Continuous(Objective):
         edges = Proposal.of(self.schedule, shape[-1], ids.device, CARRIED_STEPS // 2).edges
         # Half of the levels as the schedule has them, half evenly: its last steps are long ones.
         even = torch.linspace(edges[0].item(), edges[-1].item(), CARRIED_STEPS // 2 + 2)[1:-1]
-        log_snrs = torch.cat([edges, even.to(edges)]).sort(descending=True).values
+        levels = Proposal(torch.cat([edges, even.to(edges)]).sort(descending=True).values)
+        path = self._path(length_mask & ~cond_mask, generator)
+        times = torch.linspace(0, 1, len(levels.edges), device=ids.device)
         return carried_bound(
             self.denoiser,
-            log_snrs,
+            [levels.draw(path(t))[0] for t in times],
             ids,
             length_mask,
             cond_mask,
@@ -128,9 +140,11 @@ class Continuous(Objective):
         dim = self.embedding.dim
         eps = torch.randn(*ids.shape, dim, generator=generator).to(ids.device)
         probe = (torch.rand(*ids.shape, dim, generator=generator) < 0.5).to(eps) * 2 - 1
+        path = self._path(length_mask & ~cond_mask, generator)
+        steps = round(FLOW_STEPS * (1 + self.stagger))  # each position crosses its part of them
         proposal = Proposal.of(self.schedule, dim, ids.device)
         return probability_flow(
-            self.denoiser, proposal, ids, length_mask, cond_mask, eps, probe, FLOW_STEPS
+            self.denoiser, proposal, ids, length_mask, cond_mask, eps, probe, path, steps
         )
 
     def generate(
@@ -146,7 +160,9 @@ class Continuous(Objective):
         for group in batches_of(slots, batch_size, settings.seed, device):
             denoise = denoise_with(self.denoiser, group.ids, group.cond_mask, settings.temperature)
             draw_noise = noise_source(group, self.embedding.dim)
-            steps = sample(denoise, draw_noise, self.schedule, settings.steps, settings.sampler)
+            path = Path.of(order_of(group), ~group.cond_mask, self.stagger)
+            schedule = partial(level_along, self.schedule, path)
+            steps = sample(denoise, draw_noise, schedule, settings.steps, settings.sampler)
             _, prediction = deque(steps, maxlen=1).pop()
             chosen = choose(prediction.logits, group.word_start, vocabulary)
             result = torch.where(group.cond_mask, group.ids, chosen).cpu()
@@ -166,14 +182,25 @@ def denoise_with(
     length_mask = torch.ones_like(cond_mask)
 
     def denoise(x_t: Tensor, level: Level, x0_prev: Tensor) -> Prediction:
-        each = Level(*(part.expand(len(x_t), 1, 1) for part in level))
         logits = denoiser(
-            x_t, each, x0_prev, ids=ids, cond_mask=cond_mask, length_mask=length_mask
+            x_t, level, x0_prev, ids=ids, cond_mask=cond_mask, length_mask=length_mask
         ).logits
         logits = logits / temperature
         return Prediction(denoiser.interpolate(logits), logits)
 
     return denoise
+
+
+def level_along(schedule: Schedule, path: Path, t: Float[Tensor, ""]) -> Level:
+    """The level of each position, (B, L, 1), when the text is at time t."""
+    return schedule(path(t)[..., None])
+
+
+def order_of(group: Slots) -> Float[Tensor, "B L"]:
+    """A random order of the positions of each text, from its own generator."""
+    length = group.ids.shape[1]
+    order = [torch.rand(length, generator=generator) for generator in group.generators]
+    return torch.stack(order).to(group.ids.device)
 
 
 def noise_source(group: Slots, dim: int) -> Callable[[], Float[Tensor, "B L D"]]:

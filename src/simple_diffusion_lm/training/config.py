@@ -34,6 +34,7 @@ class Config:
     # The objective.
     objective: str = "continuous"  # one of OBJECTIVE_NAMES
     schedule: str = FITTED  # or one of diffusion.schedule.SCHEDULES
+    stagger: float = 8.0  # 0: all positions take on noise together; large: one after the other
     mse_weight: float = 0.0
     ce_weight: float = 1.0
     self_cond_rate: float = 0.9  # share of examples shown their own first prediction
@@ -97,6 +98,7 @@ class Config:
         need("crop", self.crop >= 2, "at least 2")
         for name in ("dropout", "layer_drop", "subword_alpha", "self_cond_rate", "ema"):
             need(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
+        need("stagger", self.stagger >= 0, "at least 0")
         for name in ("learning_rate", "clip"):
             need(name, getattr(self, name) > 0, "above 0")
         if self.heads >= 1:

@@ -33,6 +33,7 @@ def continuous(config: Config, vocab_size: int) -> Objective:
         mse_weight=config.mse_weight,
         ce_weight=config.ce_weight,
         self_cond_rate=config.self_cond_rate,
+        stagger=config.stagger,
     )
 
 

@@ -30,6 +30,7 @@ def original() -> Config:
         regress=True,
         posterior=False,
         schedule="cosine",
+        stagger=0.0,
         self_cond_rate=0.5,
         mse_weight=1.0,
         ce_weight=1.0,
