@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from simple_diffusion_lm.diffusion.likelihood import (
     Proposal,
+    Text,
     carried_bound,
     probability_flow,
     variational_bound,
@@ -28,30 +29,32 @@ class ExactUniform:
     def interpolate(self, logits):
         return logits.softmax(-1) @ self.table
 
-    def __call__(self, x_t, level, x0_prev, *, ids, cond_mask, length_mask):
-        logits = (level.alpha / level.sigma**2) * x_t @ self.table.T
-        return Output(logits)
+    def read(self, x_t, level):
+        return (level.alpha / level.sigma**2) * x_t @ self.table.T
+
+    def __call__(self, x_t, level, x0_prev, *, ids, cond_mask, length_mask, targets):
+        return Output(self.read(x_t, level).flatten(0, 1)[targets.all])
 
 
-def path_of(cond_mask, stagger, generator):
-    return Path.of(torch.rand(cond_mask.shape, generator=generator), ~cond_mask, stagger)
+def text_of(ids, cond_mask, stagger, generator):
+    """Texts without padding, along a path in random order."""
+    path = Path.of(torch.rand(cond_mask.shape, generator=generator), ~cond_mask, stagger)
+    return Text(ids, torch.ones_like(cond_mask), cond_mask, path)
 
 
 def uniform_bound(schedule, sequences=20_000, cond_mask=None, stagger=0.0):
     generator = torch.Generator().manual_seed(0)
     table = F.normalize(torch.randn(V, D, generator=generator), dim=-1) * D**0.5
     ids = torch.randint(V, (sequences, L), generator=generator)
-    everywhere = torch.ones_like(ids, dtype=torch.bool)
+    if cond_mask is None:
+        cond_mask = torch.zeros_like(ids, dtype=torch.bool)
     u = (torch.arange(sequences) + torch.rand(sequences, generator=generator)) / sequences
     return variational_bound(
         ExactUniform(table),
         Proposal.of(schedule, D, torch.device("cpu")),
-        ids,
-        everywhere,
-        ~everywhere if cond_mask is None else cond_mask,
+        text_of(ids, cond_mask, stagger, generator),
         u,
         torch.randn(2, sequences, L, D, generator=generator),
-        path_of(~everywhere if cond_mask is None else cond_mask, stagger, generator),
     )
 
 
@@ -108,12 +111,9 @@ class ExactChain(ExactUniform):
         super().__init__(table)
         self.first, self.transition = first.log(), transition.log()
 
-    def __call__(self, x_t, level, x0_prev, *, ids, cond_mask, length_mask):
-        seen = super().__call__(
-            x_t, level, x0_prev, ids=ids, cond_mask=cond_mask, length_mask=length_mask
-        )
+    def __call__(self, x_t, level, x0_prev, *, ids, cond_mask, length_mask, targets):
         known = F.one_hot(ids, len(self.table)).log()  # given positions are certain
-        evidence = torch.where(cond_mask[..., None], known, seen.logits)
+        evidence = torch.where(cond_mask[..., None], known, self.read(x_t, level))
         forward = [self.first + evidence[:, 0]]
         for i in range(1, ids.shape[1]):
             reached = torch.logsumexp(forward[-1][:, :, None] + self.transition, dim=1)
@@ -122,7 +122,8 @@ class ExactChain(ExactUniform):
         for i in reversed(range(1, ids.shape[1])):
             after = backward[0] + evidence[:, i]
             backward.insert(0, torch.logsumexp(after[:, None] + self.transition, dim=2))
-        return Output(torch.stack(forward, 1) + torch.stack(backward, 1))
+        logits = torch.stack(forward, 1) + torch.stack(backward, 1)
+        return Output(logits.flatten(0, 1)[targets.all])
 
 
 def chain(generator):
@@ -168,12 +169,9 @@ def test_the_bound_of_a_markov_chain_meets_its_entropy(given, stagger):
         bound = variational_bound(
             model,
             Proposal.of(FittedSchedule(D, V), D, torch.device("cpu")),
-            ids,
-            torch.ones_like(cond_mask),
-            cond_mask,
+            text_of(ids, cond_mask, stagger, generator),
             u,
             torch.randn(2, *ids.shape, D, generator=generator),
-            path_of(cond_mask, stagger, generator),
         )
         draws.append(bound.total + log_p)  # of the same lines, so that only the noise is left
     difference = torch.stack(draws).mean(0)
@@ -194,18 +192,14 @@ def test_the_carried_bound_of_a_markov_chain_is_near_above_its_entropy(given, st
         log_p = log_p + transition[ids[:, i - 1], ids[:, i]].log()
     cond_mask = torch.zeros_like(ids, dtype=torch.bool)
     cond_mask[:, ::2] = given
-    edges = Proposal.of(FittedSchedule(D, V), D, torch.device("cpu")).edges
+    ends = Proposal.of(FittedSchedule(D, V), D, torch.device("cpu")).edges[[0, -1]]
     totals = []
     for steps in (20, 200):
-        path = path_of(cond_mask, stagger, generator)
-        times = torch.linspace(0, 1, round(steps * (1 + stagger)))
-        log_snrs = [edges[0] + (edges[-1] - edges[0]) * path(t) for t in times]
         bound = carried_bound(
             model,
-            log_snrs,
-            ids,
-            torch.ones_like(cond_mask),
-            cond_mask,
+            Proposal(ends),  # equal steps of log-SNR
+            text_of(ids, cond_mask, stagger, generator),
+            round(steps * (1 + stagger)),
             lambda: torch.randn(*ids.shape, D, generator=generator),
         )
         totals.append(bound.total)
@@ -226,9 +220,10 @@ class Copying(ExactUniform):
         super().__init__(table)
         self.part, self.detached = part, detached
 
-    def __call__(self, x_t, level, x0_prev, **text):
-        exact = super().__call__(x_t, level, x0_prev, **text).logits.softmax(-1)
+    def __call__(self, x_t, level, x0_prev, *, targets, **known):
+        exact = super().__call__(x_t, level, x0_prev, targets=targets, **known).logits.softmax(-1)
         first = x0_prev.detach() if self.detached else x0_prev
+        first = first.flatten(0, 1)[targets.all]
         copied = first @ torch.linalg.inv(self.table)  # from a mean embedding to its weights
         copied = torch.where(x0_prev.any(), copied, exact)
         mixed = self.part * copied + (1 - self.part) * exact
@@ -238,16 +233,13 @@ class Copying(ExactUniform):
 def flow_bound(model, stagger=0.0, sequences=2000):
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(V, (sequences, L), generator=generator)
-    everywhere = torch.ones_like(ids, dtype=torch.bool)
+    nowhere = torch.zeros_like(ids, dtype=torch.bool)
     return probability_flow(
         model,
         Proposal.of(FittedSchedule(D, V), D, torch.device("cpu")),
-        ids,
-        everywhere,
-        ~everywhere,
+        text_of(ids, nowhere, stagger, generator),
         torch.randn(sequences, L, D, generator=generator),
         torch.randint(2, (sequences, L, D), generator=generator) * 2.0 - 1,
-        path_of(~everywhere, stagger, generator),
         round(96 * (1 + stagger)),
     )
 

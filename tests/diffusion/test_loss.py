@@ -1,7 +1,13 @@
 import torch
 from small_models import denoiser
 
-from simple_diffusion_lm.diffusion.loss import diffusion_loss, draw, seeded
+from simple_diffusion_lm.diffusion.loss import (
+    Targets,
+    diffusion_loss,
+    draw,
+    numbers,
+    seeded,
+)
 from simple_diffusion_lm.diffusion.schedule import SCHEDULES, FittedSchedule
 
 V, D = 23, 16
@@ -10,7 +16,8 @@ V, D = 23, 16
 def network(**options):
     torch.manual_seed(0)
     model = denoiser(V, embedding_dim=D, width=3, **options)
-    torch.nn.init.normal_(model.transformer.level.out.weight, std=0.1)  # so that levels matter
+    for weight in model.transformer.film.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
     for layer in model.transformer.layers:
         torch.nn.init.normal_(layer.neighbours.weight, std=0.3)
     return model.eval()
@@ -125,12 +132,17 @@ def test_rate_is_the_integrand_of_the_bound():
     x0 = model.embed(ids)
     x_t = level.alpha * x0 + level.sigma * draws.eps
     logits, _ = model(
-        x_t, level, torch.zeros_like(x0), ids=ids, cond_mask=cond_mask, length_mask=length_mask
+        x_t,
+        level,
+        torch.zeros_like(x0),
+        ids=ids,
+        cond_mask=cond_mask,
+        length_mask=length_mask,
+        targets=Targets(numbers(length_mask), torch.arange(0)),
     )
-    x0_hat = model.interpolate(logits)
-    snr = (level.alpha / level.sigma).squeeze(-1) ** 2
-    rate = 0.5 * snr * (x0 - x0_hat).square().sum(-1)
-    torch.testing.assert_close(losses.rate, rate[length_mask])
+    snr = ((level.alpha / level.sigma).squeeze(-1) ** 2).expand_as(ids)[length_mask]
+    rate = 0.5 * snr * (x0[length_mask] - model.interpolate(logits)).square().sum(-1)
+    torch.testing.assert_close(losses.rate, rate)
 
 
 def test_draws_are_a_function_of_the_example_not_of_its_batch():

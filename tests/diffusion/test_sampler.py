@@ -4,10 +4,12 @@ from collections import deque
 import pytest
 import torch
 
+from simple_diffusion_lm.diffusion.loss import Targets
 from simple_diffusion_lm.diffusion.sampler import SAMPLERS, Prediction, sample, step
 from simple_diffusion_lm.diffusion.schedule import SCHEDULES, FittedSchedule, Level, level_at
 
 MEAN, DEVIATION = 0.7, 0.5
+NOTHING, NO_TARGETS = torch.zeros(0, 1), Targets(torch.arange(0), torch.arange(0))
 ALL = {**SCHEDULES, "fitted": FittedSchedule(1, 50)}
 
 
@@ -15,7 +17,7 @@ def gaussian_denoise(x_t, level, x0_prev):
     """E[x0 | x_t] when x0 ~ N(MEAN, DEVIATION^2): the exact denoiser, in closed form."""
     gain = level.alpha * DEVIATION**2 / (level.alpha**2 * DEVIATION**2 + level.sigma**2)
     x0_hat = MEAN + gain * (x_t - level.alpha * MEAN)
-    return Prediction(x0_hat, torch.zeros(*x_t.shape[:2], 1))
+    return Prediction(x0_hat, NOTHING, NO_TARGETS)
 
 
 def run(schedule, sampler, steps, shape=(16, 16, 16), seed=0):
@@ -77,16 +79,19 @@ def test_ancestral_step_is_the_exact_posterior():
     torch.testing.assert_close(fresh, precision**-0.5)
 
 
-def test_the_last_prediction_is_made_at_the_clean_end_and_steps_count_evaluations():
+def test_steps_count_evaluations_and_end_at_the_clean_end():
     seen: list[Level] = []
 
     def denoise(x_t, level, x0_prev):
         seen.append(level)
-        return gaussian_denoise(x_t, level, x0_prev)
+        return Prediction(torch.ones_like(x_t), NOTHING, NO_TARGETS)
 
-    list(sample(denoise, lambda: torch.zeros(1, 1, 1), SCHEDULES["linear"], 5, SAMPLERS["ddim"]))
-    assert len(seen) == 5
-    torch.testing.assert_close(seen[-1].sigma, SCHEDULES["linear"](torch.tensor(0.0)).sigma)
+    draw = lambda: torch.zeros(1, 1, 1)  # noqa: E731
+    states = list(sample(denoise, draw, SCHEDULES["linear"], 5, SAMPLERS["ddim"]))
+    assert len(states) == len(seen) == 5
+    torch.testing.assert_close(seen[0].sigma, SCHEDULES["linear"](torch.tensor(1.0)).sigma)
+    clean = SCHEDULES["linear"](torch.tensor(0.0))
+    torch.testing.assert_close(states[-1][0].flatten()[0], clean.alpha, atol=1e-3, rtol=1e-3)
 
 
 def test_the_previous_estimate_is_handed_back():
@@ -94,7 +99,7 @@ def test_the_previous_estimate_is_handed_back():
 
     def denoise(x_t, level, x0_prev):
         previous.append(x0_prev.clone())
-        return Prediction(torch.full_like(x_t, len(previous)), torch.zeros(1, 1, 1))
+        return Prediction(torch.full_like(x_t, len(previous)), NOTHING, NO_TARGETS)
 
     list(sample(denoise, lambda: torch.zeros(1, 1, 1), SCHEDULES["cosine"], 4, SAMPLERS["dpm2m"]))
     assert [p.item() for p in previous] == [0, 1, 2, 3]

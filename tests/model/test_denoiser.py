@@ -2,7 +2,7 @@ import pytest
 import torch
 from small_models import denoiser
 
-from simple_diffusion_lm.diffusion.loss import seeded
+from simple_diffusion_lm.diffusion.loss import Targets, numbers, seeded
 from simple_diffusion_lm.diffusion.schedule import Level, level_at
 from simple_diffusion_lm.model.embedding import NORMALISERS
 from simple_diffusion_lm.model.transformer import rotary_angles, rotate
@@ -13,7 +13,8 @@ V, D, B, L = 23, 16, 3, 6
 def network(normaliser="unit_scale", **options):
     torch.manual_seed(0)
     model = denoiser(V, embedding_dim=D, width=3, normaliser=normaliser, **options)
-    torch.nn.init.normal_(model.transformer.level.out.weight, std=0.1)
+    for weight in model.transformer.film.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
     for layer in model.transformer.layers:
         torch.nn.init.normal_(layer.neighbours.weight, std=0.3)
     return model.eval()
@@ -27,7 +28,8 @@ def inputs():
         "cond_mask": torch.zeros(B, L, dtype=torch.bool),
         "length_mask": torch.ones(B, L, dtype=torch.bool),
     }
-    return x_t, {"ids": ids, **masks}
+    targets = Targets(torch.arange(B * L), torch.arange(0))
+    return x_t, {"ids": ids, **masks, "targets": targets}
 
 
 @pytest.mark.parametrize("normaliser", NORMALISERS)
@@ -37,7 +39,7 @@ def test_single_token_logits_are_bayes_rule(normaliser):
     level = level_at(torch.tensor([-2.0, 0.0, 1.0])[:, None, None])
     with torch.no_grad():
         model.log_unigram.copy_(torch.linspace(-5, 0, V))
-        logits = model.single_token_logits(x_t, level)
+        logits = model.read(x_t, level)
         table = model.embedding.table
         normal = torch.distributions.Normal(level.alpha[..., None] * table, level.sigma[..., None])
         exact = normal.log_prob(x_t[:, :, None, :]).sum(-1) + model.log_unigram
@@ -48,19 +50,18 @@ def test_the_network_is_shown_the_posterior_mean():
     """A blank (the unigram mean) at pure noise, the token itself when clean."""
     model, (x_t, text) = network(), inputs()
     model.start_from_counts(torch.arange(1, V + 1))
+    everywhere = torch.arange(B * L)
     with torch.no_grad():
         noisy, clean = level_at(torch.full((B, 1, 1), -30.0)), level_at(torch.full((B, 1, 1), 8.0))
-        unigram = model.log_unigram.exp() @ model.embedding.table
-        torch.testing.assert_close(
-            model.shown(x_t, noisy, model.single_token_logits(x_t, noisy)),
-            unigram.expand(B, L, D),
-            atol=1e-3,
-            rtol=1e-3,
-        )
+        unigram = (model.log_unigram.exp() @ model.embedding.table).expand(B, L, D)
+        shown, _ = model.look(x_t, noisy, everywhere)
+        torch.testing.assert_close(shown, unigram, atol=1e-3, rtol=1e-3)
+        silent, evidence = model.look(x_t, noisy, everywhere[:0])
+        torch.testing.assert_close(silent, unigram)
+        assert evidence.shape == (0, V)
         x0 = model.embed(text["ids"])
-        torch.testing.assert_close(
-            model.shown(x0, clean, model.single_token_logits(x0, clean)), x0, atol=1e-3, rtol=1e-3
-        )
+        shown, _ = model.look(x0, clean, everywhere)
+        torch.testing.assert_close(shown, x0, atol=1e-3, rtol=1e-3)
 
 
 def test_a_prediction_has_its_whole_gradient_outside_of_training():
@@ -69,7 +70,7 @@ def test_a_prediction_has_its_whole_gradient_outside_of_training():
     level = level_at(torch.zeros(B, 1, 1))
 
     def logits(x):
-        return model(x, level, torch.zeros_like(x), **text).logits[:, 2].sum()
+        return model(x, level, torch.zeros_like(x), **text).logits[2::L].sum()
 
     x_t.requires_grad_()
     (gradient,) = torch.autograd.grad(logits(x_t), x_t)
@@ -85,8 +86,8 @@ def test_an_untrained_model_is_the_single_token_posterior():
     level = level_at(torch.zeros(B, 1, 1))
     with torch.no_grad():
         logits = model(x_t, level, torch.zeros_like(x_t), **text).logits
-        expected = model.single_token_logits(x_t, level)
-    torch.testing.assert_close(logits, expected)
+        expected = model.read(x_t, level)
+    torch.testing.assert_close(logits, expected.flatten(0, 1))
 
 
 def test_padding_and_given_noise_do_not_reach_other_positions():
@@ -95,16 +96,18 @@ def test_padding_and_given_noise_do_not_reach_other_positions():
     text["length_mask"] = torch.arange(L) < torch.tensor([6, 5, 3])[:, None]
     text["cond_mask"] = torch.arange(L).expand(B, L) == 1
     seen = text["length_mask"] & ~text["cond_mask"]
+    text["targets"] = Targets(numbers(seen), torch.arange(0))
     with torch.no_grad():
         before = model(x_t, level, torch.zeros_like(x_t), **text).logits
         disturbed = torch.where(seen[..., None], x_t, x_t + 9.0)
         previous = torch.where(seen[..., None], torch.zeros_like(x_t), torch.ones_like(x_t))
         after = model(disturbed, level, previous, **text).logits
-    torch.testing.assert_close(before[seen], after[seen])
+    torch.testing.assert_close(before, after)
 
 
-def test_a_level_for_each_position_is_understood():
-    model, (x_t, text) = network(), inputs()
+@pytest.mark.parametrize("posterior", [True, False])
+def test_a_level_for_each_position_is_understood(posterior):
+    model, (x_t, text) = network(posterior=posterior), inputs()
     common = level_at(torch.zeros(B, 1, 1))
     each = Level(*(part.expand(B, L, 1) for part in common))
     with torch.no_grad():

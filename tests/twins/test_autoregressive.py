@@ -28,11 +28,11 @@ def text():
 def test_a_token_sees_those_before_it_and_no_other():
     model = network()
     ids, everywhere = text()
-    before = model._logits(ids, everywhere)
+    before = model.predict(model.before(ids), everywhere)
     for i in range(L):
         changed = ids.clone()
         changed[:, i] = (changed[:, i] + 1) % V
-        after = model._logits(changed, everywhere)
+        after = model.predict(model.before(changed), everywhere)
         torch.testing.assert_close(after[:, : i + 1], before[:, : i + 1])
         assert (after[:, i + 1 :] != before[:, i + 1 :]).flatten(1).any(1).all() or i == L - 1
 
@@ -41,12 +41,12 @@ def test_kept_keys_and_values_change_nothing():
     """Logits one position at a time, or two, or all at once, are the same."""
     model = network()
     ids, everywhere = text()
-    whole = model._logits(ids, everywhere)
-    before = torch.cat([model.blank.expand(B, 1, -1), model.embedding(ids[:, :-1])], dim=1)
+    whole = model.predict(model.before(ids), everywhere)
+    before = model.before(ids)
     for stride in (1, 2):
         pasts = [Past() for _ in model.transformer.layers]
         parts = [
-            model.predict(before[:, i : i + stride], everywhere[:, i : i + stride], pasts)
+            model.predict(before[:, i : i + stride], everywhere[:, i : i + stride], pasts=pasts)
             for i in range(0, L, stride)
         ]
         torch.testing.assert_close(torch.cat(parts, dim=1), whole)

@@ -15,16 +15,15 @@ one that makes two passes at every one of infinitely many levels, `carried_bound
 sampler as it is, `probability_flow` of the deterministic one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .loss import Network, Output
+from .loss import Network, Targets, sum_texts
 from .schedule import Level, Path, Schedule, level_at, useful_range
 
 
@@ -75,25 +74,51 @@ class Proposal(NamedTuple):
         return self.edges[left] - (u * pieces - left) * drop, drop * pieces
 
 
-def two_pass(model: Network, x_t: Float[Tensor, "B L D"], level: Level, **text: Tensor) -> Output:
-    """The prediction self-conditioned on the model's own first prediction of the same x_t.
+class Text(NamedTuple):
+    """What a bound is of: texts, their given positions, and the way they take on noise."""
+
+    ids: Int[Tensor, "B L"]
+    length_mask: Bool[Tensor, "B L"]
+    cond_mask: Bool[Tensor, "B L"]
+    path: Path
+
+    @property
+    def free(self) -> Bool[Tensor, "B L"]:
+        return self.length_mask & ~self.cond_mask
+
+    def known(self, t: Float[Tensor, "B L_or_1"]) -> dict[str, Tensor]:
+        """What the network is told at these times: a position at time 0 is as good as given."""
+        given = self.cond_mask | (self.free & (t == 0))
+        return {"ids": self.ids, "cond_mask": given, "length_mask": self.length_mask}
+
+
+def two_pass(
+    model: Network,
+    x_t: Float[Tensor, "B L D"],
+    level: Level,
+    text: Text,
+    t: Float[Tensor, "B L_or_1"],
+) -> tuple[Float[Tensor, "N D"], Targets]:
+    """x0_hat of the moving positions, shown the model's own first prediction of the same x_t.
 
     A function of (x_t, level) alone, so the bound holds for it as for any denoiser.
     """
-    first = model(x_t, level, torch.zeros_like(x_t), **text)
-    return model(x_t, level, model.interpolate(first.logits), **text)
+    targets, known = Targets.of(t, text.free), text.known(t)
+    nothing = torch.zeros_like(x_t)
+    first = model(x_t, level, nothing, **known, targets=targets)
+    x0_prev = targets.put(model.interpolate(first.logits), nothing)
+    moving = Targets(targets.moving, targets.silent[:0])
+    second = model(x_t, level, x0_prev, **known, targets=moving)
+    return model.interpolate(second.logits), moving  # x0_hat as in sampling
 
 
 @torch.no_grad()
 def variational_bound(
     model: Network,
     proposal: Proposal,
-    ids: Int[Tensor, "B L"],
-    length_mask: Bool[Tensor, "B L"],
-    cond_mask: Bool[Tensor, "B L"],
+    text: Text,
     u: Float[Tensor, " B"],
     eps: Float[Tensor, "2 B L D"],
-    path: Path,
 ) -> Bound:
     """One unbiased draw of the bound for each sequence.
 
@@ -101,21 +126,20 @@ def variational_bound(
     for the diffusion term and one for the reconstruction. Along any path the integral is the sum of
     those of the positions, each over its own log-SNR, with the others where they are by then.
     """
-    free = length_mask & ~cond_mask
-    text = {"ids": ids, "cond_mask": cond_mask, "length_mask": length_mask}
+    ids, free = text.ids, text.free
     x0 = model.embed(ids)
 
-    t = path(u)
+    t = text.path(u)
     log_snr, weight = proposal.draw(t)
-    weight = weight * (1 + path.stagger) * (t > 0) * (t < 1)  # d log-SNR / du: none at either end
+    weight = 0.5 * log_snr.exp() * weight * (1 + text.path.stagger)  # 1/2 snr, d log-SNR / du
     level = level_at(log_snr[..., None])
-    logits = two_pass(model, level.noise(x0, eps[0]), level, **text).logits
-    x0_hat = model.interpolate(logits)  # as in sampling
-    error = (x0_hat - x0).square().sum(-1)
-    diffusion = (0.5 * log_snr.exp() * error * weight * free).sum(1)
+    x0_hat, moving = two_pass(model, level.noise(x0, eps[0]), level, text, t)
+    error = (x0_hat - x0.flatten(0, 1)[moving.all]).square().sum(-1)
+    weight = weight.expand_as(ids).flatten()[moving.all]
+    diffusion = sum_texts(error * weight, moving.all, ids)
 
-    clean = level_at(proposal.edges[0].expand(len(ids), 1, 1))
-    surprise = _surprise(model, clean.noise(x0, eps[1]), clean, torch.zeros_like(x0), text)
+    clean = level_at(proposal.edges[0])
+    surprise = _surprise(model.read(clean.noise(x0, eps[1]), clean), ids)
     reconstruction = (surprise * free).sum(1)
 
     prior = _prior(x0, proposal.edges[-1], free)
@@ -125,25 +149,26 @@ def variational_bound(
 @torch.no_grad()
 def carried_bound(
     model: Network,
-    log_snrs: Sequence[Float[Tensor, "B L_or_1"]],
-    ids: Int[Tensor, "B L"],
-    length_mask: Bool[Tensor, "B L"],
-    cond_mask: Bool[Tensor, "B L"],
+    proposal: Proposal,
+    text: Text,
+    steps: int,
     draw: Callable[[], Float[Tensor, "B L D"]],
 ) -> Bound:
     """The bound of the ancestral sampler itself, which carries each prediction on to the next.
 
     A step's distribution may depend on all the noisier states before it, so the KL of each step of
-    the finite sampler at the levels `log_snrs` (falling) still adds up to a bound (VDM, eq. 11-13,
-    with the prediction as a function of the path x_t, x_t+1, ... drawn from q):
+    the finite sampler still adds up to a bound (VDM, eq. 11-13, with the prediction as a function
+    of the path x_t, x_t+1, ... drawn from q):
 
         -log p <= prior + sum of 1/2 (snr_s - snr_t) ||x0 - x0_hat(path)||^2 + reconstruction
 
-    draw returns standard normal noise. One evaluation a level, for every sequence.
+    The last step of a position is its reconstruction: its token is drawn from the logits.
+    draw returns standard normal noise. One evaluation a step, for every sequence.
     """
-    free = length_mask & ~cond_mask
-    text = {"ids": ids, "cond_mask": cond_mask, "length_mask": length_mask}
+    ids, free = text.ids, text.free
     x0 = model.embed(ids)
+    times = [text.path(t) for t in torch.linspace(0, 1, steps + 1, device=ids.device)]
+    log_snrs = [proposal.draw(t)[0] for t in times]
     levels = [level_at(log_snr[..., None]) for log_snr in log_snrs]
     path = [levels[0].noise(x0, draw())]
     for clean, noisy in pairwise(levels):
@@ -151,13 +176,19 @@ def carried_bound(
         fresh = (noisy.sigma**2 - (ratio * clean.sigma) ** 2).clamp(min=0).sqrt()
         path.append(ratio * path[-1] + fresh * draw())
     x0_prev = torch.zeros_like(x0)
-    diffusion = x0.new_zeros(len(ids))
-    for i in reversed(range(1, len(levels))):
-        x0_prev = model.interpolate(model(path[i], levels[i], x0_prev, **text).logits)
-        error = (x0_prev - x0).square().sum(-1) * free
-        diffusion += (0.5 * (log_snrs[i - 1].exp() - log_snrs[i].exp()) * error).sum(1)
-    surprise = _surprise(model, path[0], levels[0], x0_prev, text)
-    return Bound(_prior(x0, log_snrs[-1], free), diffusion, (surprise * free).sum(1), free.sum(1))
+    diffusion, reconstruction = x0.new_zeros(2, len(ids))
+    for i in reversed(range(1, steps + 1)):
+        targets = Targets.of(times[i], free)
+        at = targets.all
+        logits = model(path[i], levels[i], x0_prev, **text.known(times[i]), targets=targets).logits
+        x0_hat = model.interpolate(logits)
+        x0_prev = targets.put(x0_hat, torch.zeros_like(x0))
+        last = (times[i - 1] == 0).expand_as(ids).flatten()[at]
+        gain = (log_snrs[i - 1].exp() - log_snrs[i].exp()).expand_as(ids).flatten()[at]
+        error = (x0_hat - x0.flatten(0, 1)[at]).square().sum(-1)
+        diffusion += sum_texts(0.5 * gain * error * ~last, at, ids)
+        reconstruction += sum_texts(_surprise(logits, ids.flatten()[at]) * last, at, ids)
+    return Bound(_prior(x0, log_snrs[-1], free), diffusion, reconstruction, free.sum(1))
 
 
 def _prior(
@@ -170,27 +201,17 @@ def _prior(
     return (per_token * free).sum(1).to(x0.dtype)
 
 
-def _surprise(
-    model: Network,
-    x_t: Float[Tensor, "B L D"],
-    level: Level,
-    x0_prev: Float[Tensor, "B L D"],
-    text: dict[str, Tensor],
-) -> Float[Tensor, "B L"]:
-    """-log p(token | x_t). One pass is enough: any normalised decoder keeps a bound a bound."""
-    logits = model(x_t, level, x0_prev, **text).logits
-    return F.cross_entropy(logits.transpose(1, 2), text["ids"], reduction="none")
+def _surprise(logits: Float[Tensor, "*S V"], ids: Int[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+    """-log p of each token."""
+    return -logits.log_softmax(-1).gather(-1, ids[..., None]).squeeze(-1)
 
 
 def probability_flow(
     model: Network,
     proposal: Proposal,
-    ids: Int[Tensor, "B L"],
-    length_mask: Bool[Tensor, "B L"],
-    cond_mask: Bool[Tensor, "B L"],
+    text: Text,
     eps: Float[Tensor, "B L D"],
     probe: Float[Tensor, "B L D"],
-    path: Path,
     steps: int,
 ) -> Bound:
     """-log p under the probability-flow ODE, an upper bound once `steps` are enough.
@@ -206,34 +227,34 @@ def probability_flow(
     it, the sum belongs to no flow and falls below the true entropy
     (tests/diffusion/test_likelihood.py shows it).
     """
-    free = length_mask & ~cond_mask
-    text = {"ids": ids, "cond_mask": cond_mask, "length_mask": length_mask}
+    ids, free = text.ids, text.free
     probe = probe * free[..., None]
     high, low = proposal.edges[0].item(), proposal.edges[-1].item()
-    times = torch.linspace(0, 1, steps + 1, device=ids.device)
-    log_snrs = [high + (low - high) * path(t) for t in times]
+    times = [text.path(t) for t in torch.linspace(0, 1, steps + 1, device=ids.device)]
 
-    def flow(y: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        """x0_hat, and the part of each position in its divergence in y."""
+    def flow(y: Tensor, log_snr: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """x0_hat of what moves at t, and the part of each position in its divergence in y."""
         level = level_at(log_snr[..., None])
         with torch.enable_grad():
             y = y.detach().requires_grad_()
-            x0_hat = model.interpolate(two_pass(model, level.sigma * y, level, **text).logits)
+            x0_hat, moving = two_pass(model, level.sigma * y, level, text, t)
+            x0_hat = moving.put(x0_hat, torch.zeros_like(y))
             (vjp,) = torch.autograd.grad(x0_hat, y, probe)
         return x0_hat.detach(), (vjp * probe).sum(-1)
 
+    clean = level_at(proposal.edges[0])
+    eps = eps * free[..., None]
     with torch.no_grad():
-        clean = level_at(log_snrs[0][..., None])
-        eps = eps * free[..., None]
         y = (model.embed(ids) * clean.alpha / clean.sigma + eps) * free[..., None]
-        surprise = _surprise(model, clean.sigma * y, clean, torch.zeros_like(y), text)
-        reconstruction = (surprise * free).sum(1)
+        reconstruction = (_surprise(model.read(clean.sigma * y, clean), ids) * free).sum(1)
     divergence = torch.zeros_like(reconstruction)
-    for now, nxt in pairwise(log_snrs):
+    for t_now, t_next in pairwise(times):
+        middle = (t_now + t_next) / 2  # what moves in the step moves at both of its ends
+        now, nxt = (high + (low - high) * t for t in (t_now, t_next))
         step = (nxt / 2).exp() - (now / 2).exp()  # of s; negative, towards the noise
-        slope, div = flow(y, now)
-        slope_after, div_after = flow(y + step[..., None] * slope * free[..., None], nxt)
-        y = y + step[..., None] / 2 * (slope + slope_after) * free[..., None]
+        slope, div = flow(y, now, middle)
+        slope_after, div_after = flow(y + step[..., None] * slope, nxt, middle)
+        y = y + step[..., None] / 2 * (slope + slope_after)
         divergence -= (step / 2 * (div + div_after)).sum(1)
     prior = 0.5 * (y.square() - eps.square()).sum((1, 2))
     return Bound(prior, divergence, reconstruction, free.sum(1))

@@ -9,27 +9,68 @@ from torch import Tensor
 
 from .schedule import Level, Path, Schedule
 
-IGNORED = -100  # a target that cross-entropy passes over
+
+def numbers(mask: Bool[Tensor, "B L"]) -> Int[Tensor, " N"]:
+    """The numbers b L + l of the positions where the mask is True."""
+    return mask.flatten().nonzero().squeeze(1)
+
+
+def sum_texts(
+    values: Float[Tensor, " N"], at: Int[Tensor, " N"], like: Tensor
+) -> Float[Tensor, " B"]:
+    """Sums of values at positions `at` over each text of a (B, L) tensor."""
+    count, length = like.shape
+    return values.new_zeros(count).index_add(0, at // length, values)
+
+
+class Targets(NamedTuple):
+    """The N positions that are to be predicted, as numbers b L + l.
+
+    Logits are the largest tensors there are: nobody makes them for a position that is given.
+    """
+
+    moving: Int[Tensor, " N_moving"]  # between clean and noise
+    silent: Int[Tensor, " N_silent"]  # at pure noise, which says nothing of the token
+
+    @classmethod
+    def of(cls, t: Float[Tensor, "B L_or_1"], free: Bool[Tensor, "B L"]) -> "Targets":
+        """The free positions by their times; at time 0 they are as good as given."""
+        silent = free & (t == 1)
+        moving = free & (t > 0) & ~silent
+        return cls(numbers(moving), numbers(silent))
+
+    @property
+    def all(self) -> Int[Tensor, " N"]:
+        return torch.cat([self.moving, self.silent])
+
+    def put(self, values: Float[Tensor, "N D"], into: Float[Tensor, "B L D"]) -> Tensor:
+        """(B, L, D): `into` with values at the targets."""
+        return into.flatten(0, 1).index_copy(0, self.all, values).view_as(into)
 
 
 class Output(NamedTuple):
-    """What a network says of the clean text.
+    """What a network says of the N targets, in the order of `Targets.all`.
 
     regressed is its own estimate of the embeddings, where it has a head for one; every other
     estimate of them is the mean under the logits.
     """
 
-    logits: Float[Tensor, "B L V"]
-    regressed: Float[Tensor, "B L D"] | None = None
+    logits: Float[Tensor, "N V"]
+    regressed: Float[Tensor, "N D"] | None = None
 
 
 @runtime_checkable
 class Network(Protocol):
-    """What the loss and the bound need of a model: embeddings, and predictions of them."""
+    """What the loss and the bound need of a model: embeddings, and predictions of them.
+
+    read gives the logits of each position from its own x_t alone.
+    """
 
     def embed(self, ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L D"]: ...
 
-    def interpolate(self, logits: Float[Tensor, "B L V"]) -> Float[Tensor, "B L D"]: ...
+    def interpolate(self, logits: Float[Tensor, "*S V"]) -> Float[Tensor, "*S D"]: ...
+
+    def read(self, x_t: Float[Tensor, "*S D"], level: Level) -> Float[Tensor, "*S V"]: ...
 
     def __call__(
         self,
@@ -40,6 +81,7 @@ class Network(Protocol):
         ids: Int[Tensor, "B L"],
         cond_mask: Bool[Tensor, "B L"],
         length_mask: Bool[Tensor, "B L"],
+        targets: Targets,
     ) -> Output: ...
 
 
@@ -135,14 +177,15 @@ def diffusion_loss(
 ) -> Losses:
     """MSE to the clean embeddings and cross-entropy of the projection, weighted and summed.
 
-    Both are means over the positions that are text, not given (`length_mask & ~cond_mask`) and not
-    still clean, which staggered ones may be.
+    Both are means over the positions that are text and not given (`length_mask & ~cond_mask`): the
+    cross-entropy over those that are not clean by then, which staggered ones may be, the MSE over
+    those of them that are not pure noise.
     Self-conditioning (Analog Bits, 2208.04202, Algorithm 1): the chosen sequences are predicted
     once without gradient, and shown that prediction.
     """
     free = length_mask & ~cond_mask
     t = Path.of(draws.order, free, stagger)(draws.t)
-    loss_mask = free & (t > 0)
+    given = cond_mask | (free & (t == 0))
     x0 = model.embed(ids)
     level = schedule(t[..., None])
     x_t = level.noise(x0, draws.eps)
@@ -151,32 +194,34 @@ def diffusion_loss(
     chosen = draws.self_cond
     if chosen.any():
         with torch.no_grad():
+            some = Targets.of(t[chosen], free[chosen])
             first = model(
                 x_t[chosen],
                 Level(level.alpha[chosen], level.sigma[chosen]),
                 x0_prev[chosen],
                 ids=ids[chosen],
-                cond_mask=cond_mask[chosen],
+                cond_mask=given[chosen],
                 length_mask=length_mask[chosen],
+                targets=some,
             )
-            x0_prev[chosen] = model.interpolate(first.logits)
+            x0_prev[chosen] = some.put(model.interpolate(first.logits), x0_prev[chosen])
+    targets = Targets.of(t, free)
     logits, x0_hat = model(
-        x_t, level, x0_prev, ids=ids, cond_mask=cond_mask, length_mask=length_mask
+        x_t, level, x0_prev, ids=ids, cond_mask=given, length_mask=length_mask, targets=targets
     )
+    moving = slice(len(targets.moving))
     if x0_hat is None:
         with torch.set_grad_enabled(mse_weight > 0):  # its gradient is a tenth of a step
-            x0_hat = model.interpolate(logits)
+            x0_hat = model.interpolate(logits[moving])
 
-    squared = (x0_hat - x0.detach()).square()
-    mse = squared.mean(-1)[loss_mask].mean()
-    # Ignoring positions is much cheaper than gathering the rest: logits are the largest tensor.
-    targets = ids.masked_fill(~loss_mask, IGNORED)
-    ce = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+    squared = (x0_hat[moving] - x0.detach().flatten(0, 1)[targets.moving]).square()
+    mse = squared.sum() / max(squared.numel(), 1)  # staggered, there may be none
+    ids_there = ids.flatten()[targets.all]
+    ce = F.cross_entropy(logits, ids_there)
     total = mse_weight * mse + ce_weight * ce
 
     with torch.no_grad():
-        accuracy = (logits.argmax(-1) == ids)[loss_mask].float().mean()
-        between = loss_mask & (t < 1)
-        log_snr = level.log_snr.squeeze(-1).expand_as(ids)[between]
-        rate = 0.5 * log_snr.exp() * squared.sum(-1)[between]
+        accuracy = (logits.argmax(-1) == ids_there).float().mean()
+        log_snr = level.log_snr.squeeze(-1).expand_as(ids).flatten()[targets.moving]
+        rate = 0.5 * log_snr.exp() * squared.sum(-1)
     return Losses(total, mse.detach(), ce.detach(), accuracy, log_snr, rate)

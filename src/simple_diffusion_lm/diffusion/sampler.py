@@ -14,14 +14,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .loss import Targets
 from .schedule import Level, Schedule
 
 
 class Prediction(NamedTuple):
-    """What a denoiser says of the clean text: its embeddings and its tokens."""
+    """What a denoiser says of the clean text: its embeddings, and its tokens at the targets."""
 
     x0_hat: Float[Tensor, "B L D"]
-    logits: Float[Tensor, "B L V"]
+    logits: Float[Tensor, "N V"]
+    targets: Targets
 
 
 X = Float[Tensor, "B L D"]
@@ -49,15 +51,20 @@ def all_fresh_noise(now: Level, nxt: Level) -> Tensor:
 
 
 class Sampler(NamedTuple):
-    """A rule for the fresh noise, and whether the estimate is extrapolated to second order."""
+    """A rule for the fresh noise, and whether the estimate is extrapolated to second order.
+
+    draws_tokens: the last step of a position draws its token from the last logits; otherwise it
+    takes the most probable one.
+    """
 
     fresh_noise: FreshNoise
     second_order: bool = False
+    draws_tokens: bool = False
 
 
 SAMPLERS: dict[str, Sampler] = {
     "ddim": Sampler(no_fresh_noise),
-    "ancestral": Sampler(posterior_noise),
+    "ancestral": Sampler(posterior_noise, draws_tokens=True),
     "renoise": Sampler(all_fresh_noise),
     "dpm2m": Sampler(no_fresh_noise, second_order=True),
 }
@@ -87,25 +94,21 @@ def extrapolate(x0_hat: X, x0_before: X, before: Level, now: Level, nxt: Level) 
 def sample(
     denoise: Denoise, draw: Callable[[], X], schedule: Schedule, steps: int, sampler: Sampler
 ) -> Iterator[tuple[X, Prediction]]:
-    """Yields (x_t, prediction at x_t) at each of `steps` levels, from noise (t = 1) to t = 0.
+    """Takes `steps` steps from noise (t = 1) to clean (t = 0), and yields after each of them.
 
-    draw() returns fresh standard normal noise (B, L, D). `steps` is the number of evaluations of
-    `denoise`, at least 2; the last prediction is made at the cleanest level, and its logits are
-    the text. Whoever iterates may stop at any step.
+    Yields (x_t after the step, the prediction that led there); each step is one evaluation of
+    `denoise`. draw() returns fresh standard normal noise (B, L, D). Whoever iterates may stop at
+    any step, and may change what `denoise` is given for the next.
     """
-    if steps < 2:
-        raise ValueError(f"sampling takes at least 2 steps, not {steps}")
     x_t = draw()
-    levels = [schedule(t) for t in torch.linspace(1, 0, steps, device=x_t.device)]
+    levels = [schedule(t) for t in torch.linspace(1, 0, steps + 1, device=x_t.device)]
     x_t = levels[0].sigma * x_t
-    prediction = denoise(x_t, levels[0], torch.zeros_like(x_t))
-    yield x_t, prediction
-    before, x0_before = None, prediction.x0_hat
+    x0_prev, before = torch.zeros_like(x_t), None
     for now, nxt in pairwise(levels):
+        prediction = denoise(x_t, now, x0_prev)
         x0_hat = prediction.x0_hat
         if sampler.second_order and before is not None:
-            x0_hat = extrapolate(x0_hat, x0_before, before, now, nxt)
+            x0_hat = extrapolate(x0_hat, x0_prev, before, now, nxt)
         x_t = step(x_t, x0_hat, now, nxt, sampler.fresh_noise(now, nxt), draw())
-        before, x0_before = now, prediction.x0_hat
-        prediction = denoise(x_t, nxt, prediction.x0_hat)
+        before, x0_prev = now, prediction.x0_hat
         yield x_t, prediction

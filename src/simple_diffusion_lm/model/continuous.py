@@ -1,6 +1,5 @@
 """Continuous diffusion: a denoiser and its schedule, trained, measured and sampled."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
@@ -11,17 +10,18 @@ from torch import Generator, Tensor
 from ..diffusion.likelihood import (
     Bound,
     Proposal,
+    Text,
     carried_bound,
     probability_flow,
     variational_bound,
 )
-from ..diffusion.loss import Draws, Losses, diffusion_loss, draw
-from ..diffusion.sampler import Denoise, Prediction, sample
+from ..diffusion.loss import Draws, Losses, Targets, diffusion_loss, draw, numbers
+from ..diffusion.sampler import Prediction, sample
 from ..diffusion.schedule import FittedSchedule, Level, Path, Schedule
 from .denoiser import Denoiser
 from .embedding import TokenEmbedding
 from .objective import Objective
-from .slots import Settings, Slot, Slots, Vocabulary, batches_of, forbid
+from .slots import Settings, Slot, Slots, Vocabulary, batches_of, draw_ids, forbid
 
 FLOW_STEPS = 64  # of the flow's likelihood; on the exact model of the tests, 0.01 nats too high
 CARRIED_STEPS = 128  # of the ancestral sampler's bound
@@ -92,16 +92,22 @@ class Continuous(Objective):
         u: Float[Tensor, " B"],
         generator: Generator,
     ) -> Bound:
-        dim = self.embedding.dim
-        eps = torch.randn(2, *ids.shape, dim, generator=generator).to(ids.device)
-        path = self._path(length_mask & ~cond_mask, generator)
-        proposal = Proposal.of(self.schedule, dim, ids.device)
-        return variational_bound(self.denoiser, proposal, ids, length_mask, cond_mask, u, eps, path)
+        text, proposal = self._text(ids, length_mask, cond_mask, generator)
+        eps = torch.randn(2, *ids.shape, self.embedding.dim, generator=generator).to(ids.device)
+        return variational_bound(self.denoiser, proposal, text, u, eps)
 
-    def _path(self, free: Bool[Tensor, "B L"], generator: Generator) -> Path:
-        """In a random order."""
-        order = torch.rand(free.shape, generator=generator)
-        return Path.of(order.to(free.device), free, self.stagger)
+    def _text(
+        self,
+        ids: Int[Tensor, "B L"],
+        length_mask: Bool[Tensor, "B L"],
+        cond_mask: Bool[Tensor, "B L"],
+        generator: Generator,
+    ) -> tuple[Text, Proposal]:
+        """What is to be measured: along a path in random order, by the schedule's own levels."""
+        order = torch.rand(ids.shape, generator=generator).to(ids.device)
+        path = Path.of(order, length_mask & ~cond_mask, self.stagger)
+        proposal = Proposal.of(self.schedule, self.embedding.dim, ids.device)
+        return Text(ids, length_mask, cond_mask, path), proposal
 
     def carried(
         self,
@@ -111,20 +117,14 @@ class Continuous(Objective):
         u: Float[Tensor, " B"],
         generator: Generator,
     ) -> Bound:
-        """The bound of the ancestral sampler as it is, at CARRIED_STEPS levels."""
+        """The bound of the ancestral sampler as it is, in CARRIED_STEPS steps."""
+        text, proposal = self._text(ids, length_mask, cond_mask, generator)
         shape = (*ids.shape, self.embedding.dim)
-        edges = Proposal.of(self.schedule, shape[-1], ids.device, CARRIED_STEPS // 2).edges
-        # Half of the levels as the schedule has them, half evenly: its last steps are long ones.
-        even = torch.linspace(edges[0].item(), edges[-1].item(), CARRIED_STEPS // 2 + 2)[1:-1]
-        levels = Proposal(torch.cat([edges, even.to(edges)]).sort(descending=True).values)
-        path = self._path(length_mask & ~cond_mask, generator)
-        times = torch.linspace(0, 1, len(levels.edges), device=ids.device)
         return carried_bound(
             self.denoiser,
-            [levels.draw(path(t))[0] for t in times],
-            ids,
-            length_mask,
-            cond_mask,
+            proposal,
+            text,
+            CARRIED_STEPS,
             lambda: torch.randn(shape, generator=generator).to(ids.device),
         )
 
@@ -137,15 +137,12 @@ class Continuous(Objective):
         generator: Generator,
     ) -> Bound:
         """The second estimate: of the deterministic sampler, by the change of variables."""
-        dim = self.embedding.dim
-        eps = torch.randn(*ids.shape, dim, generator=generator).to(ids.device)
-        probe = (torch.rand(*ids.shape, dim, generator=generator) < 0.5).to(eps) * 2 - 1
-        path = self._path(length_mask & ~cond_mask, generator)
+        text, proposal = self._text(ids, length_mask, cond_mask, generator)
+        shape = (*ids.shape, self.embedding.dim)
+        eps = torch.randn(shape, generator=generator).to(ids.device)
+        probe = (torch.rand(shape, generator=generator) < 0.5).to(eps) * 2 - 1
         steps = round(FLOW_STEPS * (1 + self.stagger))  # each position crosses its part of them
-        proposal = Proposal.of(self.schedule, dim, ids.device)
-        return probability_flow(
-            self.denoiser, proposal, ids, length_mask, cond_mask, eps, probe, path, steps
-        )
+        return probability_flow(self.denoiser, proposal, text, eps, probe, steps)
 
     def generate(
         self,
@@ -154,41 +151,78 @@ class Continuous(Objective):
         vocabulary: Vocabulary,
         batch_size: int = 64,
     ) -> Iterator[tuple[int, Int[Tensor, " L"]]]:
-        """Ids out of noise: the reverse process, then the most probable allowed ids."""
+        """Ids out of noise: the reverse process. A position that is clean is written, and given."""
         self.eval()
         device = self.denoiser.log_unigram.device
         for group in batches_of(slots, batch_size, settings.seed, device):
-            denoise = denoise_with(self.denoiser, group.ids, group.cond_mask, settings.temperature)
-            draw_noise = noise_source(group, self.embedding.dim)
-            path = Path.of(order_of(group), ~group.cond_mask, self.stagger)
-            schedule = partial(level_along, self.schedule, path)
-            steps = sample(denoise, draw_noise, schedule, settings.steps, settings.sampler)
-            _, prediction = deque(steps, maxlen=1).pop()
-            chosen = choose(prediction.logits, group.word_start, vocabulary)
-            result = torch.where(group.cond_mask, group.ids, chosen).cpu()
-            yield from zip(group.numbers, result, strict=True)
+            ids = self._write(group, settings, vocabulary)
+            yield from zip(group.numbers, ids.cpu(), strict=True)
+
+    @torch.no_grad()
+    def _write(
+        self, group: Slots, settings: Settings, vocabulary: Vocabulary
+    ) -> Int[Tensor, "B L"]:
+        path = Path.of(order_of(group), ~group.cond_mask, self.stagger)
+        page = Page(self, group, settings.temperature)
+        draw_noise = noise_source(group, self.embedding.dim)
+        schedule = partial(level_along, self.schedule, path)
+        steps = sample(page.denoise, draw_noise, schedule, settings.steps, settings.sampler)
+        for number, (_, prediction) in enumerate(steps, start=1):
+            t = path(torch.tensor(1 - number / settings.steps, device=group.ids.device))
+            page.write(prediction, t == 0, vocabulary, draws=settings.sampler.draws_tokens)
+        return page.ids
 
 
-def denoise_with(
-    denoiser: Denoiser,
-    ids: Int[Tensor, "B L"],
-    cond_mask: Bool[Tensor, "B L"],
-    temperature: float,
-) -> Denoise:
-    """The function a sampler sees: given tokens and temperature wrapped around the network.
+class Page:
+    """Texts while they are written: what a sampler sees of a model, with what is given so far."""
 
-    x0_hat is the mean embedding under the tempered logits, in either recipe.
-    """
-    length_mask = torch.ones_like(cond_mask)
+    def __init__(self, model: Continuous, group: Slots, temperature: float) -> None:
+        self.denoiser = model.denoiser
+        self.ids = group.ids.clone()
+        self.given = group.cond_mask.clone()
+        self.group = group
+        self.temperature = temperature
+        self.noise = model.schedule(torch.ones((), device=self.ids.device)).log_snr
 
-    def denoise(x_t: Tensor, level: Level, x0_prev: Tensor) -> Prediction:
-        logits = denoiser(
-            x_t, level, x0_prev, ids=ids, cond_mask=cond_mask, length_mask=length_mask
-        ).logits
-        logits = logits / temperature
-        return Prediction(denoiser.interpolate(logits), logits)
+    def denoise(self, x_t: Float[Tensor, "B L D"], level: Level, x0_prev: Tensor) -> Prediction:
+        """The mean embedding under the tempered logits, in either recipe."""
+        silent = (level.log_snr <= self.noise).squeeze(-1)
+        free = ~self.given
+        targets = Targets(numbers(free & ~silent), numbers(free & silent))
+        output = self.denoiser(
+            x_t,
+            level,
+            x0_prev,
+            ids=self.ids,
+            cond_mask=self.given,
+            length_mask=torch.ones_like(self.given),
+            targets=targets,
+        )
+        logits = output.logits / self.temperature
+        x0_hat = targets.put(self.denoiser.interpolate(logits), torch.zeros_like(x_t))
+        return Prediction(x0_hat, logits, targets)
 
-    return denoise
+    def write(
+        self,
+        prediction: Prediction,
+        clean: Bool[Tensor, "B L_or_1"],
+        vocabulary: Vocabulary,
+        *,
+        draws: bool,
+    ) -> None:
+        """Writes the tokens of positions that have just become clean."""
+        done = clean & ~self.given
+        if not done.any():
+            return
+        at = prediction.targets.all
+        logits = prediction.logits.new_zeros(done.numel(), prediction.logits.shape[1])
+        logits = logits.index_copy(0, at, prediction.logits).view(*done.shape, -1)
+        allowed = forbid(logits, self.group.word_start, vocabulary)
+        tokens = draw_ids(allowed, self.group.generators) if draws else allowed.argmax(-1)
+        if vocabulary.last is not None:
+            tokens[:, -1] = vocabulary.last
+        self.ids = torch.where(done, tokens, self.ids)
+        self.given = self.given | done
 
 
 def level_along(schedule: Schedule, path: Path, t: Float[Tensor, ""]) -> Level:
@@ -209,16 +243,6 @@ def noise_source(group: Slots, dim: int) -> Callable[[], Float[Tensor, "B L D"]]
     return lambda: torch.stack(
         [torch.randn(length, dim, generator=generator) for generator in group.generators]
     ).to(device)
-
-
-def choose(
-    logits: Float[Tensor, "B L V"], word_start: Bool[Tensor, "B L"], vocabulary: Vocabulary
-) -> Int[Tensor, "B L"]:
-    """The most probable allowed ids."""
-    ids = forbid(logits, word_start, vocabulary).argmax(-1)
-    if vocabulary.last is not None:
-        ids[:, -1] = vocabulary.last
-    return ids
 
 
 ESTIMATES = {"two-pass": Continuous.bound, "carried": Continuous.carried, "flow": Continuous.flow}

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..diffusion.loss import Output
+from ..diffusion.loss import Output, Targets
 from ..diffusion.schedule import Level
 from .embedding import TokenEmbedding, log_frequencies
 from .transformer import Transformer
@@ -16,16 +16,18 @@ class Denoiser(nn.Module):
     What the network is shown of x_t:
         posterior=False  x_t itself, at unit scale (the document, CDCD)
         posterior=True   the single-token posterior mean, what x_t says of each token on its own:
-                         softmax(single_token_logits) @ E. A blank at pure noise, the token when
+                         softmax(log unigram + evidence) @ E. A blank at pure noise, the token when
                          clean, and never a random vector to be mistaken for a token.
     What it returns:
         regress=True     an estimate of x0 from a linear head, and logits as its projection
         regress=False    logits; the estimate is their mean embedding, always between tokens
     With posterior=True the logits of the single-token posterior are added to the network's too: it
-    has to learn only what the other positions say.
+    has to learn only what the other positions say. At pure noise they are the unigram's.
 
-    The network is told log-SNR, never time: any schedule may sample from it. The transformer takes
-    three embeddings side by side: what is shown of x_t, the given tokens, and the last prediction.
+    With posterior=False the transformer has to be told the level, as log-SNR and never as time, so
+    that any schedule may sample from it; the posterior mean itself says how much is known
+    (docs/log.md). The transformer takes three embeddings side by side: what is shown of x_t, the
+    given tokens, and the last prediction.
     """
 
     log_unigram: Tensor
@@ -60,7 +62,7 @@ class Denoiser(nn.Module):
         """Clean embeddings x0."""
         return self.embedding(ids)
 
-    def interpolate(self, logits: Float[Tensor, "B L V"]) -> Float[Tensor, "B L D"]:
+    def interpolate(self, logits: Float[Tensor, "*S V"]) -> Float[Tensor, "*S D"]:
         """The mean embedding under softmax(logits)."""
         return self.embedding.interpolate(logits)
 
@@ -73,56 +75,66 @@ class Denoiser(nn.Module):
         ids: Int[Tensor, "B L"],
         cond_mask: Bool[Tensor, "B L"],
         length_mask: Bool[Tensor, "B L"],
+        targets: Targets,
     ) -> Output:
-        """Predicts x0 and the tokens.
+        """Predicts x0 and the tokens at the targets.
 
         ids are read only where cond_mask is True: given positions enter clean, in a place of the
         input that is theirs, and neither their x_t nor their x0_prev is looked at. x0_prev is the
         last prediction, zeros when there is none. Logits are float32 whatever the autocast.
         """
         given = cond_mask[..., None]
-        with torch.autocast(x_t.device.type, enabled=False):
-            alone = self.single_token_logits(x_t, level) if self.posterior else None
-            shown = self.shown(x_t, level, alone)
-            clean = self.embedding(ids)
-            inputs = torch.cat(
-                [
-                    shown.masked_fill(given, 0.0),
-                    clean.masked_fill(~given, 0.0),
-                    x0_prev.masked_fill(given, 0.0),
-                ],
-                dim=-1,
-            )
+        shown, evidence = self.look(x_t, level, targets.moving)
+        inputs = torch.cat(
+            [
+                shown.masked_fill(given, 0.0),
+                self.embedding(ids).masked_fill(~given, 0.0),
+                x0_prev.masked_fill(given, 0.0),
+            ],
+            dim=-1,
+        )
         log_snr = level.log_snr.flatten(1).expand(len(x_t), -1)
-        hidden = self.transformer(inputs, log_snr, length_mask)
+        hidden = self.transformer(inputs, log_snr, length_mask).flatten(0, 1)
+        hidden = hidden.index_select(0, targets.all)
         regressed = None if self.regress is None else self.regress(hidden).float()
         logits = self.head(hidden if regressed is None else regressed).float()
-        return Output(logits if alone is None else logits + alone, regressed)
+        if evidence is not None:
+            logits = logits + self.log_unigram
+            logits[: len(evidence)] += evidence
+        return Output(logits, regressed)
 
-    def single_token_logits(
-        self, x_t: Float[Tensor, "B L D"], level: Level
-    ) -> Float[Tensor, "B L V"]:
-        """log p(v) + log N(x_t; alpha e_v, sigma^2 I) of each token v, up to a constant in v.
-
-        log N is alpha / sigma^2 x_t . e_v - snr |e_v|^2 / 2. All three terms are one product of
-        matrices: each more pass over (B, L, V) costs as much as a layer.
-        """
-        table = self.embedding.table
-        snr = (level.alpha / level.sigma) ** 2
-        ones = torch.ones_like(x_t[..., :1])
-        left = torch.cat([(level.alpha / level.sigma**2) * x_t, snr * ones, ones], dim=-1)
-        energy = 0.5 * table.square().sum(-1, keepdim=True)
-        return left @ torch.cat([table, -energy, self.log_unigram[:, None]], dim=1).T
-
-    def shown(
-        self, x_t: Float[Tensor, "B L D"], level: Level, alone: Float[Tensor, "B L V"] | None
-    ) -> Float[Tensor, "B L D"]:
-        """What the network sees of x_t (see the class).
+    def look(
+        self, x_t: Float[Tensor, "B L D"], level: Level, moving: Int[Tensor, " N"]
+    ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "N V"] | None]:
+        """What the network is shown of x_t (see the class), and the evidence of moving positions.
 
         The posterior mean is trained without gradient: with one, learning was no faster and a step
         took 15% longer. Outside of training it has one: a divergence is wrong without.
         """
-        if alone is None:
-            return x_t / (level.alpha**2 + level.sigma**2).sqrt()
+        if not self.posterior:
+            return x_t / (level.alpha**2 + level.sigma**2).sqrt(), None
+        here = Level(*(part.expand(*x_t.shape[:2], 1).flatten(0, 1)[moving] for part in level))
+        evidence = self.evidence(x_t.flatten(0, 1).index_select(0, moving), here)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
-            return self.interpolate(alone)
+            blank = self.interpolate(self.log_unigram)
+            mean = self.interpolate(evidence + self.log_unigram)
+            shown = blank.repeat(x_t.shape[:2].numel(), 1).index_copy(0, moving, mean)
+        return shown.view_as(x_t), evidence
+
+    def evidence(self, x_t: Float[Tensor, "*S D"], level: Level) -> Float[Tensor, "*S V"]:
+        """log N(x_t; alpha e_v, sigma^2 I) of each token v, up to a constant in v.
+
+        That is alpha / sigma^2 x_t . e_v - snr |e_v|^2 / 2. Both terms are one product of matrices:
+        each more pass over (N, V) costs as much as a layer. In float32 whatever the autocast: at
+        the clean end they are hundreds, and bfloat16 is off by nats there.
+        """
+        table = self.embedding.table
+        snr = ((level.alpha / level.sigma) ** 2).expand(*x_t.shape[:-1], 1)
+        left = torch.cat([(level.alpha / level.sigma**2) * x_t, snr], dim=-1)
+        energy = 0.5 * table.square().sum(-1, keepdim=True)
+        with torch.autocast(x_t.device.type, enabled=False):
+            return left @ torch.cat([table, -energy], dim=1).T
+
+    def read(self, x_t: Float[Tensor, "*S D"], level: Level) -> Float[Tensor, "*S V"]:
+        """Logits of the single-token posterior: log p(v) + log N(x_t; alpha e_v, sigma^2 I)."""
+        return self.evidence(x_t, level) + self.log_unigram

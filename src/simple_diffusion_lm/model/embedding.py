@@ -87,9 +87,11 @@ class TokenEmbedding(nn.Module):
         return F.embedding(ids, self.table)
 
     def interpolate(self, logits: Float[Tensor, "*S V"]) -> Float[Tensor, "*S D"]:
-        """The mean embedding under softmax(logits) (CDCD, section 3.2), in float32."""
-        with torch.autocast(logits.device.type, enabled=False):
-            return logits.float().softmax(dim=-1) @ self.table
+        """The mean embedding under softmax(logits) (CDCD, section 3.2).
+
+        The softmax is float32; the product follows the autocast, float32 without one.
+        """
+        return (logits.float().softmax(dim=-1) @ self.table).float()
 
     @torch.no_grad()
     def spread(self) -> Spread:

@@ -1,6 +1,6 @@
-"""A bidirectional transformer whose layers are scaled and shifted by the noise level.
+"""A transformer whose layers may be scaled and shifted by the noise level.
 
-It knows nothing of diffusion: it maps vectors and log-SNRs to vectors.
+It knows nothing of diffusion: it maps vectors, and log-SNRs if it is told them, to vectors.
 """
 
 import math
@@ -112,7 +112,7 @@ class Neighbours(nn.Module):
 
 
 class Layer(nn.Module):
-    """Pre-norm encoder layer; the level scales and shifts what follows each LayerNorm."""
+    """Pre-norm encoder layer; film scales and shifts what follows each LayerNorm."""
 
     def __init__(self, dim: int, heads: int, dropout: float, width: int, causal: bool) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class Layer(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B L M"],
-        film: Float[Tensor, "B L_or_1 4 M"],
+        film: Float[Tensor, "B_or_1 L_or_1 4 M"],
         angles: Float[Tensor, "2 L K_half"],
         length_mask: Bool[Tensor, "B L"],
         keys: Bool[Tensor, "B 1 Q S"],
@@ -163,9 +163,21 @@ class LevelEmbedding(nn.Module):
         return self.out(features).unflatten(-1, self.shape).movedim(-3, 0)
 
 
-class Transformer(nn.Module):
-    """Inputs (B, L, I) and log-SNR (B, 1) or (B, L) -> normalised hidden vectors (B, L, M).
+class PlainFilm(nn.Module):
+    """Scales and shifts that are weights, LayerNorm's own: nothing is told of the level."""
 
+    def __init__(self, dim: int, layers: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(layers, 1, 1, 4, dim))
+
+    def forward(self, log_snr: Float[Tensor, "B L_or_1"] | None) -> Float[Tensor, "layers 1 1 4 M"]:
+        return self.weight
+
+
+class Transformer(nn.Module):
+    """Inputs (B, L, I), and log-SNR (B, 1) or (B, L) -> normalised hidden vectors (B, L, M).
+
+    told_level: the scales and shifts of the layers are a function of log-SNR, not plain weights.
     layer_drop is the chance that training skips a layer for a step (1909.11556); width is that
     of the short convolution, 0 for none. In a causal one a position sees none after it.
     """
@@ -180,11 +192,12 @@ class Transformer(nn.Module):
         dropout: float,
         layer_drop: float,
         width: int,
+        told_level: bool = False,
         causal: bool = False,
     ) -> None:
         super().__init__()
         self.project = nn.Linear(input_dim, dim)
-        self.level = LevelEmbedding(dim, layers)
+        self.film = LevelEmbedding(dim, layers) if told_level else PlainFilm(dim, layers)
         self.layers = nn.ModuleList(
             Layer(dim, heads, dropout, width, causal) for _ in range(layers)
         )
@@ -197,18 +210,21 @@ class Transformer(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B L I"],
-        log_snr: Float[Tensor, "B L_or_1"],
+        log_snr: Float[Tensor, "B L_or_1"] | None,
         length_mask: Bool[Tensor, "B L"],
         pasts: Sequence[Past] | None = None,
     ) -> Float[Tensor, "B L M"]:
-        """pasts, one a layer, are added to: x then goes on from the positions they hold."""
+        """log_snr is not looked at where the level is not told.
+
+        pasts, one a layer, are added to: x then goes on from the positions they hold.
+        """
         seen = pasts[0].kept["k"].shape[2] if pasts and pasts[0].kept else 0
         length = x.shape[1]
         angles = rotary_angles(seen + length, self.head_dim, x.device)[:, seen:]
         keys = F.pad(length_mask, (seen, 0), value=True)[:, None, None, :]
         if self.causal:
             keys = keys & keys.new_ones(length, seen + length).tril(seen)
-        films = self.level(log_snr)
+        films = self.film(log_snr)
         x = self.dropout(self.project(x))
         each: Sequence[Past | None] = pasts or [None] * len(self.layers)
         for layer, film, past in zip(self.layers, films, each, strict=True):

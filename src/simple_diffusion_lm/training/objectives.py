@@ -17,7 +17,7 @@ def continuous(config: Config, vocab_size: int) -> Objective:
     """A denoiser, and the schedule: a formula, or the module that is fitted on the way."""
     denoiser = Denoiser(
         embedding(config, vocab_size),
-        trunk(config, inputs=3),
+        trunk(config, inputs=3, told_level=not config.posterior),
         config.model_dim,
         regress=config.regress,
         posterior=config.posterior,
@@ -50,7 +50,9 @@ def embedding(config: Config, vocab_size: int) -> TokenEmbedding:
     return TokenEmbedding(vocab_size, config.embedding_dim, NORMALISERS[config.normaliser])
 
 
-def trunk(config: Config, *, inputs: int = 1, causal: bool = False) -> Transformer:
+def trunk(
+    config: Config, *, inputs: int = 1, told_level: bool = False, causal: bool = False
+) -> Transformer:
     """The transformer, for `inputs` embeddings side by side."""
     return Transformer(
         inputs * config.embedding_dim,
@@ -60,6 +62,7 @@ def trunk(config: Config, *, inputs: int = 1, causal: bool = False) -> Transform
         dropout=config.dropout,
         layer_drop=config.layer_drop,
         width=config.width,
+        told_level=told_level,
         causal=causal,
     )
 

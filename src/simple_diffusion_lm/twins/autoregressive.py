@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from ..diffusion.likelihood import Bound
-from ..diffusion.loss import IGNORED, Losses
+from ..diffusion.loss import Losses, numbers, sum_texts
 from ..model.slots import Settings, Slot, Slots, Vocabulary, batches_of, draw_ids, forbid
 from ..model.transformer import Past
 from .predictor import TokenPredictor
@@ -25,11 +25,18 @@ class Autoregressive(TokenPredictor):
 
     writes_length = True
 
-    def _logits(
-        self, ids: Int[Tensor, "B L"], length_mask: Bool[Tensor, "B L"]
-    ) -> Float[Tensor, "B L V"]:
+    def before(self, ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
+        """What each position is shown: the token before it."""
         first = self.blank.expand(len(ids), 1, -1)
-        return self.predict(torch.cat([first, self.embedding(ids[:, :-1])], dim=1), length_mask)
+        return torch.cat([first, self.embedding(ids[:, :-1])], dim=1)
+
+    def _surprise(
+        self, ids: Int[Tensor, "B L"], length_mask: Bool[Tensor, "B L"], at: Int[Tensor, " N"]
+    ) -> tuple[Float[Tensor, " N"], Bool[Tensor, " N"]]:
+        """-log p of the tokens at these positions, and which of them were the best guess."""
+        logits = self.predict(self.before(ids), length_mask, at)
+        there = ids.flatten()[at]
+        return F.cross_entropy(logits, there, reduction="none"), logits.argmax(-1) == there
 
     def loss(
         self,
@@ -42,12 +49,9 @@ class Autoregressive(TokenPredictor):
         step: int,
     ) -> Losses:
         """Cross-entropy of every token that is not given. Nothing is drawn."""
-        loss_mask = length_mask & ~cond_mask
-        logits = self._logits(ids, length_mask)
-        targets = ids.masked_fill(~loss_mask, IGNORED)
-        ce = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
-        accuracy = (logits.argmax(-1) == ids)[loss_mask].float().mean()
-        return Losses.plain(ce, ce, accuracy)
+        surprise, right = self._surprise(ids, length_mask, numbers(length_mask & ~cond_mask))
+        ce = surprise.mean()
+        return Losses.plain(ce, ce, right.float().mean())
 
     @torch.no_grad()
     def bound(
@@ -60,9 +64,9 @@ class Autoregressive(TokenPredictor):
     ) -> Bound:
         """Exactly -log p, all of it reconstruction. What is given must come first."""
         free = length_mask & ~cond_mask
-        logits = self._logits(ids, length_mask)
-        surprise = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none")
-        return Bound.of_tokens((surprise * free).sum(1), free.sum(1))
+        at = numbers(free)
+        surprise, _ = self._surprise(ids, length_mask, at)
+        return Bound.of_tokens(sum_texts(surprise, at, free), free.sum(1))
 
     @torch.no_grad()
     def generate(
@@ -91,7 +95,7 @@ class Autoregressive(TokenPredictor):
         before = self.blank.expand(count, 1, -1)
         ended = torch.zeros_like(one[:, 0])
         for i in range(length):
-            logits = self.predict(before, one, pasts) / temperature
+            logits = self.predict(before, one, pasts=pasts) / temperature
             may = forbid(logits, group.word_start[:, i : i + 1], vocabulary)
             if eos is not None:
                 may[..., eos] = logits[..., eos]

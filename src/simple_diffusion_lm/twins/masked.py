@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from ..diffusion.likelihood import Bound
-from ..diffusion.loss import Losses, seeded, stratified
+from ..diffusion.loss import Losses, numbers, seeded, stratified, sum_texts
 from ..model.slots import Settings, Slot, Slots, Vocabulary, batches_of, draw_ids, forbid
 from .predictor import TokenPredictor
 
@@ -31,10 +31,11 @@ class Masked(TokenPredictor):
         ids: Int[Tensor, "B L"],
         hidden: Bool[Tensor, "B L"],
         length_mask: Bool[Tensor, "B L"],
-    ) -> Float[Tensor, "B L V"]:
-        """Logits of every token. ids are not looked at where hidden is True."""
+        at: Int[Tensor, " N"] | None = None,
+    ) -> Float[Tensor, "N V"] | Float[Tensor, "B L V"]:
+        """Logits at some positions, or all. ids are not looked at where hidden is True."""
         shown = torch.where(hidden[..., None], self.blank, self.embedding(ids))
-        return self.predict(shown, length_mask)
+        return self.predict(shown, length_mask, at)
 
     def loss(
         self,
@@ -53,11 +54,12 @@ class Masked(TokenPredictor):
             noise[row].uniform_(generator=seeded(seed, step, number))
         u = stratified(len(ids), seeded(seed, step))
         hidden, weight = hide(free, u.to(ids.device), noise.to(ids.device))
-        logits = self(ids, hidden, length_mask)
-        surprise = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none") * hidden
-        total = (weight * surprise.sum(1)).sum() / free.sum()
-        accuracy = (logits.argmax(-1) == ids)[hidden].float().mean()
-        return Losses.plain(total, surprise.detach().sum() / hidden.sum(), accuracy)
+        at = numbers(hidden)
+        logits, there = self(ids, hidden, length_mask, at), ids.flatten()[at]
+        surprise = F.cross_entropy(logits, there, reduction="none")
+        total = (weight * sum_texts(surprise, at, free)).sum() / free.sum()
+        accuracy = (logits.argmax(-1) == there).float().mean()
+        return Losses.plain(total, surprise.detach().mean(), accuracy)
 
     @torch.no_grad()
     def bound(
@@ -72,9 +74,10 @@ class Masked(TokenPredictor):
         free = length_mask & ~cond_mask
         noise = torch.rand(ids.shape, generator=generator).to(ids.device)
         hidden, weight = hide(free, u, noise)
-        logits = self(ids, hidden, length_mask)
-        surprise = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none")
-        return Bound.of_tokens(weight * (surprise * hidden).sum(1), free.sum(1))
+        at = numbers(hidden)
+        logits = self(ids, hidden, length_mask, at)
+        surprise = F.cross_entropy(logits, ids.flatten()[at], reduction="none")
+        return Bound.of_tokens(weight * sum_texts(surprise, at, free), free.sum(1))
 
     @torch.no_grad()
     def generate(

@@ -12,8 +12,8 @@ from ..model.transformer import Past, Transformer
 class TokenPredictor(Objective):
     """Embeddings in, logits out.
 
-    `blank` is a learned vector for where no token can be shown. There is no noise, so the trunk's
-    level is held at one value: its scales and shifts are then LayerNorm's own affine ones.
+    `blank` is a learned vector for where no token can be shown. There is no noise, and no level to
+    tell the trunk.
     """
 
     def __init__(self, embedding: TokenEmbedding, trunk: Transformer, model_dim: int) -> None:
@@ -37,8 +37,14 @@ class TokenPredictor(Objective):
         self,
         shown: Float[Tensor, "B L D"],
         length_mask: Bool[Tensor, "B L"],
+        at: Int[Tensor, " N"] | None = None,
         pasts: list[Past] | None = None,
-    ) -> Float[Tensor, "B L V"]:
-        """Logits, float32 whatever the autocast, from what is shown and what `pasts` hold."""
-        level = shown.new_zeros(len(shown), 1)
-        return self.head(self.transformer(shown, level, length_mask, pasts)).float()
+    ) -> Float[Tensor, "N V"] | Float[Tensor, "B L V"]:
+        """Logits, float32 whatever the autocast, from what is shown and what `pasts` hold.
+
+        at holds the numbers b L + l of the positions to predict; None: all, as (B, L, V).
+        """
+        hidden = self.transformer(shown, None, length_mask, pasts)
+        if at is not None:
+            hidden = hidden.flatten(0, 1).index_select(0, at)
+        return self.head(hidden).float()
