@@ -52,8 +52,7 @@ class Proposal(NamedTuple):
 
     Any density that is positive on the range leaves the estimate unbiased; the schedule's own
     makes it precise, because it spends its time where the integrand is. The bound holds for any
-    range; the useful one keeps the reconstruction in it where a fixed schedule would go on to
-    signal-to-noise ratios at which no network's error is small enough.
+    range; the useful one ends where a token can be read off its own x_t.
     """
 
     edges: Float[Tensor, " P"]
@@ -128,7 +127,6 @@ def variational_bound(
     """
     ids, free = text.ids, text.free
     x0 = model.embed(ids)
-
     t = text.path(u)
     log_snr, weight = proposal.draw(t)
     weight = 0.5 * log_snr.exp() * weight * (1 + text.path.stagger)  # 1/2 snr, d log-SNR / du
@@ -137,11 +135,9 @@ def variational_bound(
     error = (x0_hat - x0.flatten(0, 1)[moving.all]).square().sum(-1)
     weight = weight.expand_as(ids).flatten()[moving.all]
     diffusion = sum_texts(error * weight, moving.all, ids)
-
     clean = level_at(proposal.edges[0])
     surprise = _surprise(model.read(clean.noise(x0, eps[1]), clean), ids)
     reconstruction = (surprise * free).sum(1)
-
     prior = _prior(x0, proposal.edges[-1], free)
     return Bound(prior, diffusion, reconstruction, free.sum(1))
 
@@ -156,14 +152,13 @@ def carried_bound(
 ) -> Bound:
     """The bound of the ancestral sampler itself, which carries each prediction on to the next.
 
-    A step's distribution may depend on all the noisier states before it, so the KL of each step of
-    the finite sampler still adds up to a bound (VDM, eq. 11-13, with the prediction as a function
-    of the path x_t, x_t+1, ... drawn from q):
+    A step's distribution may depend on all the noisier states before it, so the KLs of the steps
+    still add up to a bound (VDM, eq. 11-13, x0_hat being a function of the path drawn from q):
 
         -log p <= prior + sum of 1/2 (snr_s - snr_t) ||x0 - x0_hat(path)||^2 + reconstruction
 
     The last step of a position is its reconstruction: its token is drawn from the logits.
-    draw returns standard normal noise. One evaluation a step, for every sequence.
+    draw returns standard normal noise.
     """
     ids, free = text.ids, text.free
     x0 = model.embed(ids)

@@ -48,16 +48,18 @@ def likelihood(
     corpus: Corpus,
     *,
     examples: int = 2000,
-    draws: int = 1,
+    draws: int = 8,
     seed: int = 0,
     estimate: str = "two-pass",
 ) -> Likelihood:
     """The bound on up to `examples` texts of a corpus, with `draws` noise draws for each.
 
-    estimate: one of model.continuous.ESTIMATES; all but two-pass take fifty times as long.
+    estimate: one of model.continuous.ESTIMATES; all but two-pass take one draw and many passes.
     Raises UserError for another estimate of a model that is no continuous diffusion.
     """
     measure = model.model.bound
+    if estimate != "two-pass" or model.model.writes_length:
+        draws = 1
     if estimate != "two-pass":
         if not isinstance(model.model, Continuous):
             raise UserError("only continuous diffusion has several estimates: leave out --estimate")

@@ -15,7 +15,7 @@ from ..diffusion.likelihood import (
     probability_flow,
     variational_bound,
 )
-from ..diffusion.loss import Draws, Losses, Targets, diffusion_loss, draw, numbers
+from ..diffusion.loss import Draws, Losses, Targets, diffusion_loss, draw, numbers, seeded
 from ..diffusion.sampler import Prediction, sample
 from ..diffusion.schedule import FittedSchedule, Level, Path, Schedule
 from .denoiser import Denoiser
@@ -92,7 +92,7 @@ class Continuous(Objective):
         u: Float[Tensor, " B"],
         generator: Generator,
     ) -> Bound:
-        text, proposal = self._text(ids, length_mask, cond_mask, generator)
+        text, proposal = self._text(ids, length_mask, cond_mask)
         eps = torch.randn(2, *ids.shape, self.embedding.dim, generator=generator).to(ids.device)
         return variational_bound(self.denoiser, proposal, text, u, eps)
 
@@ -101,10 +101,13 @@ class Continuous(Objective):
         ids: Int[Tensor, "B L"],
         length_mask: Bool[Tensor, "B L"],
         cond_mask: Bool[Tensor, "B L"],
-        generator: Generator,
     ) -> tuple[Text, Proposal]:
-        """What is to be measured: along a path in random order, by the schedule's own levels."""
-        order = torch.rand(ids.shape, generator=generator).to(ids.device)
+        """What is to be measured, by the schedule's own levels.
+
+        Along a path in random order, the same at every call: draws at several times of a text then
+        add up to its whole path.
+        """
+        order = torch.rand(ids.shape, generator=seeded(0)).to(ids.device)
         path = Path.of(order, length_mask & ~cond_mask, self.stagger)
         proposal = Proposal.of(self.schedule, self.embedding.dim, ids.device)
         return Text(ids, length_mask, cond_mask, path), proposal
@@ -118,7 +121,7 @@ class Continuous(Objective):
         generator: Generator,
     ) -> Bound:
         """The bound of the ancestral sampler as it is, in CARRIED_STEPS steps."""
-        text, proposal = self._text(ids, length_mask, cond_mask, generator)
+        text, proposal = self._text(ids, length_mask, cond_mask)
         shape = (*ids.shape, self.embedding.dim)
         return carried_bound(
             self.denoiser,
@@ -137,7 +140,7 @@ class Continuous(Objective):
         generator: Generator,
     ) -> Bound:
         """The second estimate: of the deterministic sampler, by the change of variables."""
-        text, proposal = self._text(ids, length_mask, cond_mask, generator)
+        text, proposal = self._text(ids, length_mask, cond_mask)
         shape = (*ids.shape, self.embedding.dim)
         eps = torch.randn(shape, generator=generator).to(ids.device)
         probe = (torch.rand(shape, generator=generator) < 0.5).to(eps) * 2 - 1

@@ -36,7 +36,7 @@ def held_out_bound(
     length_weights: Sequence[int],
     *,
     examples: int,
-    draws: int = 1,
+    draws: int = 4,
     seed: int = 0,
     device: torch.device,
     estimate: Callable[..., Bound] | None = None,
@@ -49,8 +49,10 @@ def held_out_bound(
 
     estimate is what to call for each batch, by default the model's own `bound`.
 
-    Noise levels are stratified over the whole set. The examples are a fixed choice and all noise is
-    a function of the seed: two models are compared on the same draws.
+    Noise levels are stratified over the whole set, and the draws of a text stand evenly apart: of
+    texts whose positions take on noise one after the other, each draw then measures others. The
+    examples are a fixed choice and all noise is a function of the seed: two models are compared on
+    the same draws.
     """
     estimate = model.bound if estimate is None else estimate
     was_training = model.training
@@ -58,9 +60,10 @@ def held_out_bound(
     batched = [batches.batch(0, indices) for indices in batches.spread(examples)]
     count = sum(len(batch.ids) for batch in batched)
     parts = []
+    first = stratified(count, seeded(seed))
     for number in range(draws):
         generator = seeded(seed, number)
-        u = stratified(count, generator).to(device)
+        u = ((first + number / draws) % 1).to(device)
         for batch in batched:
             mine, u = u[: len(batch.ids)], u[len(batch.ids) :]
             ids, length_mask, cond_mask, _ = (x.to(device) for x in batch)
