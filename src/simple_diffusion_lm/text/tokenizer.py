@@ -23,6 +23,8 @@ SAMPLE_CHARACTERS = 50_000_000
 LINE_CHARACTERS = 1_000
 SMALL_ALPHABET = 256  # characters
 
+SPACE = "▁"  # as pieces spell it
+
 HOW_TO_TRAIN = "give another, or train one with bos_id=0, eos_id=1, pad_id=2, unk_id=3"
 
 Ids = Iterable[int] | Integer[np.ndarray, " L"] | Integer[Tensor, " L"]
@@ -76,6 +78,9 @@ class Tokenizer:
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
+    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[bytes]]:
+        return Tokenizer, (self.model,)
+
     def __len__(self) -> int:
         """The size of the vocabulary, V."""
         return self._sp.get_piece_size()
@@ -94,8 +99,31 @@ class Tokenizer:
         return self._sp.encode(_checked(text))
 
     def encode_lines(self, lines: list[str]) -> list[list[int]]:
-        """The ids of each line, without EOS, on all cores. Raises as `encode`."""
-        return self._sp.encode([_checked(line) for line in lines], num_threads=-1)
+        """The ids of each line, without EOS. Raises as `encode`."""
+        return self._sp.encode([_checked(line) for line in lines], num_threads=1)
+
+    def normalize(self, lines: list[str]) -> list[str]:
+        """Lines as they are before they are cut into pieces, with SPACE for a space."""
+        return self._sp.normalize(lines)
+
+    @property
+    def space_id(self) -> int:
+        """The id of the piece that is a space alone; unk_id where there is none."""
+        return self._sp.piece_to_id(SPACE)
+
+    def encodes_words_apart(self) -> bool:
+        """Whether the pieces of a word never depend on the words around it.
+
+        So it is where every word begins with a space, no piece goes on past one, and scores are
+        whole numbers, BPE's ranks. The sums of a unigram model round otherwise in a longer text.
+        """
+        pieces = self.pieces(range(len(self)))
+        return (
+            self.normalize(["a a"]) == [f"{SPACE}a{SPACE}a"]
+            and self.space_id != self.unk_id
+            and not any(space in piece[1:] for piece in pieces for space in (SPACE, " "))
+            and all(self._sp.get_score(i).is_integer() for i in range(len(self)))
+        )
 
     def sample(self, text: str, alpha: float, seed: int) -> list[int]:
         """The ids of a random segmentation of the text, without EOS; the same for the same seed.
