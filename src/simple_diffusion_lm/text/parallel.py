@@ -5,9 +5,10 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import starmap
 from multiprocessing import get_context, parent_process
 from typing import Any, TypeVar
@@ -45,6 +46,8 @@ def map_in_order(
     pool = ProcessPoolExecutor(workers, context, _start, (function,))
     under_way: deque[Future[T]] = deque()
     try:
+        with _interrupts_waiting():
+            pool.submit(_nothing)  # starts the processes
         for item in items:
             under_way.append(pool.submit(_call, item))
             if len(under_way) > 2 * workers:
@@ -55,6 +58,23 @@ def map_in_order(
         raise UserError("a worker process was killed: free some memory, then try again") from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_waiting() -> Iterator[None]:
+    """Ctrl-C comes after this: a pool that was half started could not be shut down."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _nothing() -> None:
+    pass
 
 
 _function: Callable[..., Any]

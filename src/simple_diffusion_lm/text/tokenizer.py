@@ -40,6 +40,7 @@ class Tokenizer:
         model: those bytes.
         fingerprint: their SHA-256, in hexadecimal.
         bos_id, eos_id, pad_id, unk_id: the specials; bos_id is -1 where the model has none.
+        space_id: the piece that is a space alone.
 
     Raises:
         UserError: these bytes are no SentencePiece model, or it has no EOS or unknown piece.
@@ -60,6 +61,7 @@ class Tokenizer:
         self.unk_id: int = self._sp.unk_id()
         if self.eos_id < 0:
             raise UserError(f"no end-of-sentence (EOS) piece: {HOW_TO_TRAIN}")
+        self.space_id: int = self._sp.piece_to_id(SPACE)  # unk_id where there is none
         # SentencePiece's own default is a model without padding. Padding is always masked, so
         # that any id can fill it.
         self.pad_id: int = self._sp.pad_id() if self._sp.pad_id() >= 0 else self.eos_id
@@ -106,24 +108,17 @@ class Tokenizer:
         """Lines as they are before they are cut into pieces, with SPACE for a space."""
         return self._sp.normalize(lines)
 
-    @property
-    def space_id(self) -> int:
-        """The id of the piece that is a space alone; unk_id where there is none."""
-        return self._sp.piece_to_id(SPACE)
-
     def encodes_words_apart(self) -> bool:
         """Whether the pieces of a word never depend on the words around it.
 
-        So it is where every word begins with a space, no piece goes on past one, and scores are
-        whole numbers, BPE's ranks. The sums of a unigram model round otherwise in a longer text.
+        So it is where a word begins with its space, no piece goes on past one, and scores are
+        whole numbers, BPE's ranks. Sums of other scores round differently in a longer text.
         """
-        pieces = self.pieces(range(len(self)))
-        return (
-            self.normalize(["a a"]) == [f"{SPACE}a{SPACE}a"]
-            and self.space_id != self.unk_id
-            and not any(space in piece[1:] for piece in pieces for space in (SPACE, " "))
-            and all(self._sp.get_score(i).is_integer() for i in range(len(self)))
+        begins = self.normalize(["a a"]) == [f"{SPACE}a{SPACE}a"] and self.space_id != self.unk_id
+        ends = not any(
+            SPACE in piece[1:] or " " in piece for piece in self.pieces(range(len(self)))
         )
+        return begins and ends and all(self._sp.get_score(i).is_integer() for i in range(len(self)))
 
     def sample(self, text: str, alpha: float, seed: int) -> list[int]:
         """The ids of a random segmentation of the text, without EOS; the same for the same seed.
