@@ -9,7 +9,7 @@ from corpora import decoded, write
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.text import corpus as module
 from simple_diffusion_lm.text.corpus import is_prepared, open_prepared, prepare
-from simple_diffusion_lm.text.tokenizer import Tokenizer
+from simple_diffusion_lm.text.encoding import Encoder
 
 
 def test_validation_files_are_all_that_is_held_out(
@@ -124,12 +124,12 @@ def test_a_read_only_directory_is_refused_before_any_work(
 def test_a_killed_preparation_leaves_nothing(
     tmp_path: Path, corpus: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(self: Tokenizer, lines: list[str]) -> list[list[int]]:
+    def interrupted(self: Encoder, first: int, lines: list[str]) -> None:
         raise KeyboardInterrupt
 
     before = sorted(tmp_path.iterdir())
     with monkeypatch.context() as patch:
-        patch.setattr(Tokenizer, "encode_lines", interrupted)
+        patch.setattr(Encoder, "__call__", interrupted)
         with pytest.raises(KeyboardInterrupt):
             prepare([corpus], tmp_path / "out", tokenizer=model, quiet=True)
     assert sorted(tmp_path.iterdir()) == before

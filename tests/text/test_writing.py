@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from simple_diffusion_lm.text import writing
 from simple_diffusion_lm.text.corpus import prepare
+from simple_diffusion_lm.text.encoding import Words
 from simple_diffusion_lm.text.tokenizer import Tokenizer
 
 some_lines = st.lists(st.text("adeims 12é", max_size=12), max_size=30)
@@ -77,7 +78,7 @@ def test_held_out_lines_are_held_out_in_any_order_and_company(
 
 def test_a_text_of_one_line_many_times_is_trained_on() -> None:
     def is_held_out(line: str, first: str) -> bool:
-        text = writing.Text(lambda: iter(()), "", 200, first)
+        text = writing.Text(lambda: iter(()), "", 200, 2000, first)
         return writing.hold_out(text, stream=False)(0, line)
 
     lines = [f"line  {i}" for i in range(400)]
@@ -107,16 +108,16 @@ def test_a_corpus_is_encoded_and_written_in_pieces(
     tmp_path: Path, corpus: Path, lines: list[str], model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pieces = []
-    encode_lines = Tokenizer.encode_lines
+    encode = Words.encode
 
-    def recorded(self: Tokenizer, lines: list[str]) -> list[list[int]]:
+    def recorded(self: Words, lines: list[str]) -> list[bytes]:
         pieces.append(sum(map(len, lines)))
-        return encode_lines(self, lines)
+        return encode(self, lines)
 
-    monkeypatch.setattr(Tokenizer, "encode_lines", recorded)
-    monkeypatch.setattr(writing, "WRITE_CHARACTERS", 200)
+    monkeypatch.setattr(Words, "encode", recorded)
+    monkeypatch.setattr(writing, "CHUNK_CHARACTERS", 200)
     prepared = prepare([corpus], tmp_path / "out", tokenizer=model, quiet=True)
-    assert 15 < len(pieces) < 30
+    assert 15 < len(pieces) < 60
     assert max(pieces) < 200 + max(map(len, lines))
     train, valid = decoded(prepared, prepared.train), decoded(prepared, prepared.valid)
     assert sorted(train + valid) == sorted(lines)

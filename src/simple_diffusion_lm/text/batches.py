@@ -118,6 +118,7 @@ class Batches:
         self.masks = masks
         self.subword_alpha = subword_alpha
         self.seed = seed
+        self._order: tuple[int, list[Int[np.ndarray, " _"]]] = (-1, [])
         self.lengths = self._window_lengths(0) if stream else np.minimum(corpus.lengths, crop)
         if (longest := self.lengths.max(initial=0)) > batch_tokens:
             raise UserError(
@@ -127,6 +128,12 @@ class Batches:
 
     def order(self, epoch: int) -> list[Int[np.ndarray, " _"]]:
         """The numbers of the examples of each batch; every example occurs once."""
+        # Of a large corpus it takes seconds, and several ask for it as training begins.
+        if self._order[0] != epoch:
+            self._order = (epoch, self._drawn_order(epoch))
+        return self._order[1]
+
+    def _drawn_order(self, epoch: int) -> list[Int[np.ndarray, " _"]]:
         lengths = self._window_lengths(self._offset(epoch)) if self.stream else self.lengths
         if not len(lengths):
             return []

@@ -9,6 +9,7 @@ from torch import Tensor
 OFFSETS = (-2, -1, 1, 2)  # where a context stands
 CONTEXTS = 1000  # the most frequent ids serve as contexts
 MOST_IDS = 20_000_000  # read at most; more would change little
+BLOCK = 2_000_000  # pairs counted at a time
 OWN = 0.25
 
 
@@ -22,7 +23,7 @@ def cooccurrence_vectors(
     the same company can still be told apart; ids that never occur are random. Deterministic in
     the seed.
     """
-    ids = np.asarray(ids[:MOST_IDS], dtype=np.int64)
+    ids = ids[:MOST_IDS]
     frequency = np.bincount(ids, minlength=vocab_size)
     contexts = np.argsort(-frequency, kind="stable")[: min(CONTEXTS, vocab_size)]
     column = np.full(vocab_size, -1)
@@ -30,9 +31,12 @@ def cooccurrence_vectors(
     blocks = []
     for offset in OFFSETS:
         here, there = (ids[:-offset], ids[offset:]) if offset > 0 else (ids[-offset:], ids[:offset])
-        seen = column[there] >= 0
-        cell = here[seen] * len(contexts) + column[there[seen]]
-        counts = np.bincount(cell, minlength=vocab_size * len(contexts))
+        counts = np.zeros(vocab_size * len(contexts), np.int64)
+        for start in range(0, len(here), BLOCK):
+            near = column[there[start : start + BLOCK]]
+            rows = here[start : start + BLOCK].astype(np.int64)
+            cells = (rows * len(contexts) + near)[near >= 0]
+            counts += np.bincount(cells, minlength=len(counts))
         blocks.append(_ppmi(counts.reshape(vocab_size, len(contexts))))
     matrix = torch.from_numpy(np.concatenate(blocks, axis=1)).float()
     with torch.random.fork_rng(devices=[]):

@@ -15,7 +15,7 @@ from jaxtyping import Int, UInt
 
 from ..errors import UserError
 from .tokenizer import Tokenizer, train_tokenizer
-from .writing import Cache, hold_out, hold_out_none, scan
+from .writing import Cache, HoldOutNone, hold_out, scan
 
 FORMAT = 1
 PARTS = ("train", "valid")
@@ -151,7 +151,7 @@ def prepare(
     trained_with = [vocab_size, seed] if loaded is None else loaded.fingerprint
     key = hashlib.sha256(json.dumps([FORMAT, contents, trained_with, stream]).encode()).hexdigest()
     if not is_prepared(out):
-        split = hold_out_none if valid_text else hold_out(text, stream=stream)
+        split = HoldOutNone() if valid_text else hold_out(text, stream=stream)
         if loaded is None:
             own = (line for i, line in enumerate(text.lines()) if not split(i, line))
             loaded = train_tokenizer(own, vocab_size, stream=stream, seed=seed)

@@ -23,6 +23,8 @@ SAMPLE_CHARACTERS = 50_000_000
 LINE_CHARACTERS = 1_000
 SMALL_ALPHABET = 256  # characters
 
+SPACE = "▁"  # as pieces spell it
+
 HOW_TO_TRAIN = "give another, or train one with bos_id=0, eos_id=1, pad_id=2, unk_id=3"
 
 Ids = Iterable[int] | Integer[np.ndarray, " L"] | Integer[Tensor, " L"]
@@ -38,6 +40,7 @@ class Tokenizer:
         model: those bytes.
         fingerprint: their SHA-256, in hexadecimal.
         bos_id, eos_id, pad_id, unk_id: the specials; bos_id is -1 where the model has none.
+        space_id: the piece that is a space alone.
 
     Raises:
         UserError: these bytes are no SentencePiece model, or it has no EOS or unknown piece.
@@ -58,6 +61,7 @@ class Tokenizer:
         self.unk_id: int = self._sp.unk_id()
         if self.eos_id < 0:
             raise UserError(f"no end-of-sentence (EOS) piece: {HOW_TO_TRAIN}")
+        self.space_id: int = self._sp.piece_to_id(SPACE)  # unk_id where there is none
         # SentencePiece's own default is a model without padding. Padding is always masked, so
         # that any id can fill it.
         self.pad_id: int = self._sp.pad_id() if self._sp.pad_id() >= 0 else self.eos_id
@@ -75,6 +79,9 @@ class Tokenizer:
             raise UserError(f"{path}: cannot read this tokenizer: {error.strerror}") from None
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
+
+    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[bytes]]:
+        return Tokenizer, (self.model,)
 
     def __len__(self) -> int:
         """The size of the vocabulary, V."""
@@ -94,8 +101,24 @@ class Tokenizer:
         return self._sp.encode(_checked(text))
 
     def encode_lines(self, lines: list[str]) -> list[list[int]]:
-        """The ids of each line, without EOS, on all cores. Raises as `encode`."""
-        return self._sp.encode([_checked(line) for line in lines], num_threads=-1)
+        """The ids of each line, without EOS. Raises as `encode`."""
+        return self._sp.encode([_checked(line) for line in lines], num_threads=1)
+
+    def normalize(self, lines: list[str]) -> list[str]:
+        """Lines as they are before they are cut into pieces, with SPACE for a space."""
+        return self._sp.normalize(lines)
+
+    def encodes_words_apart(self) -> bool:
+        """Whether the pieces of a word never depend on the words around it.
+
+        So it is where a word begins with its space, no piece goes on past one, and scores are
+        whole numbers, BPE's ranks. Sums of other scores round differently in a longer text.
+        """
+        begins = self.normalize(["a a"]) == [f"{SPACE}a{SPACE}a"] and self.space_id != self.unk_id
+        ends = not any(
+            SPACE in piece[1:] or " " in piece for piece in self.pieces(range(len(self)))
+        )
+        return begins and ends and all(self._sp.get_score(i).is_integer() for i in range(len(self)))
 
     def sample(self, text: str, alpha: float, seed: int) -> list[int]:
         """The ids of a random segmentation of the text, without EOS; the same for the same seed.

@@ -1,8 +1,9 @@
 """Lines of text to the files of a prepared corpus: read, split, encoded, written in pieces."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import UserError
+from .encoding import Encoded, Encoder, Split, Words
+from .parallel import MOST_WORKERS, cores, map_in_order
 from .reading import find_files, read_lines
 from .tokenizer import Tokenizer
 
@@ -19,7 +22,8 @@ VALID_SHARE = 0.05
 VALID_LINES = 5_000
 LINES_TO_SPLIT = 100
 
-WRITE_CHARACTERS = 1_000_000  # encoded and written at a time
+CHUNK_CHARACTERS = 1_000_000  # encoded and written at a time
+PARALLEL_CHARACTERS = 20_000_000  # a smaller text, of a second or two, is not worth the processes
 
 
 class Text(NamedTuple):
@@ -28,6 +32,7 @@ class Text(NamedTuple):
     lines: Callable[[], Iterator[str]]
     digest: str  # SHA-256 of the lines
     size: int  # the number of lines, blank ones too
+    characters: int  # in them, line ends too
     first: str  # the first line that is not blank
 
 
@@ -42,94 +47,78 @@ def scan(inputs: Sequence[str | Path], *, field: str, stream: bool, quiet: bool)
     def lines() -> Iterator[str]:
         return read_lines(files, field=field, stream=stream)
 
-    digest, size, first = hashlib.sha256(), 0, ""
+    digest, size, characters, first = hashlib.sha256(), 0, 0, ""
     for line in tqdm(lines(), "reading", unit=" lines", unit_scale=True, disable=quiet):
         digest.update(line.encode() + b"\n")
         size += 1
+        characters += len(line) + 1
         first = first or line.strip()
     if not first:
         raise UserError(f"{', '.join(map(str, inputs))}: no text in it: every line is empty")
-    return Text(lines, digest.hexdigest(), size, first)
+    return Text(lines, digest.hexdigest(), size, characters, first)
 
 
-Split = Callable[[int, str], bool]  # (number of the line, line) -> whether it is held out
+@dataclass(frozen=True)
+class HoldOutNone:
+    def __call__(self, number: int, line: str) -> bool:
+        return False
 
 
-def hold_out_none(number: int, line: str) -> bool:
-    return False
+@dataclass(frozen=True)
+class HoldOutAfter:
+    """The lines from this number on."""
+
+    end: int
+
+    def __call__(self, number: int, line: str) -> bool:
+        return number >= self.end
 
 
-def hold_out(text: Text, *, stream: bool) -> Split:
-    """Chooses the validation lines: the end of a stream; else by content, whatever their order.
+@dataclass(frozen=True)
+class HoldOutByContent:
+    """A share of the different lines, whatever their order.
 
     Lines of the same words are on the same side, so no held-out line is trained on.
     """
+
+    share: float
+    first: str  # always trains, so that a text of few different lines is not all held out
+
+    def __call__(self, number: int, line: str) -> bool:
+        words = " ".join(line.split())
+        digest = hashlib.blake2b(words.encode(), digest_size=8).digest()
+        return int.from_bytes(digest) < self.share * 2**64 and words != self.first
+
+
+def hold_out(text: Text, *, stream: bool) -> Split:
+    """Chooses the validation lines: the end of a stream; else by content."""
     if text.size < LINES_TO_SPLIT:
-        return hold_out_none
+        return HoldOutNone()
     share = min(VALID_SHARE, VALID_LINES / text.size)
     if stream:
-        end = text.size - round(share * text.size)
-        return lambda number, line: number >= end
-    first = text.first.split()
-
-    def by_content(number: int, line: str) -> bool:
-        words = line.split()
-        digest = hashlib.blake2b(" ".join(words).encode(), digest_size=8).digest()
-        # The first line always trains, so that a text of few different lines is not all held out.
-        return int.from_bytes(digest) < share * 2**64 and words != first
-
-    return by_content
+        return HoldOutAfter(text.size - round(share * text.size))
+    return HoldOutByContent(share, " ".join(text.first.split()))
 
 
 class Part:
     """The files of one part, NAME.ids.bin and NAME.offsets.bin, and counts of what went in."""
 
-    def __init__(
-        self, directory: Path, name: str, tokenizer: Tokenizer, dtype: np.dtype, *, stream: bool
-    ) -> None:
+    def __init__(self, directory: Path, name: str) -> None:
         self.counts = dict.fromkeys(("lines", "skipped", "characters", "tokens", "unknown"), 0)
-        self._tokenizer = tokenizer
-        self._stream = stream
-        self._dtype = dtype
         self._ids = (directory / f"{name}.ids.bin").open("wb")
         self._offsets = (directory / f"{name}.offsets.bin").open("wb")
         self._offsets.write(np.zeros(1, np.int64).tobytes())
-        self._waiting: list[str] = []
-        self._waiting_characters = 0
 
-    def add(self, line: str) -> None:
-        self._waiting.append(line)
-        self._waiting_characters += len(line) + 1
-        if self._waiting_characters >= WRITE_CHARACTERS:
-            self.flush()
+    def add(self, encoded: Encoded) -> None:
+        lengths = np.frombuffer(encoded.lengths, np.int64)
+        self._ids.write(encoded.ids)
+        self._offsets.write((self.counts["tokens"] + lengths.cumsum()).tobytes())
+        for name, count in encoded.counts.items():
+            self.counts[name] += count
 
     def close(self) -> None:
         self._ids.close()
         self._offsets.close()
-
-    def flush(self) -> None:
-        """Encodes and writes the lines that wait."""
-        encoded = self._tokenizer.encode_lines(self._waiting)
-        # A blank line is no example, but it is a paragraph break in a stream. A line may also
-        # turn out blank in encoding, which drops what has no width.
-        kept = [
-            (line, ids)
-            for line, ids in zip(self._waiting, encoded, strict=True)
-            if self._stream or (ids and not line.isspace())
-        ]
-        eos = self._tokenizer.eos_id
-        lengths = np.array([len(ids) + 1 for _, ids in kept], np.int64)
-        flat = np.fromiter(
-            chain.from_iterable((*ids, eos) for _, ids in kept), self._dtype, lengths.sum()
-        )
-        self._ids.write(flat.tobytes())
-        self._offsets.write((self.counts["tokens"] + lengths.cumsum()).tobytes())
-        self.counts["lines"] += len(kept)
-        self.counts["skipped"] += len(encoded) - len(kept)
-        self.counts["characters"] += sum(len(line) for line, _ in kept)
-        self.counts["tokens"] += len(flat)
-        self.counts["unknown"] += int((flat == self._tokenizer.unk_id).sum())
-        self._waiting, self._waiting_characters = [], 0
 
 
 class Cache(NamedTuple):
@@ -145,17 +134,11 @@ class Cache(NamedTuple):
         """Writes all files but corpus.json; returns what that has to say of them."""
         # Ids are stored in the smallest type that holds them all.
         dtype = np.dtype(np.uint16 if len(self.tokenizer) <= 2**16 else np.uint32)
-        parts = {
-            name: Part(directory, name, self.tokenizer, dtype, stream=self.stream)
-            for name in ("train", "valid")
-        }
+        parts = {name: Part(directory, name) for name in ("train", "valid")}
         try:
-            for number, line in enumerate(_progress(self.text, quiet)):
-                parts["valid" if self.split(number, line) else "train"].add(line)
-            for line in _progress(self.valid, quiet) if self.valid else ():
-                parts["valid"].add(line)
-            for part in parts.values():
-                part.flush()
+            self._write(self.text, self.split, dtype, parts, quiet=quiet)
+            if self.valid:
+                self._write(self.valid, HoldOutAfter(0), dtype, parts, quiet=quiet)
         finally:
             for part in parts.values():
                 part.close()
@@ -170,7 +153,31 @@ class Cache(NamedTuple):
             "parts": {name: part.counts for name, part in parts.items()},
         }
 
+    def _write(
+        self, text: Text, split: Split, dtype: np.dtype, parts: dict[str, Part], *, quiet: bool
+    ) -> None:
+        """Encodes one text into the parts."""
+        encoder = Encoder(self.tokenizer, split, dtype, self.stream, Words(self.tokenizer, dtype))
+        workers = min(cores(), MOST_WORKERS) if text.characters >= PARALLEL_CHARACTERS else 1
+        encoded: Generator[tuple[Encoded, Encoded], None, None]
+        encoded = map_in_order(encoder, _chunks(text.lines()), workers=workers)
+        bar = tqdm(desc="encoding", total=text.size, unit=" lines", unit_scale=True, disable=quiet)
+        with bar, closing(encoded):
+            for both in encoded:
+                for part, some in zip(parts.values(), both, strict=True):
+                    part.add(some)
+                    bar.update(some.counts["lines"] + some.counts["skipped"])
 
-def _progress(text: Text, quiet: bool) -> Iterator[str]:
-    bar = tqdm(text.lines(), "encoding", text.size, unit=" lines", unit_scale=True, disable=quiet)
-    yield from bar
+
+def _chunks(lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
+    """Lines by the chunk, each with the number of its first."""
+    first, characters = 0, 0
+    chunk: list[str] = []
+    for line in lines:
+        chunk.append(line)
+        characters += len(line) + 1
+        if characters >= CHUNK_CHARACTERS:
+            yield first, chunk
+            first, characters, chunk = first + len(chunk), 0, []
+    if chunk:
+        yield first, chunk

@@ -1,0 +1,159 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from corpora import write
+
+from simple_diffusion_lm.errors import UserError
+from simple_diffusion_lm.text import writing
+from simple_diffusion_lm.text.corpus import prepare
+from simple_diffusion_lm.text.parallel import map_in_order
+
+PREPARE = """
+import sys
+from simple_diffusion_lm.text import writing
+from simple_diffusion_lm.text.encoding import Words
+writing.PARALLEL_CHARACTERS, writing.CHUNK_CHARACTERS, writing.cores = 0, 1000, lambda: 2
+encode = Words.encode
+def slow(self, lines):
+    import time
+    time.sleep(0.1)
+    return encode(self, lines)
+Words.encode = slow
+from simple_diffusion_lm.cli import main
+main()
+"""
+
+
+def slower_first(number: int, of: int) -> tuple[int, int]:
+    time.sleep(0.02 if number % 3 == 0 else 0)
+    return number, os.getpid()
+
+
+def killed(number: int) -> int:
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def refused(number: int) -> int:
+    raise UserError(f"c.txt:{number}: will not do")
+
+
+def children(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def running(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to be"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_results_come_in_order_and_from_processes(workers: int) -> None:
+    results = list(map_in_order(slower_first, ((i, 30) for i in range(30)), workers=workers))
+    assert [number for number, _ in results] == list(range(30))
+    pids = {pid for _, pid in results}
+    assert len(pids) <= workers
+    assert (os.getpid() in pids) == (workers == 1)
+
+
+def test_only_a_few_items_are_under_way() -> None:
+    taken = 0
+
+    def items() -> Iterator[tuple[int, int]]:
+        nonlocal taken
+        for taken in range(1, 101):
+            yield taken, 100
+
+    with closing(map_in_order(slower_first, items(), workers=2)) as results:
+        next(results)
+        assert taken < 10
+
+
+def test_a_killed_worker_is_told_in_a_line() -> None:
+    with pytest.raises(UserError, match=r"^a worker process was killed: .*try again$"):
+        list(map_in_order(killed, ((i,) for i in range(50)), workers=2))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_a_function_raises_is_raised_here(workers: int) -> None:
+    with pytest.raises(UserError, match=r"^c.txt:0: will not do$"):
+        list(map_in_order(refused, ((i,) for i in range(50)), workers=workers))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_leaves_nothing(
+    tmp_path: Path, corpus: Path, model: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    def full(self: writing.Part, encoded: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writing, "cores", lambda: workers)
+    monkeypatch.setattr(writing, "PARALLEL_CHARACTERS", 0)
+    monkeypatch.setattr(writing.Part, "add", full)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match="out: cannot write a corpus here: No space left on dev"):
+        prepare([corpus], tmp_path / "out", tokenizer=model, quiet=True)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_bad_line_is_named_wherever_the_chunks_end(
+    tmp_path: Path, lines: list[str], model: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr(writing, "cores", lambda: workers)
+    monkeypatch.setattr(writing, "PARALLEL_CHARACTERS", 0)
+    monkeypatch.setattr(writing, "CHUNK_CHARACTERS", 200)
+    file = write(tmp_path / "c.txt", lines)
+    good = file.read_bytes().split(b"\n")
+    text = writing.scan([file], field="text", stream=False, quiet=True)
+    cache = writing.Cache(text, None, writing.HoldOutNone(), writing.Tokenizer.load(model), False)
+    for number in (1, 77, 150):
+        bad = [*good[: number - 1], b"caf\xe9", *good[number:]]
+        file.write_bytes(b"\n".join(bad))
+        with pytest.raises(UserError, match=rf"c.txt:{number}: not UTF-8 \(byte 0xe9\)"):
+            prepare([file], tmp_path / "out", tokenizer=model, quiet=True)
+        # Spoilt after the first reading, it is met while workers encode.
+        with pytest.raises(UserError, match=rf"c.txt:{number}: not UTF-8 \(byte 0xe9\)"):
+            cache.write(tmp_path, quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_worker_outlives_a_stopped_preparation(
+    tmp_path: Path, corpus: Path, model: Path, number: signal.Signals
+) -> None:
+    corpus.write_text(corpus.read_text() * 40)
+    before = sorted(tmp_path.iterdir())
+    options = ["prepare", corpus, "--out", tmp_path / "out", "--tokenizer", model]
+    command = [sys.executable, "-c", PREPARE, *map(str, options)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: process.poll() is not None or len(children(process.pid)) == 2)
+        workers = children(process.pid)
+        assert len(workers) == 2
+        process.send_signal(number)
+        _, said = process.communicate(timeout=20)
+    wait_until(lambda: not any(map(running, workers)))
+    assert not (tmp_path / "out").exists()
+    if number == signal.SIGINT:
+        assert process.returncode == 130, said
+        assert said.splitlines()[-1] == "sdlm: interrupted"
+        assert "Traceback" not in said
+        assert sorted(tmp_path.iterdir()) == before
