@@ -28,12 +28,13 @@ from .run_log import Log
 from .text.batches import Batches, Masks
 from .text.corpus import Corpus, Prepared
 from .training import checkpoint
+from .training.compiling import compile_layers
 from .training.config import Config
 from .training.lock import locked
 from .training.loop import autocast_dtype, train
 from .training.state import State
 
-MAY_CHANGE = ("steps", "epochs", "minutes", "samples", "validate_every", "save_every")
+MAY_CHANGE = ("steps", "epochs", "minutes", "samples", "validate_every", "save_every", "compile")
 
 
 def pick_device() -> torch.device:
@@ -178,10 +179,12 @@ def _train_in(
     state.average.to(device)
     log = Log(run, config, state, len(batches.order(0)), quiet=quiet)
     log.resume()
+    compiled = compile_layers(config, state.model, device)
     log.say(
         f"{sum(p.numel() for p in state.model.parameters()) / 1e6:.2f} M parameters, "
         f"{len(batches.lengths):,} examples, {device.type} in "
         f"{'bfloat16' if autocast_dtype(device) else 'float32'}, {torch.get_num_threads()} threads"
+        f"{', compiled' if compiled else ''}"
     )
     saved = state.progress.step
     with noticing_signals() as signals, log:

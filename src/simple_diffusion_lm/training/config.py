@@ -58,6 +58,7 @@ class Config:
     clip: float = 1.0
     ema: float = 0.999
     accumulate: int = 1  # batches per step
+    compile: bool | None = None  # torch.compile; None: where it pays (training/compiling.py)
 
     # The budget: exactly one of the three.
     steps: int | None = None
