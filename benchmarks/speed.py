@@ -91,7 +91,9 @@ def measure_training(
             model, tokens, spent, taken = models[name], 0, 0.0, 0
             while spent < seconds or taken % model.unit:
                 done = []
-                spent += seconds_of(lambda model=model, done=done: done.append(model.step()), DEVICE)
+                spent += seconds_of(
+                    lambda model=model, done=done: done.append(model.step()), DEVICE
+                )
                 tokens += done[0]
                 taken += 1
             rates[name].append(tokens / spent)
