@@ -1,9 +1,9 @@
 """The original project's training and sampling, driven from its own file.
 
 Its model, collation, padding, loss, optimiser and sampler are imported from a checkout
-(pytorch/train.py); nothing of it is kept here. Two things are ours. Its examples come as ids, so its
-reading and tokenising, done by four more processes there, cost nothing here. And its coin for
-self-conditioning falls alternately, so that two steps already have the mean cost.
+(pytorch/train.py); nothing of it is kept here. Two things are ours. Its examples come as ids,
+so its reading and tokenising, done by four more processes there, cost nothing here. And its coin
+for self-conditioning falls alternately, so that two steps already have the mean cost.
 """
 
 import importlib.util
@@ -123,12 +123,13 @@ class OriginalTraining:
     def flops(self) -> tuple[float, float, int]:
         """As measure.Training.flops. AdamW has no matrix products."""
         numbers = sorted(next(self.source), key=lambda i: len(self.data.train[i]))
-        some = numbers[:: BATCH_SIZE // COUNTED]
+        every = BATCH_SIZE // COUNTED
+        some = numbers[every - 1 :: every]  # the longest too: it decides what is padding
         by_length: dict[int, list[int]] = {}
         for i in some:
             by_length.setdefault(min(len(self.data.train[i]), CROP), []).append(i)
         needed = self._count(list(by_length.values())) / self._tokens(some)
-        executed = self._count([numbers]) / self._tokens(numbers)
+        executed = self._count([some]) / self._tokens(some)
         return needed, executed, 0
 
     def _count(self, groups: list[list[int]]) -> float:

@@ -114,9 +114,11 @@ def sent_bytes(s: Shape, devices: int, kind: str) -> float:
 def step_seconds(s: Shape, devices: int, tokens: int, kind: str) -> tuple[float, float]:
     """(computing, sending) of a step with this many tokens on each device.
 
-    Where the two overlap fully a step takes the larger, where not at all their sum.
+    Where the two overlap fully a step takes the larger, where not at all their sum. Each device
+    does all of Muon's products.
     """
-    computing = tokens * sum(training_flops(s).values()) / (PEAK * UTILISATION)
+    flops = tokens * sum(training_flops(s).values()) + muon_flops(s)
+    computing = flops / (PEAK * UTILISATION)
     bandwidth = INSIDE if devices <= NODE else BETWEEN
     return computing, sent_bytes(s, devices, kind) / bandwidth if devices > 1 else 0.0
 
@@ -197,10 +199,11 @@ def devices_table() -> str:
                      f"{1000 * computing:.0f}", f"{1000 * sending:.0f}",
                      f"{computing / slow:.0%} to {computing / fast:.0%}",
                      f"{devices * TOKENS / slow / 1e6:.2f} to {devices * TOKENS / fast / 1e6:.2f}",
-                     f"{24 * days * fast:,.1f} to {24 * days * slow:,.1f}"]
+                     f"{24 * days * fast:,.2f} to {24 * days * slow:,.2f}"]
                 )  # fmt: skip
     head = ["size", "kind", "devices", "state a device, GB", "activations, GB", "sent a step, GB",
-            "computing, ms", "sending, ms", "efficiency", "M tokens/s", "hours for 20 tokens a parameter"]  # fmt: skip
+            "computing, ms", "sending, ms", "efficiency", "M tokens/s",
+            "hours for 20 tokens a parameter"]  # fmt: skip
     return markdown(head, rows)
 
 
@@ -211,14 +214,15 @@ def sampling_table() -> str:
         step = s.length * sum(forward_flops(s).values())
         once = forward_flops(s)
         cached = s.length * (once["trunk"] + once["attention"] / 2 + once["head"])
-        rows.append([name, str(s.length), f"{step / 1e9:.2f}", f"{64 * step / 1e12:,.3f}",
-                     f"{cached / 1e12:,.4f}", f"{64 * step / cached:.0f}",
+        rows.append([name, str(s.length), f"{step / 1e9:,.2f}", f"{64 * step / 1e9:,.1f}",
+                     f"{cached / 1e9:,.2f}", f"{64 * step / cached:.0f}",
                      str(s.length)])  # fmt: skip
-    head = ["size", "L", "GFLOP a step", "TFLOP in 64 steps", "TFLOP token by token", "ratio",
+    head = ["size", "L", "GFLOP a step", "GFLOP in 64 steps", "GFLOP token by token", "ratio",
             "passes one after the other, token by token"]  # fmt: skip
     return markdown(head, rows)
 
 
+TABLES = (flops_table, growth_table, devices_table, sampling_table)
+
 if __name__ == "__main__":
-    for make in (flops_table, growth_table, devices_table, sampling_table):
-        print(f"{make()}\n")
+    print("\n\n".join(table() for table in TABLES))

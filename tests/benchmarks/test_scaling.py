@@ -1,5 +1,7 @@
 """The formulas of docs/scaling.md against what torch counts."""
 
+from pathlib import Path
+
 import pytest
 import scaling
 import torch
@@ -94,9 +96,8 @@ def test_state_is_counted_exactly(toy_data: Prepared):
 
 def test_activations_are_near_what_is_measured(monkeypatch):
     """What autograd keeps of a step, each tensor once; with attention fused, as on a GPU."""
-    monkeypatch.setattr(
-        "simple_diffusion_lm.model.transformer.attend_on_cpu", nn.functional.scaled_dot_product_attention
-    )  # fmt: skip
+    fused = nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr("simple_diffusion_lm.model.transformer.attend_on_cpu", fused)
 
     def kept(layers: int, vocab: int) -> float:
         config = small(modern(), model_dim=128, layers=layers, heads=2)
@@ -122,3 +123,9 @@ def test_activations_are_near_what_is_measured(monkeypatch):
     assert layer == pytest.approx(scaling.SAVED_PER_WIDTH, rel=0.15)
     word = (kept(2, 1024) - kept(2, 256)) / 768
     assert word == pytest.approx(scaling.SAVED_PER_VOCABULARY, rel=0.15)
+
+
+@pytest.mark.parametrize("table", scaling.TABLES)
+def test_the_document_has_the_tables_as_they_are_computed(table):
+    document = Path(__file__).parents[2] / "docs" / "scaling.md"
+    assert table() in document.read_text()
