@@ -30,7 +30,11 @@ from simple_diffusion_lm.training.loop import autocast_dtype, train
 from simple_diffusion_lm.training.state import State
 
 UNENDING = 10**9  # steps: a budget that no measurement spends
-MATRIX_SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192, 16384)}
+MATRIX_SIZES = {
+    "cpu": (512, 1024, 2048),
+    "mps": (1024, 2048, 4096),
+    "cuda": (4096, 8192, 16384),
+}
 
 
 def seconds_of(action: Callable[[], Any], device: torch.device) -> float:
@@ -43,8 +47,8 @@ def seconds_of(action: Callable[[], Any], device: torch.device) -> float:
 
 
 def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
 
 
 def matmul_peak(dtype: torch.dtype, device: torch.device, sizes: Sequence[int]) -> float:
@@ -63,10 +67,14 @@ def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def peaks(device: torch.device, *, smoke: bool) -> dict[str, float]:
+def peaks(
+    device: torch.device,
+    *,
+    smoke: bool,
+    dtypes: Sequence[torch.dtype] = (torch.bfloat16, torch.float32),
+) -> dict[str, float]:
     """FLOP/s by the name of the dtype."""
     sizes = (128,) if smoke else MATRIX_SIZES[device.type]
-    dtypes = (torch.bfloat16, torch.float32)
     return {name_of(dtype): matmul_peak(dtype, device, sizes) for dtype in dtypes}
 
 

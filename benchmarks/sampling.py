@@ -37,12 +37,17 @@ class Sampling:
     run: Callable[[], Any]
     forward: Callable[[], Any] | None = None
 
-    def row(self, times: Sequence[float]) -> dict[str, Any]:
-        step = [1000 * seconds / self.steps / self.count for seconds in times]
-        forward = None
-        if self.forward is not None:
-            cpu = torch.device("cpu")
-            forward = 1000 * median(seconds_of(self.forward, cpu) for _ in range(7))
+    def time(self, device: torch.device) -> tuple[float, float | None]:
+        """Seconds of one run, and of one bare pass right after it."""
+        seconds = seconds_of(self.run, device)
+        if self.forward is None:
+            return seconds, None
+        return seconds, median(seconds_of(self.forward, device) for _ in range(5))
+
+    def row(self, times: Sequence[tuple[float, float | None]]) -> dict[str, Any]:
+        step = [1000 * seconds / self.steps / self.count for seconds, _ in times]
+        ratios = [seconds / self.steps / forward for seconds, forward in times if forward]
+        forwards = [1000 * forward for _, forward in times if forward]
         return {
             "name": self.name,
             "count": self.count,
@@ -50,8 +55,8 @@ class Sampling:
             "steps_timed": self.steps,
             "texts_per_second": 1000 / (median(step) * self.full),
             "step_ms_per_text": summary(step),
-            "forward_ms": forward,
-            "steps_per_forward": forward and median(step) * self.count / forward,
+            "forward_ms": summary(forwards) if forwards else None,
+            "steps_per_forward": median(ratios) if ratios else None,
         }
 
 
@@ -80,7 +85,7 @@ def samplers(
 
         forward = bare_forward(lm.model, even)
         ways.append(Sampling(name, count, str(mean), steps, STEPS, even, forward))
-        if name == "modern":
+        if name == "modern" and count <= STEPS:  # a check; for more texts it takes long
             full = f"{name}, all {STEPS} steps"
             ways.append(
                 Sampling(full, count, str(mean), STEPS, STEPS, lambda run=run: run(

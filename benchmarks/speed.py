@@ -133,7 +133,7 @@ def measure_sampling(
         for turn in range(turns):
             say(f"sampling {count}: turn {turn + 1} of {turns}")
             for way in ways if turn % 2 == 0 else ways[::-1]:
-                times[way].append(seconds_of(way.run, DEVICE))
+                times[way].append(way.time(DEVICE))
         for way in ways:
             rows.append(way.row(times[way]))
     return rows
@@ -151,10 +151,10 @@ def measure_starts(turns: int) -> dict[str, Any]:
 
 
 def peak_memory(name: str, size: str, directory: Path, checkout: Path | None) -> int:
-    """Bytes that a process had at most after four steps. To be run in a process of its own."""
+    """Bytes that a process had at most in two steps. To be run in a process of its own."""
     script = original_script.load(checkout) if checkout else None
     model = contender(name, size, open_prepared(directory), script)
-    for _ in range(4):
+    for _ in range(2):
         model.step()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 

@@ -46,7 +46,7 @@ def test_gpu(tmp_path):
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "gpu.json").read_text())
     assert len(results["throughput"]) == 5
-    assert not any("left_out" in row for row in results["throughput"])
+    assert not any("left_out" in row for row in results["throughput"] + results["sampling"])
     assert {tuple(row["cell"][3:]) for row in results["throughput"]} == {
         (False, True),
         (False, False),
@@ -54,6 +54,7 @@ def test_gpu(tmp_path):
     }
     assert results["sampling"][0]["steps_per_forward"] > 0
     assert results["captions"]["validation"][-1]["bound"] > 0
+    assert results["captions"]["likelihood"]["nats_per_token"] > 0
     assert finite(results)
 
 
