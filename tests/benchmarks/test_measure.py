@@ -48,6 +48,8 @@ def test_counting_leaves_training_where_it_was(toy_data):
     other.step()
     one.flops()
     assert [one.step() for _ in range(3)] == [other.step() for _ in range(3)]
+    places = [(t.state.progress.epoch, t.state.progress.position) for t in (one, other)]
+    assert places[0] == places[1]
 
 
 def test_the_optimizers_products_are_counted_apart():
