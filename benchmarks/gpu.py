@@ -112,6 +112,7 @@ def main(
     batches = SMOKE_BATCH_TOKENS if smoke else BATCH_TOKENS
     minutes = 3.0 if smoke else minutes
     results: dict[str, Any] = {**measure.about(), "device": str(device)}
+    measure.write_results(out, results)
 
     def keep(part: str) -> Callable[[Any], None]:
         def write(value: Any) -> None:

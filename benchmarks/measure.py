@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.evaluation.compare import machine
 from simple_diffusion_lm.run import make_batches
 from simple_diffusion_lm.text.batches import Batch
@@ -81,6 +82,12 @@ def peaks(
 def summary(values: Sequence[float]) -> dict[str, float]:
     """Median and spread of repeated measurements, for the results."""
     return {"median": median(values), "min": min(values), "max": max(values), "n": len(values)}
+
+
+def spread(values: Mapping[str, float], form: str, scale: float = 1) -> str:
+    """A summary for reading: median (least to most)."""
+    middle, low, high = (form.format(values[key] * scale) for key in ("median", "min", "max"))
+    return f"{middle} ({low} to {high})"
 
 
 class Flops(NamedTuple):
@@ -208,8 +215,14 @@ def about() -> dict[str, Any]:
 
 
 def write_results(path: Path, results: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(results, indent=1) + "\n").encode())
+    """Raises UserError where the path cannot be written; to be called before anything takes long."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, (json.dumps(results, indent=1) + "\n").encode())
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); choose another --out"
+        ) from None
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -16,15 +16,16 @@ from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import measure
 import original_script
 import torch
 import tyro
-from measure import Training, say, seconds_of, summary
+from measure import Training, say, seconds_of, spread, summary
 from original_script import OriginalTraining
 from sampling import Sampling, samplers
 
@@ -73,49 +74,57 @@ def contenders(size: str, script: ModuleType | None) -> list[str]:
     return [*RECIPES, *([SCRIPT] if fits else [])]
 
 
+class Turn(NamedTuple):
+    """One contender's turn at training, and the matmul peak just before."""
+
+    tokens_per_second: float
+    seconds_per_step: float
+    peak: float
+
+
+def take_turn(
+    model: Training | OriginalTraining, seconds: float, peak: Mapping[str, float]
+) -> Turn:
+    """Trains for at least these seconds, in whole units of steps."""
+    tokens, spent = [], 0.0
+    while spent < seconds or len(tokens) % model.unit:
+        spent += seconds_of(lambda: tokens.append(model.step()), DEVICE)
+    return Turn(sum(tokens) / spent, spent / len(tokens), peak[measure.name_of(model.dtype)])
+
+
 def measure_training(
     size: str, data: Prepared, script: ModuleType | None, *, turns: int, seconds: float, smoke: bool
 ) -> dict[str, Any]:
-    """What each contender does at one size. A turn has at least `seconds`, and whole units."""
+    """What each contender does at one size."""
     models = {name: contender(name, size, data, script) for name in contenders(size, script)}
     for model in models.values():
         model.step()
-    rates = defaultdict(list)
-    step_times = defaultdict(list)
-    peaks = defaultdict(list)
+    taken: dict[str, list[Turn]] = defaultdict(list)
     for turn in range(turns):
         say(f"training, {size}: turn {turn + 1} of {turns}")
         peak = measure.peaks(DEVICE, smoke=smoke)
-        order = list(models) if turn % 2 == 0 else list(models)[::-1]
-        for name in order:
-            model, tokens, spent, taken = models[name], 0, 0.0, 0
-            while spent < seconds or taken % model.unit:
-                done = []
-                spent += seconds_of(
-                    lambda model=model, done=done: done.append(model.step()), DEVICE
-                )
-                tokens += done[0]
-                taken += 1
-            rates[name].append(tokens / spent)
-            step_times[name].append(1000 * spent / taken)
-            peaks[name].append(peak[measure.name_of(model.dtype)])
+        for name in list(models)[:: 1 if turn % 2 == 0 else -1]:
+            taken[name].append(take_turn(models[name], seconds, peak))
     rows = {}
     for name, model in models.items():
         say(f"counting FLOPs, {size}: {name}")
         needed, executed, optimizer = model.flops()
-        used = [rate * needed / peak for rate, peak in zip(rates[name], peaks[name], strict=True)]
         rows[name] = {
             "parameters": model.parameters,
             "dtype": measure.name_of(model.dtype),
-            "tokens_per_second": summary(rates[name]),
-            "step_ms": summary(step_times[name]),
+            "tokens_per_second": summary([t.tokens_per_second for t in taken[name]]),
+            "step_ms": summary([1000 * t.seconds_per_step for t in taken[name]]),
             "padding": model.padding(),
-            "utilisation": summary(used),
+            "utilisation": summary([t.tokens_per_second * needed / t.peak for t in taken[name]]),
+            "executed": summary(
+                [(t.tokens_per_second * executed + optimizer / t.seconds_per_step) / t.peak
+                 for t in taken[name]]
+            ),
             "flops_per_token": needed,
             "flops_executed_per_token": executed,
             "optimizer_flops_per_step": optimizer,
-            "peak_flops": summary(peaks[name]),
-        }
+            "peak_flops": summary([t.peak for t in taken[name]]),
+        }  # fmt: skip
     return rows
 
 
@@ -145,8 +154,8 @@ def measure_starts(turns: int) -> dict[str, Any]:
     for _ in range(turns):
         for name, arguments in STARTS.items():
             command = [sys.executable, *arguments]
-            run = lambda command=command: subprocess.run(command, check=True, capture_output=True)  # noqa: E731
-            times[name].append(seconds_of(run, DEVICE))
+            start = partial(subprocess.run, command, check=True, capture_output=True)
+            times[name].append(seconds_of(start, DEVICE))
     return {name: summary(values) for name, values in times.items()}
 
 
@@ -175,24 +184,19 @@ def measure_memory(sizes: list[str], data: Prepared, checkout: Path | None) -> d
 
 def tables(results: Mapping[str, Any]) -> str:
     """The results for reading; median, and least to most in brackets."""
-
-    def spread(values: Mapping[str, float], form: str, scale: float = 1) -> str:
-        middle, low, high = (form.format(values[k] * scale) for k in ("median", "min", "max"))
-        return f"{middle} ({low} to {high})"
-
     parts = []
     for size, rows in results["training"].items():
         memory = results.get("memory", {}).get(size, {})
         lines = [
             [name, spread(row["tokens_per_second"], "{:,.0f}"), spread(row["step_ms"], "{:,.0f}"),
-             f"{row['padding']:.1%}", f"{row['flops_per_token'] / 1e6:.1f}",
-             f"{row['flops_executed_per_token'] / row['flops_per_token']:.2f}",
-             f"{spread(row['utilisation'], '{:.1f}', 100)} of {row['dtype']}",
+             f"{row['padding']:.1%}", f"{row['flops_per_token'] / 1e6:.1f}", row["dtype"],
+             spread(row["utilisation"], "{:.1f}", 100), spread(row["executed"], "{:.1f}", 100),
              f"{memory[name] / 1e6:,.0f}" if name in memory else ""]
             for name, row in rows.items()
         ]  # fmt: skip
         head = ["training, " + size, "real tokens/s", "ms a step", "padding", "MFLOP a token",
-                "executed / needed", "% of peak", "memory, MB"]  # fmt: skip
+                "dtype", "% of its peak", "the same, with padding and optimiser",
+                "memory, MB"]  # fmt: skip
         parts.append(measure.markdown(head, lines))
     head = ["sampling", "texts", "tokens each", "texts/s in 64 steps", "ms a step and text",
             "step / one forward"]  # fmt: skip
@@ -230,6 +234,7 @@ def main(
     sizes = ["smoke"] if smoke else ["tiny", "small", "base"]
     turns, seconds = (1, 0.01) if smoke else (3, 4.0)
     results: dict[str, Any] = {**measure.about(), "training": {}}
+    measure.write_results(out, results)
     with tempfile.TemporaryDirectory() as temporary:
         data = measure.corpus(
             corpus, work or Path(temporary) / "work", vocab_size=VOCAB_SIZE, smoke=smoke

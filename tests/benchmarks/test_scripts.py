@@ -63,6 +63,7 @@ def test_gpu(tmp_path):
     [
         (["--original", "nowhere", "--smoke"], "nowhere: no pytorch/train.py"),
         ([], "give a corpus"),
+        (["--smoke", "--out", "/dev/null/speed.json"], "/dev/null/speed.json: cannot be written"),
     ],
 )
 def test_what_is_missing_is_said_in_a_line(arguments, said):
