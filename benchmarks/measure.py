@@ -215,7 +215,7 @@ def about() -> dict[str, Any]:
 
 
 def write_results(path: Path, results: Mapping[str, Any]) -> None:
-    """Raises UserError where the path cannot be written; to be called before anything takes long."""
+    """Raises UserError where the path cannot be written: call it before anything takes long."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, (json.dumps(results, indent=1) + "\n").encode())
