@@ -20,6 +20,7 @@ import tyro
 from gpu_rows import Clock, rows_within, sampling, throughput, throughput_cells
 from measure import say
 
+from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.evaluation import compare
 from simple_diffusion_lm.evaluation.evaluate import REFERENCE_TEXTS, real_rows
 from simple_diffusion_lm.evaluation.metrics import example_texts
@@ -107,6 +108,8 @@ def main(
         work: directory for the prepared corpus and the run; a temporary one by default.
         smoke: everything at its smallest, on any device: does the script still run?
     """
+    if corpus is not None and not corpus.is_file():
+        raise UserError(f"{corpus}: no file; give a text file, which is prepared in two ways here")
     device = pick_device()
     sizes = SMOKE_SIZES if smoke else SIZES
     batches = SMOKE_BATCH_TOKENS if smoke else BATCH_TOKENS

@@ -84,6 +84,7 @@ def throughput(
         needed, executed, optimizer = training.flops()
         if compiled:
             backend = "eager" if smoke else "inductor"  # to compile takes a minute
+            torch.compiler.reset()  # all sizes share one limit on what is compiled again
             trunk = module_named(training.state.model, "transformer")
             trunk.compile(dynamic=True, backend=backend)
         if device.type == "cuda":

@@ -59,15 +59,16 @@ def test_gpu(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("script", "arguments", "said"),
     [
-        (["--original", "nowhere", "--smoke"], "nowhere: no pytorch/train.py"),
-        ([], "give a corpus"),
-        (["--smoke", "--out", "/dev/null/speed.json"], "/dev/null/speed.json: cannot be written"),
+        ("speed.py", ["--original", "nowhere", "--smoke"], "nowhere: no pytorch/train.py"),
+        ("speed.py", [], "give a corpus"),
+        ("speed.py", ["--smoke", "--out", "/dev/null/x.json"], "/dev/null/x.json: cannot be"),
+        ("gpu.py", ["--corpus", "nowhere"], "nowhere: no file"),
     ],
 )
-def test_what_is_missing_is_said_in_a_line(arguments, said):
-    done = run("speed.py", *arguments)
+def test_what_is_missing_is_said_in_a_line(script, arguments, said):
+    done = run(script, *arguments)
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
