@@ -93,7 +93,7 @@ def samplers(
             )  # fmt: skip
     if original is not None:
         for length in (mean, original_script.CROP):
-            ways.append(_of_original(original, count, length, steps // 2))
+            ways.append(_of_original(original, count, length, steps))
     return ways
 
 

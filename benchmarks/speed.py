@@ -246,7 +246,7 @@ def main(
             measure.write_results(out, results)
         results["sampling"] = measure_sampling(
             data, script, size="smoke" if smoke else SAMPLED_SIZE,
-            counts=[4] if smoke else [64, 256], turns=turns, steps=2 if smoke else 16,
+            counts=[4] if smoke else [64, 256], turns=turns, steps=2 if smoke else 8,
         )  # fmt: skip
         measure.write_results(out, results)
         results["starts"] = measure_starts(1 if smoke else 3)
