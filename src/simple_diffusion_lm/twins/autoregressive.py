@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from ..diffusion.likelihood import Bound
-from ..diffusion.loss import IGNORED, Losses
+from ..diffusion.loss import ALL, IGNORED, Losses, Part
 from ..model.slots import Settings, Slot, Slots, Vocabulary, batches_of, draw_ids, forbid
 from ..model.transformer import Past
 from .predictor import TokenPredictor
@@ -40,6 +40,7 @@ class Autoregressive(TokenPredictor):
         *,
         seed: int,
         step: int,
+        part: Part = ALL,
     ) -> Losses:
         """Cross-entropy of every token that is not given. Nothing is drawn."""
         loss_mask = length_mask & ~cond_mask
@@ -47,7 +48,8 @@ class Autoregressive(TokenPredictor):
         targets = ids.masked_fill(~loss_mask, IGNORED)
         ce = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
         accuracy = (logits.argmax(-1) == ids)[loss_mask].float().mean()
-        return Losses.plain(ce, ce, accuracy)
+        count = loss_mask.sum()
+        return Losses.plain(ce, ce, accuracy, count, count)
 
     @torch.no_grad()
     def bound(

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from ..diffusion.likelihood import Bound
-from ..diffusion.loss import Losses, seeded, stratified
+from ..diffusion.loss import ALL, Losses, Part, seeded, stratified
 from ..model.slots import Settings, Slot, Slots, Vocabulary, batches_of, draw_ids, forbid
 from .predictor import TokenPredictor
 
@@ -45,19 +45,22 @@ class Masked(TokenPredictor):
         *,
         seed: int,
         step: int,
+        part: Part = ALL,
     ) -> Losses:
         """The bound itself, nats per token; ce is the plain mean over the hidden tokens."""
         free = length_mask & ~cond_mask
         noise = torch.zeros(ids.shape)
         for row, number in enumerate(index.tolist()):
             noise[row].uniform_(generator=seeded(seed, step, number))
-        u = stratified(len(ids), seeded(seed, step))
+        size, rows = part.among(len(ids))
+        u = stratified(size, seeded(seed, step))[rows]
         hidden, weight = hide(free, u.to(ids.device), noise.to(ids.device))
         logits = self(ids, hidden, length_mask)
         surprise = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none") * hidden
-        total = (weight * surprise.sum(1)).sum() / free.sum()
+        tokens, predicted = free.sum(), hidden.sum()
+        total = (weight * surprise.sum(1)).sum() / tokens.clamp(min=1)
         accuracy = (logits.argmax(-1) == ids)[hidden].float().mean()
-        return Losses.plain(total, surprise.detach().sum() / hidden.sum(), accuracy)
+        return Losses.plain(total, surprise.sum() / predicted, accuracy, tokens, predicted)
 
     @torch.no_grad()
     def bound(
