@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from simple_diffusion_lm.training import loop
-from simple_diffusion_lm.training.distributed import joined
+from simple_diffusion_lm.training.processes import joined
 
 SPAWN = multiprocessing.get_context("forkserver")
 SPAWN.set_forkserver_preload(["several", "torch.distributed.fsdp", "torch.distributed.tensor"])

@@ -20,7 +20,7 @@ from .exits import exit_cleanly
 from .generation import DiffusionLM
 from .run import check_free, run_training
 from .training.config import with_overrides
-from .training.distributed import on_rank_0
+from .training.processes import alone, on_rank_0
 from .training.recipes import RECIPES, sized, with_objective
 
 RecipeName = Literal["modern", "original"]
@@ -186,6 +186,7 @@ def compare_command(
         samples: lines to generate at each setting.
         set: as for `sdlm train`, for all contenders.
     """
+    alone("sdlm compare")
     data = text.open(corpus, out) if corpus else toy_data(out)
     print(
         run_compare(
@@ -210,6 +211,7 @@ def demo_command(out: Path = Path("demo"), steps: int = 1600) -> None:
         out: directory for the corpus, the run and the picture.
         steps: of training; 1600 take about four minutes on two cores.
     """
+    alone("sdlm demo")
     run_demo(out, steps)
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from .errors import UserError
 from .text.corpus import Prepared, is_prepared, open_prepared, prepare
-from .training.distributed import on_rank_0
+from .training.processes import on_rank_0
 
 SamplerName = Literal["ancestral", "ddim", "dpm2m", "renoise"]
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from .errors import UserError
 from .run import Stop
-from .training.distributed import joined, say_once
 from .training.loop import NonFinite
+from .training.processes import joined, say_once
 
 
 def exit_cleanly(command: Callable[[], None]) -> None:

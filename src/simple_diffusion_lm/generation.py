@@ -16,8 +16,8 @@ from .text.templates import parse
 from .text.tokenizer import Ids, Tokenizer
 from .training import checkpoint
 from .training.config import Config
-from .training.distributed import gathered, rank, world
 from .training.objectives import OBJECTIVES
+from .training.processes import gathered, rank, world
 
 WORD_START = "▁"  # how SentencePiece writes the space before a word
 LONGEST_GAP = 8  # tokens, where the template leaves its length open

@@ -8,7 +8,7 @@ from .exits import exit_cleanly
 from .run import check_free, run_training
 from .text.corpus import open_prepared, prepare
 from .training.config import Config
-from .training.distributed import on_rank_0
+from .training.processes import on_rank_0
 from .training.recipes import original
 
 

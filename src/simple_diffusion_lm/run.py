@@ -29,9 +29,10 @@ from .text.batches import Batches, Masks
 from .text.corpus import Corpus, Prepared
 from .training import checkpoint
 from .training.config import Config
-from .training.distributed import check_divisible, largest, on_rank_0, rank, world
+from .training.distributed import check_divisible
 from .training.lock import locked
 from .training.loop import autocast_dtype, train
+from .training.processes import largest, on_rank_0, rank, world
 from .training.state import State
 
 MAY_CHANGE = ("steps", "epochs", "minutes", "samples", "validate_every", "save_every")
@@ -167,7 +168,7 @@ def run_training(
     if not len(batches.lengths):
         raise UserError("the corpus has no line to train on")
     if shard:
-        check_divisible(config)
+        check_divisible(may_skip=config.layer_drop > 0)
     on_rank_0(lambda: open_run(run, describe(config, data, batches), data))
     with ExitStack() as held:
         on_rank_0(lambda: held.enter_context(locked(run)))

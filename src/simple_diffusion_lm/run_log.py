@@ -17,8 +17,8 @@ from .text.batches import Batches
 from .text.corpus import Prepared
 from .training import checkpoint
 from .training.config import Config
-from .training.distributed import on_rank_0, rank
 from .training.loop import Step, fraction_done
+from .training.processes import on_rank_0, rank
 from .training.state import State
 from .training.validation import held_out_bound
 

@@ -1,138 +1,25 @@
-"""One run on several processes, started by torchrun: all that any of them knows of the others.
+"""A batch, its loss and a model divided among the processes of a run (training/processes.py).
 
-Each computes its rows of every batch, and the gradients are averaged: DistributedDataParallel, or
-FSDP2 (`fully_shard`), which also divides gradients, optimiser and average among the processes. Rank
-0 alone writes files and talks. In a run of one process everything here does nothing.
+Each computes its rows of every batch, and the gradients are averaged: by DistributedDataParallel,
+or by FSDP2 (`fully_shard`), which also divides gradients, optimiser and average among them. All
+that is random is drawn as one process draws it, so the loss and its gradient are the same for any
+number of them.
 """
 
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from datetime import timedelta
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from ..diffusion.loss import Losses, Part
 from ..errors import UserError
 from ..model.objective import Objective
 from ..model.transformer import Layer
 from ..text.batches import Batch, Batches
-from .config import Config
-
-PATIENCE = timedelta(hours=6)  # the others wait while rank 0 prepares a corpus or saves
-BEFORE_SPEAKING = timedelta(seconds=10)  # that rank 0 has to report an error which all have
-
-_store: Any = None  # what the processes first met through; None: there is only one
-
-
-def world() -> int:
-    """How many processes share the run."""
-    return 1 if _store is None else dist.get_world_size()
-
-
-def rank() -> int:
-    """The number of this one, from 0."""
-    return 0 if _store is None else dist.get_rank()
-
-
-@contextmanager
-def joined() -> Iterator[None]:
-    """Meets the other processes that torchrun started, if it did. All but rank 0 fall silent.
-
-    Raises UserError when there are more processes on this machine than it has CUDA devices.
-    """
-    global _store
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield
-        return
-    cuda = torch.cuda.is_available()
-    store, number, count = next(iter(rendezvous("env://", timeout=PATIENCE)))
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if cuda else "gloo",
-        store=store,
-        rank=number,
-        world_size=count,
-        timeout=PATIENCE,
-    )
-    _store = store
-    if cuda:
-        here, devices = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
-        if here > devices:
-            raise UserError(
-                f"{here} processes for {devices} CUDA devices: torchrun --nproc-per-node={devices}"
-            )
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    with ExitStack() as stack:
-        if number:
-            nowhere = stack.enter_context(open(os.devnull, "w"))
-            stack.enter_context(redirect_stdout(nowhere))
-            stack.enter_context(redirect_stderr(nowhere))
-        yield
-    dist.destroy_process_group()
-    _store = None
-
-
-def say_once(message: str) -> None:
-    """Says on stderr what ends the run. Rank 0 speaks for all.
-
-    The others end only after it: torchrun kills everyone as soon as one has ended with an error.
-    Where rank 0 has nothing to say the error is another's own.
-    """
-    if _store is not None and rank() > 0:
-        try:
-            _store.wait(["said"], BEFORE_SPEAKING)
-            return
-        except dist.DistError:
-            pass
-    print(message, file=sys.stderr, flush=True)
-    if _store is not None:
-        _store.set("said", "")
-
-
-def on_rank_0(work: Callable[[], object]) -> None:
-    """Does something once, while the others wait. A UserError of rank 0 is raised by all."""
-    fault: list[str | None] = [None]
-    if rank() == 0:
-        try:
-            work()
-        except UserError as error:
-            fault = [str(error)]
-    if world() > 1:
-        dist.broadcast_object_list(fault, src=0, device=torch.device("cpu"))
-    if fault[0] is not None:
-        raise UserError(fault[0])
-
-
-def total(tensor: Tensor) -> Tensor:
-    """The sum of a tensor over all processes."""
-    if world() > 1:
-        tensor = tensor.clone()
-        dist.all_reduce(tensor)
-    return tensor
-
-
-def largest(number: float) -> float:
-    """The largest of the processes' numbers: how all come to the same clock, the same signal."""
-    if world() == 1:
-        return number
-    numbers = torch.tensor(number, dtype=torch.float64)
-    dist.all_reduce(numbers, dist.ReduceOp.MAX)
-    return numbers.item()
-
-
-def gathered(mine: dict[Any, Any]) -> dict[Any, Any]:
-    """The dictionaries of all processes as one."""
-    if world() == 1:
-        return mine
-    dictionaries: list[dict[Any, Any]] = [{} for _ in range(world())]
-    dist.all_gather_object(dictionaries, mine)
-    return {key: value for each in dictionaries for key, value in each.items()}
+from .processes import rank, total, world
 
 
 def own_part(batches: Batches, epoch: int, indices: Any) -> tuple[Batch, Part]:
@@ -205,11 +92,11 @@ def averaging_gradients(model: Objective, *, may_skip: bool) -> Callable[..., Lo
     return DistributedDataParallel(_Loss(model), find_unused_parameters=may_skip)
 
 
-def check_divisible(config: Config) -> None:
+def check_divisible(*, may_skip: bool) -> None:
     """Raises UserError where a model cannot be divided among the processes."""
     if world() == 1:
         raise UserError("--shard divides a model among processes: start them with torchrun")
-    if config.layer_drop > 0:
+    if may_skip:
         raise UserError("--shard needs the same layers on all processes: set layer_drop=0")
 
 
@@ -230,7 +117,24 @@ def divide(model: Objective) -> None:
     register_fsdp_forward_method(model, "loss")
 
 
+def gather_gradients(optimizer: Optimizer, *_: Any) -> None:
+    """A hook for an optimiser whose step is of whole matrices: it gets their gradients whole.
+
+    torch's Muon also works on shares, but then exchanges something in each of its multiplications
+    and adds bfloat16 numbers in another order (docs/log.md).
+    """
+    from torch.distributed.tensor import Replicate
+
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if p.grad is not None:
+                p.grad = p.grad.redistribute(placements=[Replicate()])
+            for name, slot in optimizer.state[p].items():  # momentum out of a checkpoint
+                optimizer.state[p][name] = slot.redistribute(placements=[Replicate()])
+
+
 def is_divided(tensor: Tensor) -> bool:
+    """Whether this is a share of a tensor (a DTensor)."""
     return hasattr(tensor, "full_tensor")
 
 

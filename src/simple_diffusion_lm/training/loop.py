@@ -13,7 +13,8 @@ import torch
 from ..diffusion.loss import ALL, Losses, Part, seeded
 from ..text.batches import Batch, Batches
 from .config import Config
-from .distributed import largest, of_whole_batch, own_part, tokens_of_whole_batch, whole
+from .distributed import of_whole_batch, own_part, tokens_of_whole_batch, whole
+from .processes import largest
 from .state import Progress, State
 
 

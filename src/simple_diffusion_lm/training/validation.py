@@ -11,7 +11,7 @@ from ..diffusion.likelihood import Bound
 from ..diffusion.loss import seeded, stratified
 from ..model.objective import Objective
 from ..text.batches import Batches
-from .distributed import rank, total, world
+from .processes import rank, total, world
 
 
 class HeldOut(NamedTuple):
