@@ -57,8 +57,12 @@ def on_processes(count: int, task: Callable[..., Any], *args: Any) -> list[Any]:
     ]
     for process in processes:
         process.start()
-    found = dict(results.get(timeout=120) for _ in processes)
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == 0
+    try:
+        found = dict(results.get(timeout=60) for _ in processes)
+        for process in processes:
+            process.join(60)
+            assert process.exitcode == 0
+    finally:
+        for process in processes:
+            process.kill()
     return [found[str(rank)] for rank in range(count)]

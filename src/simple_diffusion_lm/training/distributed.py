@@ -17,7 +17,6 @@ from torch.optim import Optimizer
 from ..diffusion.loss import Losses, Part
 from ..errors import UserError
 from ..model.objective import Objective
-from ..model.transformer import Layer
 from ..text.batches import Batch, Batches
 from .processes import rank, total, world
 
@@ -101,19 +100,17 @@ def check_divisible(*, may_skip: bool) -> None:
 
 
 def divide(model: Objective) -> None:
-    """Leaves each process a share of every parameter, gathered layer by layer when it is needed.
+    """Leaves each process a share of every parameter; for a step all are gathered.
 
-    Not given up between forward and backward: with self-conditioning a layer runs twice, and on a
-    process where no text is shown its first prediction only once.
+    All at once, not layer by layer: self-conditioning runs a layer twice, but only once on a
+    process none of whose texts is shown its first prediction, and processes that gather in
+    different orders wait for each other for ever.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     device = next(model.parameters()).device.type
-    mesh = init_device_mesh(device, (world(),))
-    layers = [module for module in model.modules() if isinstance(module, Layer)]
-    for module in (*layers, model):
-        fully_shard(module, mesh=mesh, reshard_after_forward=False)
+    fully_shard(model, mesh=init_device_mesh(device, (world(),)), reshard_after_forward=False)
     register_fsdp_forward_method(model, "loss")
 
 

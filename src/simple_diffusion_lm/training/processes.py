@@ -66,9 +66,13 @@ def joined() -> Iterator[None]:
             stack.enter_context(redirect_stdout(nowhere))
             stack.enter_context(redirect_stderr(nowhere))
         yield
-    # Not after an error: the last words (say_once) still need the store.
-    dist.destroy_process_group()
+    _leave()  # after an error say_once does: it still needs the store
+
+
+def _leave() -> None:
+    global _store
     _store = None
+    dist.destroy_process_group()
 
 
 def alone(command: str) -> None:
@@ -83,15 +87,18 @@ def say_once(message: str) -> None:
     The others end only after it: torchrun kills everyone as soon as one has ended with an error.
     Where rank 0 has nothing to say the error is another's own.
     """
-    if _store is not None and rank() > 0:
+    said = False
+    if rank() > 0:
         try:
             _store.wait(["said"], BEFORE_SPEAKING)
-            return
+            said = True
         except dist.DistError:
             pass
-    print(message, file=sys.stderr, flush=True)
-    if _store is not None:
+    if not said:
+        print(message, file=sys.stderr, flush=True)
+    if world() > 1:
         _store.set("said", "")
+        _leave()
 
 
 def on_rank_0(work: Callable[[], object]) -> None:
@@ -118,7 +125,7 @@ def total(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def largest(number: float) -> float:
+def largest(number: int | float) -> float:
     """The largest of the processes' numbers: how all come to the same clock, the same signal."""
     if world() == 1:
         return number
