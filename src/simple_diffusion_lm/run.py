@@ -199,7 +199,7 @@ def _train_in(
         for step in train(config, state, batches, device):
             number = state.progress.step
             log.step(step)
-            stop = int(largest(signals[0] if signals else 0))  # any process's stops all
+            stop = int(largest(float(signals[0] if signals else 0)))  # any process's stops all
             if number % config.validate_every == 0:
                 log.validate(held_out, data, device)
             if number % config.save_every == 0 or stop:

@@ -125,7 +125,7 @@ def total(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def largest(number: int | float) -> float:
+def largest(number: float) -> float:
     """The largest of the processes' numbers: how all come to the same clock, the same signal."""
     if world() == 1:
         return number
