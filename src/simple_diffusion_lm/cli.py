@@ -20,6 +20,7 @@ from .exits import exit_cleanly
 from .generation import DiffusionLM
 from .run import check_free, run_training
 from .training.config import with_overrides
+from .training.processes import alone, on_rank_0
 from .training.recipes import RECIPES, sized, with_objective
 
 RecipeName = Literal["modern", "original"]
@@ -57,6 +58,7 @@ def train_command(
     epochs: int | None = None,
     minutes: float | None = None,
     save_every: int | None = None,
+    shard: bool = False,
     set: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE ...")] = (),
 ) -> None:
     """sdlm train corpus.txt --out run --minutes 20
@@ -73,6 +75,7 @@ def train_command(
         epochs: budget in passes over the corpus.
         minutes: budget in minutes of training; 20 when no budget is given.
         save_every: steps between checkpoints.
+        shard: under torchrun, divide optimiser, gradients and average among the processes (FSDP2).
         set: any field of training/config.py, as in --set layers=6 ema=0.99
     """
     config = with_objective(RECIPES[recipe](), objective)
@@ -84,8 +87,8 @@ def train_command(
     pairs = overrides(set) | {k: str(v) for k, v in budget.items() if v is not None}
     config = with_overrides(config, {**pairs, "seed": str(text.seed)})
     config.check()
-    check_free(out)
-    run_training(config, text.open(corpus, out), out)
+    on_rank_0(lambda: check_free(out))
+    run_training(config, text.open(corpus, out), out, shard=shard)
     print(f"trained. Now: sdlm generate {shlex.quote(str(out))}", file=sys.stderr)
 
 
@@ -183,6 +186,7 @@ def compare_command(
         samples: lines to generate at each setting.
         set: as for `sdlm train`, for all contenders.
     """
+    alone("sdlm compare")
     data = text.open(corpus, out) if corpus else toy_data(out)
     print(
         run_compare(
@@ -207,6 +211,7 @@ def demo_command(out: Path = Path("demo"), steps: int = 1600) -> None:
         out: directory for the corpus, the run and the picture.
         steps: of training; 1600 take about four minutes on two cores.
     """
+    alone("sdlm demo")
     run_demo(out, steps)
 
 

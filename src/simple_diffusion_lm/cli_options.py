@@ -6,6 +6,7 @@ from typing import Literal
 
 from .errors import UserError
 from .text.corpus import Prepared, is_prepared, open_prepared, prepare
+from .training.processes import on_rank_0
 
 SamplerName = Literal["ancestral", "ddim", "dpm2m", "renoise"]
 
@@ -31,16 +32,19 @@ class TextOptions:
     seed: int = 0
 
     def prepare(self, corpus: tuple[str, ...], out: Path) -> Prepared:
-        return prepare(
-            list(corpus),
-            out,
-            tokenizer=self.tokenizer,
-            vocab_size=self.vocab_size,
-            stream=self.stream,
-            valid=list(self.valid) or None,
-            field=self.field,
-            seed=self.seed,
+        on_rank_0(
+            lambda: prepare(
+                list(corpus),
+                out,
+                tokenizer=self.tokenizer,
+                vocab_size=self.vocab_size,
+                stream=self.stream,
+                valid=list(self.valid) or None,
+                field=self.field,
+                seed=self.seed,
+            )
         )
+        return open_prepared(out)
 
     def open(self, corpus: tuple[str, ...], run: Path) -> Prepared:
         """The corpus, prepared inside the run's directory where it is not yet."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from .errors import UserError
 from .run import Stop
 from .training.loop import NonFinite
+from .training.processes import joined, say_once
 
 
 def exit_cleanly(command: Callable[[], None]) -> None:
@@ -16,7 +17,8 @@ def exit_cleanly(command: Callable[[], None]) -> None:
     keeps its traceback.
     """
     try:
-        command()
+        with joined():
+            command()
     except UserError as error:
         sys.exit(_say(f"sdlm: {error}", 2))
     except NonFinite as error:
@@ -31,5 +33,5 @@ def exit_cleanly(command: Callable[[], None]) -> None:
 
 
 def _say(message: str, code: int) -> int:
-    print(message, file=sys.stderr)
+    say_once(message)
     return code

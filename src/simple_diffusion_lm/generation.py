@@ -17,6 +17,7 @@ from .text.tokenizer import Ids, Tokenizer
 from .training import checkpoint
 from .training.config import Config
 from .training.objectives import OBJECTIVES
+from .training.processes import gathered, rank, world
 
 WORD_START = "▁"  # how SentencePiece writes the space before a word
 LONGEST_GAP = 8  # tokens, where the template leaves its length open
@@ -161,8 +162,9 @@ class DiffusionLM:
         if temperature <= 0:
             raise UserError(f"the temperature must be above 0, not {temperature}")
         settings = Settings(SAMPLERS[sampler], steps, temperature, seed)
-        done = self.model.generate(slots, settings, self._vocabulary, batch_size)
-        texts = {number: self.decode(ids) for number, ids in done}
+        own = slots[rank() :: world()]
+        done = self.model.generate(own, settings, self._vocabulary, batch_size)
+        texts = gathered({number: self.decode(ids) for number, ids in done})
         return [texts[slot.number] for slot in slots]
 
     def decode(self, ids: Ids) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from .exits import exit_cleanly
 from .run import check_free, run_training
-from .text.corpus import prepare
+from .text.corpus import open_prepared, prepare
 from .training.config import Config
+from .training.processes import on_rank_0
 from .training.recipes import original
 
 
@@ -64,10 +65,10 @@ def train_from_flags() -> None:
     flags = parser().parse_args()
     config = configuration(flags)
     config.check()
-    check_free(flags.checkpoint)
+    on_rank_0(lambda: check_free(flags.checkpoint))
     corpus = flags.checkpoint / "corpus"
-    data = prepare([flags.data_path], corpus, tokenizer=flags.spm_model)
-    run_training(config, data, flags.checkpoint)
+    on_rank_0(lambda: prepare([flags.data_path], corpus, tokenizer=flags.spm_model))
+    run_training(config, open_prepared(corpus), flags.checkpoint)
 
 
 def main() -> None:

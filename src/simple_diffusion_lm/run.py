@@ -15,7 +15,7 @@ import math
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,17 +30,19 @@ from .text.corpus import Corpus, Prepared
 from .training import checkpoint
 from .training.compiling import compile_layers
 from .training.config import Config
+from .training.distributed import check_divisible
 from .training.lock import locked
 from .training.loop import autocast_dtype, train
+from .training.processes import largest, on_rank_0, rank, world
 from .training.state import State
 
 MAY_CHANGE = ("steps", "epochs", "minutes", "samples", "validate_every", "save_every", "compile")
 
 
 def pick_device() -> torch.device:
-    """CUDA, else Apple's MPS, else the processor."""
+    """CUDA (each process of a machine its own device), else Apple's MPS, else the processor."""
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
@@ -149,10 +151,12 @@ def run_training(
     *,
     quiet: bool = False,
     pause_at: float = math.inf,
+    shard: bool = False,
 ) -> None:
     """Trains in `run`, resuming what is there. Ends with a checkpoint, whatever the save interval.
 
     pause_at: seconds of training after which to end before the budget is spent.
+    shard: divide parameters, optimiser and average among the processes (training/distributed.py).
 
     Raises:
         UserError: the configuration, the corpus or the directory will not do, or another process
@@ -164,25 +168,32 @@ def run_training(
     batches = make_batches(config, data, data.train, masks=True)
     if not len(batches.lengths):
         raise UserError("the corpus has no line to train on")
-    open_run(run, describe(config, data, batches), data)
-    with locked(run):
-        _train_in(run, config, data, batches, quiet, pause_at)
+    if shard:
+        check_divisible(may_skip=config.layer_drop > 0)
+    on_rank_0(lambda: open_run(run, describe(config, data, batches), data))
+    with ExitStack() as held:
+        on_rank_0(lambda: held.enter_context(locked(run)))
+        _train_in(run, config, data, batches, quiet or rank() > 0, pause_at, shard)
 
 
 def _train_in(
-    run: Path, config: Config, data: Prepared, batches: Batches, quiet: bool, pause_at: float
+    run: Path,
+    config: Config,
+    data: Prepared,
+    batches: Batches,
+    quiet: bool,
+    pause_at: float,
+    shard: bool,
 ) -> None:
     held_out = make_batches(config, data, data.valid, masks=False) if len(data.valid) else None
     device = pick_device()
-    state = State(config, len(data.tokenizer), data.train)
-    state.model.to(device)
-    state.average.to(device)
+    state = State(config, len(data.tokenizer), data.train, device, shard=shard)
     log = Log(run, config, state, len(batches.order(0)), quiet=quiet)
     log.resume()
     compiled = compile_layers(config, state.model, device)
     log.say(
         f"{sum(p.numel() for p in state.model.parameters()) / 1e6:.2f} M parameters, "
-        f"{len(batches.lengths):,} examples, {device.type} in "
+        f"{len(batches.lengths):,} examples, {f'{world()} x ' * (world() > 1)}{device.type} in "
         f"{'bfloat16' if autocast_dtype(device) else 'float32'}, {torch.get_num_threads()} threads"
         f"{', compiled' if compiled else ''}"
     )
@@ -191,13 +202,14 @@ def _train_in(
         for step in train(config, state, batches, device):
             number = state.progress.step
             log.step(step)
+            stop = int(largest(float(signals[0] if signals else 0)))  # any process's stops all
             if number % config.validate_every == 0:
                 log.validate(held_out, data, device)
-            if number % config.save_every == 0 or signals:
+            if number % config.save_every == 0 or stop:
                 log.save()
                 saved = number
-            if signals:
-                raise Stop(signals[0])
+            if stop:
+                raise Stop(stop)
             if state.progress.seconds >= pause_at:
                 break
         if state.progress.step != saved:

@@ -12,11 +12,13 @@ from tqdm import tqdm
 from .diffusion.schedule import FittedSchedule
 from .generation import DiffusionLM
 from .model.continuous import Continuous
+from .model.objective import Objective
 from .text.batches import Batches
 from .text.corpus import Prepared
 from .training import checkpoint
 from .training.config import Config
 from .training.loop import Step, fraction_done
+from .training.processes import on_rank_0, rank
 from .training.state import State
 from .training.validation import held_out_bound
 
@@ -65,7 +67,7 @@ class Log:
             step = self.state.progress.step
             self.bar.initial = min(self._done(), 1.0)  # so that the time left is of this session
             self.say(f"resuming at step {step}")
-        if metrics.exists():
+        if metrics.exists() and rank() == 0:
             lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if step_of(line) <= step]
             checkpoint.write_atomically(metrics, "".join(kept).encode())
@@ -117,18 +119,15 @@ class Log:
             message += f" held-out nats/token <= {bound.total:.3f} ± {bound.error:.3f}"
         self.write("valid", values)
         self.say(f"{message}; nearest rows {values['nearest_mean']:.2f} apart on average")
-        self.sample(data)
+        self.sample(model, data)
         self.last = (time.monotonic(), state.progress.tokens)
 
-    def sample(self, data: Prepared) -> None:
+    def sample(self, average: Objective, data: Prepared) -> None:
         state = self.state
-        model = DiffusionLM(
-            state.averaged_model,
-            data.tokenizer,
-            self.length_weights,
-            stream=data.stream,
-        )
+        model = DiffusionLM(average, data.tokenizer, self.length_weights, stream=data.stream)
         lines = model.generate(self.config.samples, steps=SAMPLE_STEPS, seed=self.config.seed)
+        if rank() > 0:
+            return
         with (self.run / "samples.txt").open("a", encoding="utf-8") as file:
             for line in lines:
                 print(f"step {state.progress.step}\t{line}", file=file)
@@ -137,11 +136,12 @@ class Log:
     def save(self) -> None:
         state = self.state
         about = {"progress": state.counters()}
-        checkpoint.save(
-            self.run, state.progress.step, state.model_tensors(), state.state_tensors(), about
-        )
+        tensors = state.model_tensors(), state.state_tensors()
+        on_rank_0(lambda: checkpoint.save(self.run, state.progress.step, *tensors, about))
 
     def write(self, kind: str, values: dict[str, float]) -> None:
+        if rank() > 0:
+            return
         progress = self.state.progress
         record = {"kind": kind, "step": progress.step, "seconds": round(progress.seconds, 2),
                   "tokens": progress.tokens, **values}  # fmt: skip

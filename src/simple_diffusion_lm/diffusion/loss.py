@@ -1,5 +1,6 @@
 """The training objective: noise the text, predict it, compare where it is real and not given."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -98,11 +99,31 @@ class Draws(NamedTuple):
     self_cond: Bool[Tensor, " B"]
 
 
+class Part(NamedTuple):
+    """The rows of a batch that are here, where several processes share it; by default all of them.
+
+    What is drawn over a batch is drawn for the whole of it, so that it does not depend on who has
+    which rows.
+    """
+
+    first: int = 0
+    size: int | None = None  # rows of the whole batch; None: as many as there are
+    total: Callable[[Tensor], Tensor] = lambda x: x  # the sum of a tensor over all parts
+
+    def among(self, count: int) -> tuple[int, slice]:
+        """(rows of the whole batch, which of them the `count` rows here are)."""
+        return self.size or count, slice(self.first, self.first + count)
+
+
+ALL = Part()
+
+
 class Losses(NamedTuple):
     """Means over the predicted positions. `total` is what is optimised; the rest is reported.
 
     mse is per coordinate, ce in nats a token; rate is the bound's integrand, nats per unit of
-    log-SNR, of the N positions that are between clean and noise, each at its own log_snr.
+    log-SNR, of the N positions that are between clean and noise, each at its own log_snr. `total`
+    is a mean over `tokens` positions, mse, ce and accuracy over `predicted` ones.
     """
 
     total: Float[Tensor, ""]
@@ -111,12 +132,16 @@ class Losses(NamedTuple):
     accuracy: Float[Tensor, ""]
     log_snr: Float[Tensor, " N"]
     rate: Float[Tensor, " N"]
+    tokens: Int[Tensor, ""]
+    predicted: Int[Tensor, ""]
 
     @classmethod
-    def plain(cls, total: Tensor, ce: Tensor, accuracy: Tensor) -> "Losses":
+    def plain(
+        cls, total: Tensor, ce: Tensor, accuracy: Tensor, tokens: Tensor, predicted: Tensor
+    ) -> "Losses":
         """Of a model without embeddings to compare and without noise levels."""
-        nothing = total.new_zeros(0)
-        return cls(total, total.new_zeros(()), ce.detach(), accuracy, nothing, nothing)
+        no_mse, nothing = total.new_zeros(()), total.new_zeros(0)
+        return cls(total, no_mse, ce.detach(), accuracy, nothing, nothing, tokens, predicted)
 
 
 def seeded(*numbers: int) -> torch.Generator:
@@ -146,12 +171,14 @@ def draw(
     length_mask: Bool[Tensor, "B L"],
     embedding_dim: int,
     self_cond_rate: float,
+    part: Part = ALL,
 ) -> Draws:
     """The draws of a step: a function of (seed, step) and of each example's own number."""
     batch, length = length_mask.shape
+    size, rows = part.among(batch)
     generator = seeded(seed, step)
-    t = stratified(batch, generator)
-    self_cond = torch.rand(batch, generator=generator) < self_cond_rate
+    t = stratified(size, generator)[rows]
+    self_cond = (torch.rand(size, generator=generator) < self_cond_rate)[rows]
     eps = torch.zeros(batch, length, embedding_dim)
     order = torch.zeros(batch, length)
     for row, (number, count) in enumerate(
@@ -177,9 +204,8 @@ def diffusion_loss(
 ) -> Losses:
     """MSE to the clean embeddings and cross-entropy of the projection, weighted and summed.
 
-    Both are means over the positions that are text and not given (`length_mask & ~cond_mask`): the
-    cross-entropy over those that are not clean by then, which staggered ones may be, the MSE over
-    those of them that are not pure noise.
+    Both are means over the positions that are text, not given (`length_mask & ~cond_mask`) and not
+    clean by then, which staggered ones may be. One at pure noise has no part in the MSE.
     Self-conditioning (Analog Bits, 2208.04202, Algorithm 1): the chosen sequences are predicted
     once without gradient, and shown that prediction.
     """
@@ -215,7 +241,7 @@ def diffusion_loss(
             x0_hat = model.interpolate(logits[moving])
 
     squared = (x0_hat[moving] - x0.detach().flatten(0, 1)[targets.moving]).square()
-    mse = squared.sum() / max(squared.numel(), 1)  # staggered, there may be none
+    mse = squared.mean(-1).sum() / max(len(logits), 1)
     ids_there = ids.flatten()[targets.all]
     ce = F.cross_entropy(logits, ids_there)
     total = mse_weight * mse + ce_weight * ce
@@ -224,4 +250,5 @@ def diffusion_loss(
         accuracy = (logits.argmax(-1) == ids_there).float().mean()
         log_snr = level.log_snr.squeeze(-1).expand_as(ids).flatten()[targets.moving]
         rate = 0.5 * log_snr.exp() * squared.sum(-1)
-    return Losses(total, mse.detach(), ce.detach(), accuracy, log_snr, rate)
+        count = ids.new_tensor(len(logits))
+    return Losses(total, mse.detach(), ce.detach(), accuracy, log_snr, rate, count, count)

@@ -153,15 +153,24 @@ class FittedSchedule(nn.Module):
         return level_at(torch.lerp(self.edges[left], self.edges[right], part.clamp(0, 1)))
 
     @torch.no_grad()
-    def update(self, log_snr: Float[Tensor, " N"], rate: Float[Tensor, " N"]) -> None:
-        """Takes in the rates (nats per unit of log-SNR) of N positions, each at its level."""
+    def update(
+        self,
+        log_snr: Float[Tensor, " N"],
+        rate: Float[Tensor, " N"],
+        total: Callable[[Tensor], Tensor] = lambda x: x,
+    ) -> None:
+        """Takes in the rates (nats per unit of log-SNR) of N positions, each at its level.
+
+        total sums a tensor over the processes that share a batch.
+        """
         bins = len(self.rate)
         width = (self.edges[-1] - self.edges[0]) / bins
         index = ((log_snr - self.edges[0]) / width).long().clamp(0, bins - 1)
         count = torch.zeros_like(self.rate).index_add_(0, index, torch.ones_like(rate))
-        total = torch.zeros_like(self.rate).index_add_(0, index, rate)
+        summed = torch.zeros_like(self.rate).index_add_(0, index, rate)
+        count, summed = total(torch.stack([count, summed]))
         keep = self.MEMORY**count
-        self.rate.mul_(keep).add_((1 - keep) * total / count.clamp(min=1))
+        self.rate.mul_(keep).add_((1 - keep) * summed / count.clamp(min=1))
 
     @property
     def information(self) -> Float[Tensor, ""]:

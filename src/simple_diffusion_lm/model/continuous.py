@@ -15,7 +15,17 @@ from ..diffusion.likelihood import (
     probability_flow,
     variational_bound,
 )
-from ..diffusion.loss import Draws, Losses, Targets, diffusion_loss, draw, numbers, seeded
+from ..diffusion.loss import (
+    ALL,
+    Draws,
+    Losses,
+    Part,
+    Targets,
+    diffusion_loss,
+    draw,
+    numbers,
+    seeded,
+)
 from ..diffusion.sampler import Prediction, sample
 from ..diffusion.schedule import FittedSchedule, Level, Path, Schedule
 from .denoiser import Denoiser
@@ -67,8 +77,10 @@ class Continuous(Objective):
         *,
         seed: int,
         step: int,
+        part: Part = ALL,
     ) -> Losses:
-        draws = draw(seed, step, index, length_mask.cpu(), self.embedding.dim, self.self_cond_rate)
+        lengths, dim = length_mask.cpu(), self.embedding.dim
+        draws = draw(seed, step, index, lengths, dim, self.self_cond_rate, part)
         losses = diffusion_loss(
             self.denoiser,
             self.schedule,
@@ -81,7 +93,7 @@ class Continuous(Objective):
             ce_weight=self.ce_weight,
         )
         if isinstance(self.schedule, FittedSchedule):
-            self.schedule.update(losses.log_snr, losses.rate)
+            self.schedule.update(losses.log_snr, losses.rate, part.total)
         return losses
 
     def bound(

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
 from ..diffusion.likelihood import Bound
-from ..diffusion.loss import Losses
+from ..diffusion.loss import ALL, Losses, Part
 from .embedding import TokenEmbedding
 from .slots import Settings, Slot, Vocabulary
 
@@ -44,8 +44,9 @@ class Objective(nn.Module, ABC):
         *,
         seed: int,
         step: int,
+        part: Part = ALL,
     ) -> Losses:
-        """The training loss. All noise is a function of (seed, step, index)."""
+        """The training loss of these rows. All noise is a function of (seed, step, index)."""
 
     @abstractmethod
     def bound(

@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 import torch
 
-from ..diffusion.loss import Losses, seeded
+from ..diffusion.loss import ALL, Losses, Part, seeded
 from ..text.batches import Batch, Batches
 from .config import Config
+from .distributed import of_whole_batch, own_part, tokens_of_whole_batch, whole
+from .processes import largest
 from .state import Progress, State
 
 
@@ -55,8 +57,8 @@ def learning_rate(config: Config, step: int, fraction: float) -> float:
     return config.learning_rate * warm * max(decayed, 0.1)
 
 
-def batches_from(batches: Batches, progress: Progress) -> Iterator[Batch]:
-    """The batches from where the run stands, epoch after epoch.
+def batches_from(batches: Batches, progress: Progress) -> Iterator[tuple[Batch, Part]]:
+    """This process's part of the batches from where the run stands, epoch after epoch.
 
     `progress` counts a batch before it is handed out, so that it stands after it when saved.
     """
@@ -65,7 +67,7 @@ def batches_from(batches: Batches, progress: Progress) -> Iterator[Batch]:
         for indices in order[progress.position :]:
             progress.position += 1
             progress.batches += 1
-            yield batches.batch(progress.epoch, indices)
+            yield own_part(batches, progress.epoch, indices)
         progress.epoch += 1
         progress.position = 0
 
@@ -88,11 +90,11 @@ def train(config: Config, state: State, batches: Batches, device: torch.device) 
             for group in optimizer.param_groups:
                 group["lr"] = rate
         for _ in range(config.accumulate):
-            batch = next(source)
-            losses = batch_loss(config, state, batch, device)
+            batch, part = next(source)
+            losses = of_whole_batch(batch_loss(config, state, batch, device, part))
             torch.autograd.backward(losses.total / config.accumulate)
-            progress.tokens += int(batch.length_mask.sum())
-        norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip)
+            progress.tokens += tokens_of_whole_batch(batch)
+        norm = whole(torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip))
         if not torch.isfinite(losses.total + norm):
             raise NonFinite(
                 f"step {progress.step + 1}: loss {losses.total.item()}, gradient norm "
@@ -103,15 +105,21 @@ def train(config: Config, state: State, batches: Batches, device: torch.device) 
             optimizer.zero_grad()
         state.average.update_parameters(state.model)
         progress.step += 1
-        progress.seconds += time.monotonic() - began
+        progress.seconds += largest(time.monotonic() - began)
         yield Step(losses, norm.item(), rate)
 
 
-def batch_loss(config: Config, state: State, batch: Batch, device: torch.device) -> Losses:
-    """The losses of one batch, with its draws (a function of the seed and its number)."""
+def batch_loss(
+    config: Config, state: State, batch: Batch, device: torch.device, part: Part = ALL
+) -> Losses:
+    """The losses of these rows, with their draws (a function of the seed and the batch's number).
+
+    Dropout alone is drawn anew for another division of the batch.
+    """
     number = state.progress.batches
-    torch.manual_seed(seeded(config.seed, number).initial_seed() % 2**63)  # for dropout
+    torch.manual_seed((seeded(config.seed, number).initial_seed() + part.first) % 2**63)
     ids, length_mask, cond_mask, index = (x.to(device) for x in batch)
     dtype = autocast_dtype(device)
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
-        return state.model.loss(ids, length_mask, cond_mask, index, seed=config.seed, step=number)
+        draws = {"seed": config.seed, "step": number, "part": part}
+        return state.loss(ids, length_mask, cond_mask, index, **draws)

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from .distributed import gather_gradients, is_divided
+
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """(weights of linear maps inside the transformer, everything else).
@@ -46,10 +48,13 @@ def muon(
     """
     inside, outside = split_parameters(model)
     rate, betas = learning_rate, (0.9, beta2)
+    matrices = torch.optim.Muon(
+        inside, lr=rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    if is_divided(inside[0]):
+        matrices.register_step_pre_hook(gather_gradients)
     return {
-        "muon": torch.optim.Muon(
-            inside, lr=rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-        ),
+        "muon": matrices,
         "adamw": torch.optim.AdamW(outside, lr=rate, betas=betas, weight_decay=0.0, fused=True),
     }
 

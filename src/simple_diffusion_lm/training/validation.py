@@ -11,6 +11,7 @@ from ..diffusion.likelihood import Bound
 from ..diffusion.loss import seeded, stratified
 from ..model.objective import Objective
 from ..text.batches import Batches
+from .processes import rank, total, world
 
 
 class HeldOut(NamedTuple):
@@ -51,26 +52,29 @@ def held_out_bound(
 
     Noise levels are stratified over the whole set, and the draws of a text stand evenly apart: of
     texts whose positions take on noise one after the other, each draw then measures others. The
-    examples are a fixed choice and all noise is a function of the seed: two models are compared on
-    the same draws.
+    examples are a fixed choice and all noise is a function of the seed, of the draw and of the
+    batch: two models are compared on the same draws, and any number of processes, which take turns
+    at the batches, finds the same.
     """
     estimate = model.bound if estimate is None else estimate
     was_training = model.training
     model.eval()
     batched = [batches.batch(0, indices) for indices in batches.spread(examples)]
     count = sum(len(batch.ids) for batch in batched)
-    parts = []
+    parts = torch.zeros(4, draws, count, dtype=torch.float64)
     first = stratified(count, seeded(seed))
-    for number in range(draws):
-        generator = seeded(seed, number)
-        u = ((first + number / draws) % 1).to(device)
-        for batch in batched:
-            mine, u = u[: len(batch.ids)], u[len(batch.ids) :]
-            ids, length_mask, cond_mask, _ = (x.to(device) for x in batch)
-            bound = estimate(ids, length_mask, cond_mask, mine, generator)
-            parts.append(torch.stack(bound).double().cpu())
+    for draw in range(draws):
+        u = ((first + draw / draws) % 1).to(device)
+        end = 0
+        for number, batch in enumerate(batched):
+            rows = slice(end, end := end + len(batch.ids))
+            if number % world() == rank():
+                ids, length_mask, cond_mask, _ = (x.to(device) for x in batch)
+                generator = seeded(seed, draw, number)
+                bound = estimate(ids, length_mask, cond_mask, u[rows], generator)
+                parts[:, draw, rows] = torch.stack(bound).double().cpu()
     model.train(was_training)
-    means = torch.cat(parts, dim=1).reshape(4, draws, count).mean(1)
+    means = total(parts).mean(1)  # the others' columns are zero here
     lengths = torch.cat([batch.length_mask.sum(1) for batch in batched])
     free_length = batches.stream or model.writes_length
     length = torch.zeros(count) if free_length else length_cost(lengths, length_weights)
@@ -88,10 +92,10 @@ def _summary(
     prior: Tensor, diffusion: Tensor, reconstruction: Tensor, tokens: Tensor, length: Tensor
 ) -> HeldOut:
     """Means per token of what each sequence costs in nats."""
-    total = prior + diffusion + reconstruction + length
-    mean = total.sum() / tokens.sum()
+    nats = prior + diffusion + reconstruction + length
+    mean = nats.sum() / tokens.sum()
     # The standard error of a ratio of sums over independent sequences.
-    spread = (total - mean * tokens).std() * len(tokens) ** 0.5 / tokens.sum()
+    spread = (nats - mean * tokens).std() * len(tokens) ** 0.5 / tokens.sum()
     return HeldOut(
         total=mean.item(),
         prior=(prior.sum() / tokens.sum()).item(),

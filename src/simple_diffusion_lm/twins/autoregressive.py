@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from ..diffusion.likelihood import Bound
-from ..diffusion.loss import Losses, numbers, sum_texts
+from ..diffusion.loss import ALL, Losses, Part, numbers, sum_texts
 from ..model.slots import Settings, Slot, Slots, Vocabulary, batches_of, draw_ids, forbid
 from ..model.transformer import Past
 from .predictor import TokenPredictor
@@ -47,11 +47,12 @@ class Autoregressive(TokenPredictor):
         *,
         seed: int,
         step: int,
+        part: Part = ALL,
     ) -> Losses:
         """Cross-entropy of every token that is not given. Nothing is drawn."""
         surprise, right = self._surprise(ids, length_mask, numbers(length_mask & ~cond_mask))
-        ce = surprise.mean()
-        return Losses.plain(ce, ce, right.float().mean())
+        ce, count = surprise.mean(), ids.new_tensor(len(surprise))
+        return Losses.plain(ce, ce, right.float().mean(), count, count)
 
     @torch.no_grad()
     def bound(

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from ..diffusion.likelihood import Bound
-from ..diffusion.loss import Losses, numbers, seeded, stratified, sum_texts
+from ..diffusion.loss import ALL, Losses, Part, numbers, seeded, stratified, sum_texts
 from ..model.slots import Settings, Slot, Slots, Vocabulary, batches_of, draw_ids, forbid
 from .predictor import TokenPredictor
 
@@ -46,20 +46,24 @@ class Masked(TokenPredictor):
         *,
         seed: int,
         step: int,
+        part: Part = ALL,
     ) -> Losses:
         """The bound itself, nats per token; ce is the plain mean over the hidden tokens."""
         free = length_mask & ~cond_mask
         noise = torch.zeros(ids.shape)
         for row, number in enumerate(index.tolist()):
             noise[row].uniform_(generator=seeded(seed, step, number))
-        u = stratified(len(ids), seeded(seed, step))
+        size, rows = part.among(len(ids))
+        u = stratified(size, seeded(seed, step))[rows]
         hidden, weight = hide(free, u.to(ids.device), noise.to(ids.device))
         at = numbers(hidden)
         logits, there = self(ids, hidden, length_mask, at), ids.flatten()[at]
         surprise = F.cross_entropy(logits, there, reduction="none")
-        total = (weight * sum_texts(surprise, at, free)).sum() / free.sum()
+        tokens = free.sum()
+        total = (weight * sum_texts(surprise, at, free)).sum() / tokens.clamp(min=1)
         accuracy = (logits.argmax(-1) == there).float().mean()
-        return Losses.plain(total, surprise.detach().mean(), accuracy)
+        predicted = ids.new_tensor(len(at))
+        return Losses.plain(total, surprise.detach().mean(), accuracy, tokens, predicted)
 
     @torch.no_grad()
     def bound(
