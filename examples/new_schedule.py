@@ -9,8 +9,12 @@ from functools import partial
 
 import torch
 
+from simple_diffusion_lm.diffusion.loss import Targets
 from simple_diffusion_lm.diffusion.sampler import SAMPLERS, Prediction, sample
 from simple_diffusion_lm.diffusion.schedule import SCHEDULES, Level, level_at
+
+
+NO_TOKENS = torch.zeros(0, 1), Targets(torch.arange(0), torch.arange(0))
 
 
 def straight(t: torch.Tensor) -> Level:
@@ -21,7 +25,7 @@ def straight(t: torch.Tensor) -> Level:
 def denoise(x_t: torch.Tensor, level: Level, x0_prev: torch.Tensor) -> Prediction:
     """The exact denoiser of x0 ~ N(0.7, 0.5^2): what a network would have to learn."""
     gain = level.alpha * 0.25 / (level.alpha**2 * 0.25 + level.sigma**2)
-    return Prediction(0.7 + gain * (x_t - level.alpha * 0.7), torch.zeros(*x_t.shape[:2], 1))
+    return Prediction(0.7 + gain * (x_t - level.alpha * 0.7), *NO_TOKENS)
 
 
 def main() -> None:

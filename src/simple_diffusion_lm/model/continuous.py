@@ -1,6 +1,6 @@
 """Continuous diffusion: a denoiser and its schedule, trained, measured and sampled."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import torch
@@ -15,23 +15,14 @@ from ..diffusion.likelihood import (
     probability_flow,
     variational_bound,
 )
-from ..diffusion.loss import (
-    ALL,
-    Draws,
-    Losses,
-    Part,
-    Targets,
-    diffusion_loss,
-    draw,
-    numbers,
-    seeded,
-)
-from ..diffusion.sampler import Prediction, sample
-from ..diffusion.schedule import FittedSchedule, Level, Path, Schedule
+from ..diffusion.loss import ALL, Draws, Losses, Part, diffusion_loss, draw, seeded
+from ..diffusion.sampler import sample
+from ..diffusion.schedule import FittedSchedule, Path, Schedule
 from .denoiser import Denoiser
 from .embedding import TokenEmbedding
 from .objective import Objective
-from .slots import Settings, Slot, Slots, Vocabulary, batches_of, draw_ids, forbid
+from .page import Page, level_along, noise_source, order_of
+from .slots import Settings, Slot, Slots, Vocabulary, batches_of
 
 FLOW_STEPS = 64  # of the flow's likelihood; on the exact model of the tests, 0.01 nats too high
 CARRIED_STEPS = 128  # of the ancestral sampler's bound
@@ -178,7 +169,7 @@ class Continuous(Objective):
         self, group: Slots, settings: Settings, vocabulary: Vocabulary
     ) -> Int[Tensor, "B L"]:
         path = Path.of(order_of(group), ~group.cond_mask, self.stagger)
-        page = Page(self, group, settings.temperature)
+        page = Page(self.denoiser, self.schedule, group, settings.temperature)
         draw_noise = noise_source(group, self.embedding.dim)
         schedule = partial(level_along, self.schedule, path)
         steps = sample(page.denoise, draw_noise, schedule, settings.steps, settings.sampler)
@@ -186,78 +177,6 @@ class Continuous(Objective):
             t = path(torch.tensor(1 - number / settings.steps, device=group.ids.device))
             page.write(prediction, t == 0, vocabulary, draws=settings.sampler.draws_tokens)
         return page.ids
-
-
-class Page:
-    """Texts while they are written: what a sampler sees of a model, with what is given so far."""
-
-    def __init__(self, model: Continuous, group: Slots, temperature: float) -> None:
-        self.denoiser = model.denoiser
-        self.ids = group.ids.clone()
-        self.given = group.cond_mask.clone()
-        self.group = group
-        self.temperature = temperature
-        self.noise = model.schedule(torch.ones((), device=self.ids.device)).log_snr
-
-    def denoise(self, x_t: Float[Tensor, "B L D"], level: Level, x0_prev: Tensor) -> Prediction:
-        """The mean embedding under the tempered logits, in either recipe."""
-        silent = (level.log_snr <= self.noise).squeeze(-1)
-        free = ~self.given
-        targets = Targets(numbers(free & ~silent), numbers(free & silent))
-        output = self.denoiser(
-            x_t,
-            level,
-            x0_prev,
-            ids=self.ids,
-            cond_mask=self.given,
-            length_mask=torch.ones_like(self.given),
-            targets=targets,
-        )
-        logits = output.logits / self.temperature
-        x0_hat = targets.put(self.denoiser.interpolate(logits), torch.zeros_like(x_t))
-        return Prediction(x0_hat, logits, targets)
-
-    def write(
-        self,
-        prediction: Prediction,
-        clean: Bool[Tensor, "B L_or_1"],
-        vocabulary: Vocabulary,
-        *,
-        draws: bool,
-    ) -> None:
-        """Writes the tokens of positions that have just become clean."""
-        done = clean & ~self.given
-        if not done.any():
-            return
-        at = prediction.targets.all
-        logits = prediction.logits.new_zeros(done.numel(), prediction.logits.shape[1])
-        logits = logits.index_copy(0, at, prediction.logits).view(*done.shape, -1)
-        allowed = forbid(logits, self.group.word_start, vocabulary)
-        tokens = draw_ids(allowed, self.group.generators) if draws else allowed.argmax(-1)
-        if vocabulary.last is not None:
-            tokens[:, -1] = vocabulary.last
-        self.ids = torch.where(done, tokens, self.ids)
-        self.given = self.given | done
-
-
-def level_along(schedule: Schedule, path: Path, t: Float[Tensor, ""]) -> Level:
-    """The level of each position, (B, L, 1), when the text is at time t."""
-    return schedule(path(t)[..., None])
-
-
-def order_of(group: Slots) -> Float[Tensor, "B L"]:
-    """A random order of the positions of each text, from its own generator."""
-    length = group.ids.shape[1]
-    order = [torch.rand(length, generator=generator) for generator in group.generators]
-    return torch.stack(order).to(group.ids.device)
-
-
-def noise_source(group: Slots, dim: int) -> Callable[[], Float[Tensor, "B L D"]]:
-    """Fresh noise for each text from a generator of its own."""
-    device, length = group.ids.device, group.ids.shape[1]
-    return lambda: torch.stack(
-        [torch.randn(length, dim, generator=generator) for generator in group.generators]
-    ).to(device)
 
 
 ESTIMATES = {"two-pass": Continuous.bound, "carried": Continuous.carried, "flow": Continuous.flow}

@@ -171,7 +171,7 @@ class PlainFilm(nn.Module):
         self.weight = nn.Parameter(torch.zeros(layers, 1, 1, 4, dim))
 
     def forward(self, log_snr: Float[Tensor, "B L_or_1"] | None) -> Float[Tensor, "layers 1 1 4 M"]:
-        return self.weight[:]  # a view: what looks into modules expects no bare weight of one
+        return self.weight.clone()  # what looks into modules expects no bare weight of one
 
 
 class Transformer(nn.Module):
