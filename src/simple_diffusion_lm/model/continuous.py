@@ -21,7 +21,7 @@ from ..diffusion.schedule import FittedSchedule, Path, Schedule
 from .denoiser import Denoiser
 from .embedding import TokenEmbedding
 from .objective import Objective
-from .page import Page, level_along, noise_source, order_of
+from .page import Page, level_along
 from .slots import Settings, Slot, Slots, Vocabulary, batches_of
 
 FLOW_STEPS = 64  # of the flow's likelihood; on the exact model of the tests, 0.01 nats too high
@@ -162,15 +162,15 @@ class Continuous(Objective):
         device = self.denoiser.log_unigram.device
         for group in batches_of(slots, batch_size, settings.seed, device):
             ids = self._write(group, settings, vocabulary)
-            yield from zip(group.numbers, ids.cpu(), strict=True)
+            yield from group.texts(ids)
 
     @torch.no_grad()
     def _write(
         self, group: Slots, settings: Settings, vocabulary: Vocabulary
     ) -> Int[Tensor, "B L"]:
-        path = Path.of(order_of(group), ~group.cond_mask, self.stagger)
+        path = Path.of(group.uniform(), group.free, self.stagger)
         page = Page(self.denoiser, self.schedule, group, settings.temperature)
-        draw_noise = noise_source(group, self.embedding.dim)
+        draw_noise = partial(group.normal, self.embedding.dim)
         schedule = partial(level_along, self.schedule, path)
         steps = sample(page.denoise, draw_noise, schedule, settings.steps, settings.sampler)
         for number, (_, prediction) in enumerate(steps, start=1):

@@ -1,7 +1,5 @@
 """Texts while continuous diffusion writes them: what is given so far, and what a sampler sees."""
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -21,7 +19,8 @@ class Page:
     ) -> None:
         self.denoiser = denoiser
         self.ids = group.ids.clone()
-        self.given = group.cond_mask.clone()
+        self.free = group.free  # not written yet
+        self.u = group.uniform()  # chooses the token of each position
         self.group = group
         self.temperature = temperature
         self.noise = schedule(torch.ones((), device=self.ids.device)).log_snr
@@ -29,15 +28,14 @@ class Page:
     def denoise(self, x_t: Float[Tensor, "B L D"], level: Level, x0_prev: Tensor) -> Prediction:
         """The mean embedding under the tempered logits, in either recipe."""
         silent = (level.log_snr <= self.noise).squeeze(-1)
-        free = ~self.given
-        targets = Targets(numbers(free & ~silent), numbers(free & silent))
+        targets = Targets(numbers(self.free & ~silent), numbers(self.free & silent))
         output = self.denoiser(
             x_t,
             level,
             x0_prev,
             ids=self.ids,
-            cond_mask=self.given,
-            length_mask=torch.ones_like(self.given),
+            cond_mask=self.group.length_mask & ~self.free,
+            length_mask=self.group.length_mask,
             targets=targets,
         )
         logits = output.logits / self.temperature
@@ -53,35 +51,18 @@ class Page:
         draws: bool,
     ) -> None:
         """Writes the tokens of positions that have just become clean."""
-        done = clean & ~self.given
-        if not done.any():
-            return
+        done = (clean & self.free).flatten()
         at = prediction.targets.all
-        logits = prediction.logits.new_zeros(done.numel(), prediction.logits.shape[1])
-        logits = logits.index_copy(0, at, prediction.logits).view(*done.shape, -1)
-        allowed = forbid(logits, self.group.word_start, vocabulary)
-        tokens = draw_ids(allowed, self.group.generators) if draws else allowed.argmax(-1)
+        here = done[at]
+        at, logits = at[here], prediction.logits[here]
+        allowed = forbid(logits, self.group.word_start.flatten()[at], vocabulary)
+        tokens = draw_ids(allowed, self.u.flatten()[at]) if draws else allowed.argmax(-1)
         if vocabulary.last is not None:
-            tokens[:, -1] = vocabulary.last
-        self.ids = torch.where(done, tokens, self.ids)
-        self.given = self.given | done
+            tokens = tokens.masked_fill(self.group.ends.flatten()[at], vocabulary.last)
+        self.ids = self.ids.flatten().index_copy(0, at, tokens).view_as(self.ids)
+        self.free = self.free & ~done.view_as(self.free)
 
 
 def level_along(schedule: Schedule, path: Path, t: Float[Tensor, ""]) -> Level:
     """The level of each position, (B, L, 1), when the text is at time t."""
     return schedule(path(t)[..., None])
-
-
-def order_of(group: Slots) -> Float[Tensor, "B L"]:
-    """A random order of the positions of each text, from its own generator."""
-    length = group.ids.shape[1]
-    order = [torch.rand(length, generator=generator) for generator in group.generators]
-    return torch.stack(order).to(group.ids.device)
-
-
-def noise_source(group: Slots, dim: int) -> Callable[[], Float[Tensor, "B L D"]]:
-    """Fresh noise for each text from a generator of its own."""
-    device, length = group.ids.device, group.ids.shape[1]
-    return lambda: torch.stack(
-        [torch.randn(length, dim, generator=generator) for generator in group.generators]
-    ).to(device)

@@ -1,12 +1,14 @@
 """What is to be generated: lengths, given tokens, and which ids may be chosen where."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..diffusion.loss import seeded
 from ..diffusion.sampler import Sampler
@@ -39,58 +41,89 @@ class Settings(NamedTuple):
 
 
 class Slots(NamedTuple):
-    """Slots of one length, side by side, and a generator for each: its company is no matter."""
+    """Slots side by side, padded to one length, and a generator for each.
+
+    All that is drawn for a text comes from its own generator and is as long as it is, so that its
+    company is no matter.
+    """
 
     ids: Int[Tensor, "B L"]
     cond_mask: Bool[Tensor, "B L"]
     word_start: Bool[Tensor, "B L"]
+    length_mask: Bool[Tensor, "B L"]
     numbers: list[int]
     generators: list[torch.Generator]
+
+    @property
+    def free(self) -> Bool[Tensor, "B L"]:
+        """What is to be written."""
+        return self.length_mask & ~self.cond_mask
+
+    @property
+    def ends(self) -> Bool[Tensor, "B L"]:
+        """The last position of each text."""
+        return self.length_mask & ~F.pad(self.length_mask[:, 1:], (0, 1))
+
+    def uniform(self) -> Float[Tensor, "B L"]:
+        """Uniform numbers on [0, 1), in float64."""
+        return self._drawn(lambda length, g: torch.rand(length, generator=g, dtype=torch.float64))
+
+    def normal(self, dim: int) -> Float[Tensor, "B L D"]:
+        """Standard normal numbers."""
+        return self._drawn(lambda length, g: torch.randn(length, dim, generator=g))
+
+    def _drawn(self, draw: Callable[[int, torch.Generator], Tensor]) -> Tensor:
+        lengths = self.length_mask.sum(1).tolist()
+        each = [draw(n, g) for n, g in zip(lengths, self.generators, strict=True)]
+        return pad_sequence(each, batch_first=True).to(self.ids.device)
+
+    def texts(self, ids: Int[Tensor, "B L"]) -> Iterator[tuple[int, Int[Tensor, " L"]]]:
+        """(number, ids) of each text, without padding."""
+        for number, row, mask in zip(self.numbers, ids.cpu(), self.length_mask.cpu(), strict=True):
+            yield number, row[mask]
+
+
+POOL_BATCHES = 64  # that are sorted by length at a time
 
 
 def batches_of(
     slots: Iterable[Slot], batch_size: int, seed: int, device: torch.device
 ) -> Iterator[Slots]:
-    """Slots in batches of equal length, so that nothing is padding."""
-    waiting: defaultdict[int, list[Slot]] = defaultdict(list)
-    for slot in slots:
-        group = waiting[len(slot.ids)]
-        group.append(slot)
-        if len(group) == batch_size:
-            yield _together(group, seed, device)
-            waiting[len(slot.ids)] = []
-    for group in waiting.values():
-        if group:
-            yield _together(group, seed, device)
+    """Slots in batches, sorted by length within a pool, so that little is padding."""
+    source = iter(slots)
+    while pool := list(islice(source, POOL_BATCHES * batch_size)):
+        pool.sort(key=lambda slot: len(slot.ids))
+        for start in range(0, len(pool), batch_size):
+            yield _together(pool[start : start + batch_size], seed, device)
 
 
 def _together(group: list[Slot], seed: int, device: torch.device) -> Slots:
+    def padded(column: Iterable[Tensor]) -> Tensor:
+        return pad_sequence(list(column), batch_first=True).to(device)
+
     return Slots(
-        torch.stack([slot.ids for slot in group]).to(device),
-        torch.stack([slot.cond_mask for slot in group]).to(device),
-        torch.stack([slot.word_start for slot in group]).to(device),
-        [slot.number for slot in group],
-        [seeded(seed, slot.number) for slot in group],
+        ids=padded(slot.ids for slot in group),
+        cond_mask=padded(slot.cond_mask for slot in group),
+        word_start=padded(slot.word_start for slot in group),
+        length_mask=padded(torch.ones_like(slot.cond_mask) for slot in group),
+        numbers=[slot.number for slot in group],
+        generators=[seeded(seed, slot.number) for slot in group],
     )
 
 
 def forbid(
-    logits: Float[Tensor, "B L V"], word_start: Bool[Tensor, "B L"], vocabulary: Vocabulary
-) -> Float[Tensor, "B L V"]:
+    logits: Float[Tensor, "*S V"], word_start: Bool[Tensor, "*S"], vocabulary: Vocabulary
+) -> Float[Tensor, "*S V"]:
     """Logits of minus infinity for what may not be chosen."""
     banned, continues = (mask.to(logits.device) for mask in vocabulary[:2])
     return logits.masked_fill(banned | (word_start[..., None] & continues), -torch.inf)
 
 
-def draw_ids(
-    logits: Float[Tensor, "B L V"], generators: list[torch.Generator]
-) -> Int[Tensor, "B L"]:
-    """Draws from softmax(logits), each text with its own generator, by the Gumbel trick.
+def draw_ids(logits: Float[Tensor, "N V"], u: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
+    """Draws from softmax(logits): the id at which the cumulative probability passes u in [0, 1).
 
-    In float64: in float32 the largest Gumbel numbers are cut off, which is a lower temperature in
-    disguise (2409.02908).
+    In float64: in float32 rare ids are cut off, which is a lower temperature in disguise
+    (2409.02908).
     """
-    uniform = torch.stack(
-        [torch.rand(logits.shape[1:], generator=g, dtype=torch.float64) for g in generators]
-    ).to(logits.device)
-    return (logits.double() - (-uniform.log()).log()).argmax(-1)
+    cumulative = logits.double().softmax(-1).cumsum(-1)
+    return torch.searchsorted(cumulative, u[:, None] * cumulative[:, -1:], right=True).squeeze(1)

@@ -84,7 +84,7 @@ class Autoregressive(TokenPredictor):
         self.eval()
         for group in batches_of(slots, batch_size, settings.seed, self.blank.device):
             ids = self._continue(group, settings.temperature, vocabulary)
-            yield from zip(group.numbers, ids.cpu(), strict=True)
+            yield from group.texts(ids)
 
     def _continue(
         self, group: Slots, temperature: float, vocabulary: Vocabulary
@@ -94,19 +94,18 @@ class Autoregressive(TokenPredictor):
         pasts = [Past() for _ in self.transformer.layers]
         one = torch.ones(count, 1, dtype=torch.bool, device=ids.device)
         before = self.blank.expand(count, 1, -1)
-        ended = torch.zeros_like(one[:, 0])
+        ended, ends, u = torch.zeros_like(one[:, 0]), group.ends, group.uniform()
         for i in range(length):
             logits = self.predict(before, one, pasts=pasts) / temperature
             may = forbid(logits, group.word_start[:, i : i + 1], vocabulary)
             if eos is not None:
                 may[..., eos] = logits[..., eos]
-            drawn = draw_ids(may, group.generators)[:, 0]
+            drawn = draw_ids(may[:, 0], u[:, i])
             ids[:, i] = torch.where(group.cond_mask[:, i], ids[:, i], drawn)
             if eos is not None:
+                ids[:, i].masked_fill_(ends[:, i], eos)
                 ended |= ids[:, i] == eos
                 if ended.all():
                     break
             before = self.embedding(ids[:, i : i + 1])
-        if eos is not None:
-            ids[:, -1] = eos
         return ids

@@ -95,25 +95,23 @@ class Masked(TokenPredictor):
         self.eval()
         for group in batches_of(slots, batch_size, settings.seed, self.blank.device):
             ids = self._reveal(group, settings, vocabulary)
-            yield from zip(group.numbers, ids.cpu(), strict=True)
+            yield from group.texts(ids)
 
     def _reveal(
         self, group: Slots, settings: Settings, vocabulary: Vocabulary
     ) -> Int[Tensor, "B L"]:
         """From t to s a hidden token is revealed with probability (t - s) / t (MDLM, eq. 6)."""
-        ids = group.ids.clone()
-        everywhere = torch.ones_like(group.cond_mask)
-        hidden = ~group.cond_mask
+        ids, hidden, u = group.ids.clone(), group.free, group.uniform()
         for step in range(settings.steps, 0, -1):
-            logits = self(ids, hidden, everywhere) / settings.temperature
-            drawn = draw_ids(forbid(logits, group.word_start, vocabulary), group.generators)
+            # t = step / steps, s = (step - 1) / steps
+            reveal = hidden & (group.uniform() < 1 / step)
+            at = numbers(reveal)
+            logits = self(ids, hidden, group.length_mask, at) / settings.temperature
+            may = forbid(logits, group.word_start.flatten()[at], vocabulary)
+            drawn = draw_ids(may, u.flatten()[at])
             if vocabulary.last is not None:
-                drawn[:, -1] = vocabulary.last
-            chance = torch.stack(
-                [torch.rand(ids.shape[1], generator=g) for g in group.generators]
-            ).to(ids.device)
-            reveal = hidden & (chance < 1 / step)  # t = step / steps, s = (step - 1) / steps
-            ids = torch.where(reveal, drawn, ids)
+                drawn = drawn.masked_fill(group.ends.flatten()[at], vocabulary.last)
+            ids = ids.flatten().index_copy(0, at, drawn).view_as(ids)
             hidden = hidden & ~reveal
         return ids
 
