@@ -157,7 +157,8 @@ def carried_bound(
 
         -log p <= prior + sum of 1/2 (snr_s - snr_t) ||x0 - x0_hat(path)||^2 + reconstruction
 
-    The last step of a position is its reconstruction: its token is drawn from the logits.
+    The last step of a position is its reconstruction: its token is drawn from the logits (where
+    sampling takes the most probable one).
     draw returns standard normal noise.
     """
     ids, free = text.ids, text.free

@@ -51,20 +51,15 @@ def all_fresh_noise(now: Level, nxt: Level) -> Tensor:
 
 
 class Sampler(NamedTuple):
-    """A rule for the fresh noise, and whether the estimate is extrapolated to second order.
-
-    draws_tokens: the last step of a position draws its token from the last logits; otherwise it
-    takes the most probable one.
-    """
+    """A rule for the fresh noise, and whether the estimate is extrapolated to second order."""
 
     fresh_noise: FreshNoise
     second_order: bool = False
-    draws_tokens: bool = False
 
 
 SAMPLERS: dict[str, Sampler] = {
     "ddim": Sampler(no_fresh_noise),
-    "ancestral": Sampler(posterior_noise, draws_tokens=True),
+    "ancestral": Sampler(posterior_noise),
     "renoise": Sampler(all_fresh_noise),
     "dpm2m": Sampler(no_fresh_noise, second_order=True),
 }

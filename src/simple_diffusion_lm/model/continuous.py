@@ -175,7 +175,7 @@ class Continuous(Objective):
         steps = sample(page.denoise, draw_noise, schedule, settings.steps, settings.sampler)
         for number, (_, prediction) in enumerate(steps, start=1):
             t = path(torch.tensor(1 - number / settings.steps, device=group.ids.device))
-            page.write(prediction, t == 0, vocabulary, draws=settings.sampler.draws_tokens)
+            page.write(prediction, t == 0, vocabulary)
         return page.ids
 
 

@@ -8,7 +8,7 @@ from ..diffusion.loss import Targets, numbers
 from ..diffusion.sampler import Prediction
 from ..diffusion.schedule import Level, Path, Schedule
 from .denoiser import Denoiser
-from .slots import Slots, Vocabulary, draw_ids, forbid
+from .slots import Slots, Vocabulary, forbid
 
 
 class Page:
@@ -20,7 +20,6 @@ class Page:
         self.denoiser = denoiser
         self.ids = group.ids.clone()
         self.free = group.free  # not written yet
-        self.u = group.uniform()  # chooses the token of each position
         self.group = group
         self.temperature = temperature
         self.noise = schedule(torch.ones((), device=self.ids.device)).log_snr
@@ -47,16 +46,17 @@ class Page:
         prediction: Prediction,
         clean: Bool[Tensor, "B L_or_1"],
         vocabulary: Vocabulary,
-        *,
-        draws: bool,
     ) -> None:
-        """Writes the tokens of positions that have just become clean."""
+        """Writes the tokens of positions that have just become clean: the most probable allowed.
+
+        Drawing them instead is the same at a higher temperature (docs/log.md).
+        """
         done = (clean & self.free).flatten()
         at = prediction.targets.all
         here = done[at]
         at, logits = at[here], prediction.logits[here]
         allowed = forbid(logits, self.group.word_start.flatten()[at], vocabulary)
-        tokens = draw_ids(allowed, self.u.flatten()[at]) if draws else allowed.argmax(-1)
+        tokens = allowed.argmax(-1)
         if vocabulary.last is not None:
             tokens = tokens.masked_fill(self.group.ends.flatten()[at], vocabulary.last)
         self.ids = self.ids.flatten().index_copy(0, at, tokens).view_as(self.ids)
