@@ -17,10 +17,9 @@ INSIDE = 450e9  # bytes a second and direction between the 8 devices of a node
 BETWEEN = 50e9  # between nodes, for each device
 NODE = 8
 
-FEATURES = 128  # of the level embedding
 PASSES = 5  # Newton-Schulz iterations of Muon
 # Bytes a token that backward needs, of bfloat16 autocast: measured, not derived.
-SAVED_PER_WIDTH, SAVED_PER_VOCABULARY = 62, 4.7
+SAVED_PER_WIDTH, SAVED_PER_VOCABULARY = 62, 3.0
 
 
 @dataclass(frozen=True)
@@ -34,46 +33,46 @@ class Shape:
     embedding: int = 64  # D
     convolution: int = 5
     self_cond: float = 0.9  # share of the texts with a first pass
-    predicted: float = 1.0  # share of the positions whose logits the main pass computes
+    # Shares of the positions, at the recipe's stagger of 8 and with 15% of them given.
+    moving: float = 0.85 / 9  # between clean and noise
+    silent: float = 0.85 * 4 / 9  # at pure noise; the rest is clean or given
 
 
 def parameters(s: Shape) -> int:
     """All of them, exactly."""
-    layer = 12 * s.width**2 + (6 + s.convolution) * s.width
-    level = FEATURES * (FEATURES + 1) + (FEATURES + 1) * 4 * s.width * s.layers
+    layer = 12 * s.width**2 + (10 + s.convolution) * s.width
     ends = (3 * s.embedding + 1) * s.width + 2 * s.width
-    return layer * s.layers + level + ends + (s.width + 1 + s.embedding) * s.vocab
+    return layer * s.layers + ends + (s.width + 1 + s.embedding) * s.vocab
 
 
 def linear_maps(s: Shape) -> list[tuple[int, int]]:
     """The matrices inside the transformer, which Muon moves."""
     m = s.width
     layer = [(3 * m, m), (m, m), (4 * m, m), (m, 4 * m)]
-    level = [(FEATURES, FEATURES), (4 * m * s.layers, FEATURES)]
-    return [(m, 3 * s.embedding), *level, *(layer * s.layers)]
+    return [(m, 3 * s.embedding), *(layer * s.layers)]
 
 
 def forward_flops(s: Shape) -> dict[str, float]:
-    """FLOPs a token of one pass, by part."""
+    """FLOPs a token of one pass and its mean prediction, by part. One product with V is left out:
+    the blank, once a pass whatever its tokens are.
+    """
     m, d, v = s.width, s.embedding, s.vocab
+    targets = s.moving + s.silent
     return {
         "trunk": 24 * m**2 * s.layers + 6 * d * m,
         "attention": 4 * s.length * m * s.layers,
-        "level": 2 * FEATURES**2 + 8 * FEATURES * m * s.layers,
-        "head": 2 * m * v,
-        "single-token logits": 2 * (d + 2) * v,
-        "mean embeddings": 2 * 2 * d * v,  # of what is shown, and of what is predicted
+        "head": 2 * m * v * targets,
+        "evidence": 2 * (d + 1) * v * s.moving,
+        "mean embeddings": 2 * d * v * (s.moving + targets),  # what is shown, what is predicted
     }
 
 
 def training_flops(s: Shape) -> dict[str, float]:
     """FLOPs a token of a training step, by part: the main pass, and the first one of some texts."""
     once = forward_flops(s)
-    back = dict.fromkeys(once, 2.0)  # to the weights and to the inputs
-    back["mean embeddings"] = 0.0  # shown and reported without gradient
-    back["level"] = 2 - 2 * FEATURES**2 / once["level"]  # its input is no weight's output
-    share = dict.fromkeys(once, 1.0) | {"head": s.predicted}
-    main = {part: share[part] * (1 + back[part]) * flops for part, flops in once.items()}
+    main = {part: 3 * flops for part, flops in once.items()}  # to weights and to inputs too
+    # Shown and reported without gradient, and only at moving positions.
+    main["mean embeddings"] = 2 * 2 * s.embedding * s.vocab * s.moving
     return {**main, "self-conditioning": s.self_cond * sum(once.values())}
 
 
@@ -138,14 +137,14 @@ TOKENS = 16_384  # on each device and step
 
 def flops_table() -> str:
     head = ["size", "L", "V", "parameters", "MFLOP a token, forward", "training", "of it trunk",
-            "attention", "head", "other vocabulary", "level", "first pass", "Muon at 2,048 tokens",
+            "attention", "head", "other vocabulary", "first pass", "Muon at 2,048 tokens",
             "at 1M"]  # fmt: skip
     rows = []
     for name, s in SIZES.items():
         parts = training_flops(s)
         total = sum(parts.values())
-        vocabulary = parts["single-token logits"] + parts["mean embeddings"]
-        shown = (parts["trunk"], parts["attention"], parts["head"], vocabulary, parts["level"],
+        vocabulary = parts["evidence"] + parts["mean embeddings"]
+        shown = (parts["trunk"], parts["attention"], parts["head"], vocabulary,
                  parts["self-conditioning"])  # fmt: skip
         muon = muon_flops(s) / total
         rows.append(
@@ -211,9 +210,10 @@ def sampling_table() -> str:
     """A text in 64 steps, and the same trunk writing it token by token from a cache."""
     rows = []
     for name, s in SIZES.items():
-        step = s.length * sum(forward_flops(s).values())
-        once = forward_flops(s)
-        cached = s.length * (once["trunk"] + once["attention"] / 2 + once["head"])
+        once = forward_flops(replace(s, moving=1 / 9, silent=4 / 9))  # none given
+        step = s.length * sum(once.values())
+        head = 2 * s.width * s.vocab  # at each token
+        cached = s.length * (once["trunk"] + once["attention"] / 2 + head)
         rows.append([name, str(s.length), f"{step / 1e9:,.2f}", f"{64 * step / 1e9:,.1f}",
                      f"{cached / 1e9:,.2f}", f"{64 * step / cached:.0f}",
                      str(s.length)])  # fmt: skip

@@ -1,6 +1,7 @@
 """The formulas of docs/scaling.md against what torch counts."""
 
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path as File
 
 import pytest
 import scaling
@@ -11,6 +12,8 @@ from small_models import small
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from simple_diffusion_lm.diffusion.loss import Targets, draw
+from simple_diffusion_lm.diffusion.schedule import Path, level_at
 from simple_diffusion_lm.text.corpus import Prepared
 from simple_diffusion_lm.training.config import Config
 from simple_diffusion_lm.training.objectives import OBJECTIVES
@@ -24,10 +27,6 @@ def shape_of(config: Config, vocab: int, length: int) -> Shape:
     return Shape(config.model_dim, config.layers, vocab, length, config.embedding_dim)
 
 
-def trunk_of(model: nn.Module) -> nn.Module:
-    return model.get_submodule("denoiser.transformer")
-
-
 @pytest.mark.parametrize("config", [NARROW, WIDE])
 def test_parameters_are_counted_exactly(config):
     model = OBJECTIVES["continuous"](config, 300)
@@ -37,45 +36,65 @@ def test_parameters_are_counted_exactly(config):
 
 
 @pytest.mark.parametrize("config", [NARROW, WIDE])
-def test_the_trunk_costs_what_the_formula_says(config):
-    """Forward and backward of the transformer, whose inputs and levels are per position."""
-    batch, length = 3, 20
-    trunk = trunk_of(OBJECTIVES["continuous"](config, 300))
-    shape = shape_of(config, 300, length)
-    once, trained = scaling.forward_flops(shape), scaling.training_flops(shape)
-    inputs = torch.randn(batch, length, 3 * config.embedding_dim, requires_grad=True)
-    mask = torch.ones(batch, length, dtype=torch.bool)
-    parts = ("trunk", "attention", "level")
-    with FlopCounterMode(display=False) as counter:
-        hidden = trunk(inputs, torch.randn(batch, length), mask)
-    assert counter.get_total_flops() == batch * length * sum(once[part] for part in parts)
-    with counter:
-        hidden.sum().backward()
-    assert counter.get_total_flops() == pytest.approx(
-        batch * length * sum(trained[part] - once[part] for part in parts)
+@pytest.mark.parametrize("training", [False, True])
+def test_a_pass_costs_what_the_formula_says(config, training):
+    """Exactly, with the targets counted: a first pass, and a step's loss that has none."""
+    config = replace(config, self_cond_rate=0.0)
+    batch, length, vocab = 6, 20, 300
+    model = OBJECTIVES["continuous"](config, vocab).requires_grad_(training)
+    seen: list[Targets] = []
+    denoiser = model.get_submodule("denoiser")
+    denoiser.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["targets"]), with_kwargs=True
     )
+    ids = torch.randint(vocab, (batch, length))
+    text = torch.ones_like(ids, dtype=torch.bool)
+    with FlopCounterMode(display=False) as counter:
+        if training:
+            model.loss(ids, text, ~text, torch.arange(batch), seed=0, step=0).total.backward()
+        else:
+            t = torch.rand(batch, length).round(decimals=1)
+            x = torch.randn(batch, length, config.embedding_dim)
+            masks = {"cond_mask": t == 0, "length_mask": text, "targets": Targets.of(t, text)}
+            level = level_at(torch.zeros(1, 1, 1))
+            denoiser.interpolate(denoiser(x, level, x, ids=ids, **masks).logits)
+    count = batch * length
+    shape = replace(
+        shape_of(config, vocab, length),
+        self_cond=0.0,
+        moving=len(seen[0].moving) / count,
+        silent=len(seen[0].silent) / count,
+    )
+    parts = scaling.training_flops(shape) if training else scaling.forward_flops(shape)
+    blank = 2 * config.embedding_dim * vocab
+    assert len(seen[0].moving)
+    assert len(seen[0].silent)
+    assert counter.get_total_flops() == pytest.approx(count * sum(parts.values()) + blank, rel=1e-9)
+
+
+def test_the_shares_of_positions_are_the_recipes(toy_data: Prepared):
+    batches = Training(small(modern()), toy_data, torch.device("cpu")).batches
+    moving, silent, tokens = 0, 0, 0
+    for epoch in range(10):
+        for examples in batches.order(epoch):
+            batch = batches.batch(epoch, examples)
+            draws = draw(0, epoch, batch.index, batch.length_mask, 1, 0.0)
+            free = batch.length_mask & ~batch.cond_mask
+            targets = Targets.of(Path.of(draws.order, free, modern().stagger)(draws.t), free)
+            moving += len(targets.moving)
+            silent += len(targets.silent)
+            tokens += int(batch.length_mask.sum())
+    shape = Shape(1, 1, 1, 1)
+    assert moving / tokens == pytest.approx(shape.moving, rel=0.1)
+    assert silent / tokens == pytest.approx(shape.silent, rel=0.1)
 
 
 def test_muon_costs_what_the_formula_says(toy_data):
-    training = Training(WIDE, toy_data, torch.device("cpu"))
+    training = Training(replace(WIDE, self_cond_rate=0.0), toy_data, torch.device("cpu"))
     with counting(list(training.state.optimizers.values())) as counted:
         training.step()
     shape = shape_of(WIDE, len(toy_data.tokenizer), 16)
     assert counted[0].optimizer == scaling.muon_flops(shape)
-
-
-def test_a_training_step_costs_what_the_formula_says(toy_data: Prepared):
-    """To a few hundredths: which texts have a first pass is drawn, and lengths differ.
-
-    A step may compute logits only where there is a loss: never less than at half of the positions.
-    """
-    training = Training(NARROW, toy_data, torch.device("cpu"))
-    needed, _, _ = training.flops()
-    length = round(training.some_batches(1)[0].length_mask.sum(1).float().mean().item())
-    shape = shape_of(NARROW, len(toy_data.tokenizer), length)
-    most = scaling.training_flops(shape)
-    head = most["head"] + most["mean embeddings"] + most["single-token logits"]
-    assert sum(most.values()) - head / 2 < needed < 1.05 * sum(most.values())
 
 
 def test_state_is_counted_exactly(toy_data: Prepared):
@@ -127,5 +146,5 @@ def test_activations_are_near_what_is_measured(monkeypatch):
 
 @pytest.mark.parametrize("table", scaling.TABLES)
 def test_the_document_has_the_tables_as_they_are_computed(table):
-    document = Path(__file__).parents[2] / "docs" / "scaling.md"
+    document = File(__file__).parents[2] / "docs" / "scaling.md"
     assert table() in document.read_text()
