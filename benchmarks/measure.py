@@ -26,6 +26,7 @@ from simple_diffusion_lm.text.batches import Batch
 from simple_diffusion_lm.text.corpus import Prepared, is_prepared, open_prepared, prepare
 from simple_diffusion_lm.text.toy import ToyLanguage
 from simple_diffusion_lm.training.checkpoint import write_atomically
+from simple_diffusion_lm.training.compiling import compile_layers
 from simple_diffusion_lm.training.config import Config
 from simple_diffusion_lm.training.loop import autocast_dtype, train
 from simple_diffusion_lm.training.state import State
@@ -175,6 +176,10 @@ class Training:
         executed = self._count([batch.index.numpy()])
         tokens = int(lengths.sum())
         return needed.model / tokens, executed.model / tokens, executed.optimizer
+
+    def compile(self) -> None:
+        """From here on with compiled layers. FLOPs inside them are not seen: count before."""
+        compile_layers(replace(self.config, compile=True), self.state.model, self.device)
 
     def _count(self, groups: list[Any]) -> Flops:
         """One step over these examples, each group a batch of its own."""

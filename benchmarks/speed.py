@@ -96,8 +96,14 @@ def measure_training(
 ) -> dict[str, Any]:
     """What each contender does at one size."""
     models = {name: contender(name, size, data, script) for name in contenders(size, script)}
-    for model in models.values():
+    flops = {}
+    for name, model in models.items():
+        say(f"counting FLOPs, {size}: {name}")
         model.step()
+        flops[name] = model.flops()
+        if isinstance(model, Training) and not smoke:
+            model.compile()
+            model.step()
     taken: dict[str, list[Turn]] = defaultdict(list)
     for turn in range(turns):
         say(f"training, {size}: turn {turn + 1} of {turns}")
@@ -106,8 +112,7 @@ def measure_training(
             taken[name].append(take_turn(models[name], seconds, peak))
     rows = {}
     for name, model in models.items():
-        say(f"counting FLOPs, {size}: {name}")
-        needed, executed, optimizer = model.flops()
+        needed, executed, optimizer = flops[name]
         rows[name] = {
             "parameters": model.parameters,
             "dtype": measure.name_of(model.dtype),
