@@ -84,6 +84,7 @@ class Slots(NamedTuple):
 
 
 POOL_BATCHES = 64  # that are sorted by length at a time
+PADDED = 1.5  # the longest of a batch over its shortest, at most
 
 
 def batches_of(
@@ -93,8 +94,13 @@ def batches_of(
     source = iter(slots)
     while pool := list(islice(source, POOL_BATCHES * batch_size)):
         pool.sort(key=lambda slot: len(slot.ids))
-        for start in range(0, len(pool), batch_size):
-            yield _together(pool[start : start + batch_size], seed, device)
+        group: list[Slot] = []
+        for slot in pool:
+            if group and (len(group) == batch_size or len(slot.ids) > PADDED * len(group[0].ids)):
+                yield _together(group, seed, device)
+                group = []
+            group.append(slot)
+        yield _together(group, seed, device)
 
 
 def _together(group: list[Slot], seed: int, device: torch.device) -> Slots:

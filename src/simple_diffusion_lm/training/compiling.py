@@ -10,6 +10,7 @@ from .config import Config
 from .loop import autocast_dtype
 
 WORTH_MINUTES = 10  # of training, from which on the minute that compiling may take comes back
+RECOMPILATIONS = 256  # torch gives up at 8, which is fewer than the kinds of one comparison
 
 
 def compile_layers(config: Config, model: Objective, device: torch.device) -> bool:
@@ -23,6 +24,7 @@ def compile_layers(config: Config, model: Objective, device: torch.device) -> bo
     pays = config.minutes is not None and config.minutes >= WORTH_MINUTES
     if not (pays if config.compile is None else config.compile):
         return False
+    torch._dynamo.config.recompile_limit = RECOMPILATIONS
     trunk = next(module for module in model.modules() if isinstance(module, Transformer))
     for layer in trunk.layers:
         layer.compile(dynamic=True)
