@@ -1,0 +1,68 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simple_diffusion_lm.model.slots import (
+    PADDED,
+    Slot,
+    Vocabulary,
+    batches_of,
+    draw_ids,
+    forbid,
+)
+
+CPU = torch.device("cpu")
+
+
+def slot(length, number):
+    nowhere = torch.zeros(length, dtype=torch.bool)
+    return Slot(torch.arange(length), nowhere, nowhere, number)
+
+
+def slots_of(lengths):
+    return [slot(length, number) for number, length in enumerate(lengths)]
+
+
+@given(st.lists(st.integers(1, 40), max_size=60), st.integers(1, 9))
+def test_every_slot_is_in_one_batch_with_little_padding(lengths, batch_size):
+    seen = []
+    for group in batches_of(slots_of(lengths), batch_size, 0, CPU):
+        sizes = group.length_mask.sum(1)
+        assert len(sizes) <= batch_size
+        assert sizes.max() <= PADDED * sizes.min()
+        assert group.ids.shape[1] == sizes.max()
+        assert (group.ends.sum(1) == 1).all()
+        assert (group.ends.int().argmax(1) == sizes - 1).all()
+        for number, ids in group.texts(group.ids):
+            assert ids.tolist() == list(range(lengths[number]))
+            seen.append(number)
+    assert sorted(seen) == list(range(len(lengths)))
+
+
+def test_what_is_drawn_for_a_text_does_not_depend_on_its_company():
+    (alone,) = batches_of([slot(5, 3)], 8, 7, CPU)
+    (together,) = batches_of([slot(6, 1), slot(5, 3), slot(7, 2)], 8, 7, CPU)
+    row = together.numbers.index(3)
+    for _ in range(2):
+        torch.testing.assert_close(together.uniform()[row, :5], alone.uniform()[0])
+        torch.testing.assert_close(together.normal(4)[row, :5], alone.normal(4)[0])
+
+
+def test_ids_are_drawn_as_often_as_their_probability_says():
+    probability = torch.tensor([0.05, 0.0, 0.6, 0.35, 0.0])
+    u = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
+    ids = draw_ids(probability.log().expand(10_000, 5), u)
+    share = torch.bincount(ids, minlength=5) / 10_000
+    torch.testing.assert_close(share, probability, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("u", [0.0, 1 - 2**-53])
+def test_what_is_forbidden_is_never_drawn(u):
+    banned = torch.tensor([True, False, False, True])
+    continues = torch.tensor([False, True, False, False])
+    logits = torch.zeros(2, 4)
+    allowed = forbid(logits, torch.tensor([True, False]), Vocabulary(banned, continues, None))
+    ids = draw_ids(allowed, torch.full((2,), u, dtype=torch.float64))
+    assert ids[0] == 2
+    assert ids[1] in (1, 2)
