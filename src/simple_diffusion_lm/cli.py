@@ -209,7 +209,7 @@ def demo_command(out: Path = Path("demo"), steps: int = 1600) -> None:
 
     Args:
         out: directory for the corpus, the run and the picture.
-        steps: of training; 1600 take about four minutes on two cores.
+        steps: of training; 1600 take about three minutes on two cores.
     """
     alone("sdlm demo")
     run_demo(out, steps)
