@@ -16,8 +16,8 @@ from simple_diffusion_lm.training.recipes import modern, original, with_objectiv
 @pytest.mark.parametrize(
     ("config", "most"),
     [
-        (modern(), 1.0),
-        (original(), 3.0),
+        (modern(), 0.4),
+        (original(), 4.0),
         (with_objective(modern(), "masked"), 0.6),
         (with_objective(modern(), "autoregressive"), 0.4),
     ],
