@@ -213,6 +213,23 @@ def test_the_carried_bound_of_a_markov_chain_is_near_above_its_entropy(given, st
     assert error < 0.15
 
 
+@pytest.mark.parametrize("stagger", [0.0, 40.0])
+def test_the_carried_bound_of_one_step_a_token_is_all_reconstruction(stagger):
+    """Each is drawn from the logits at pure noise: masked diffusion, which costs ln V a token."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(V, (50, L), generator=generator)
+    bound = carried_bound(
+        ExactUniform(exact_table()),
+        Proposal.of(FittedSchedule(D, V), D, torch.device("cpu")),
+        text_of(ids, torch.zeros_like(ids, dtype=torch.bool), stagger, generator),
+        1,
+        lambda: torch.randn(*ids.shape, D, generator=generator),
+    )
+    assert (bound.diffusion == 0).all()
+    mean = (bound.reconstruction / bound.tokens).mean().item()
+    assert mean == pytest.approx(math.log(V), abs=0.01)
+
+
 class Copying(ExactUniform):
     """The exact model again, which takes a part of its answer from its own first answer."""
 

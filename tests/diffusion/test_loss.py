@@ -8,7 +8,7 @@ from simple_diffusion_lm.diffusion.loss import (
     numbers,
     seeded,
 )
-from simple_diffusion_lm.diffusion.schedule import SCHEDULES, FittedSchedule
+from simple_diffusion_lm.diffusion.schedule import SCHEDULES, FittedSchedule, Path
 
 V, D = 23, 16
 
@@ -109,6 +109,25 @@ def test_a_staggered_loss_counts_what_is_not_clean():
     late = loss(model, ids, length_mask, cond_mask, t=0.999, stagger=30.0)
     assert late.rate.shape == (4,)  # all but the last in place are pure noise, and all are counted
     assert late.ce > early.ce
+
+
+def test_what_is_clean_is_seen_as_given():
+    """Its own token, whatever its noise; and it carries no loss."""
+    model = network()
+    ids, length_mask, cond_mask = text()
+    draws = draw(0, 0, torch.arange(4), length_mask, D, self_cond_rate=0.0)
+    t = Path.of(draws.order, length_mask, 2.0)(torch.full_like(draws.t, 0.4))
+    clean = length_mask & (t == 0)
+    assert clean.any(1).all()
+    before = loss(model, ids, length_mask, cond_mask, t=0.4)
+    noise = 3.0 * clean[..., None]
+    torch.testing.assert_close(
+        before, loss(model, ids, length_mask, cond_mask, t=0.4, eps_change=noise)
+    )
+    changed = torch.where(clean, (ids + 1) % V, ids)
+    after = loss(model, changed, length_mask, cond_mask, t=0.4)
+    assert after.predicted == before.predicted == (length_mask & ~clean).sum()
+    assert not torch.allclose(after.ce, before.ce)
 
 
 def test_rate_is_the_integrand_of_the_bound():
