@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from simple_diffusion_lm.diffusion.loss import Targets
+from simple_diffusion_lm.diffusion.network import Targets
 from simple_diffusion_lm.diffusion.sampler import SAMPLERS, Prediction, sample
 from simple_diffusion_lm.diffusion.schedule import SCHEDULES, Level, level_at
 

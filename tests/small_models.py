@@ -1,9 +1,13 @@
-"""Configurations and networks small enough for a test."""
+"""Configurations and networks small enough for a test, and what a run of one holds."""
 
 from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
 
 from simple_diffusion_lm.model.continuous import Continuous
 from simple_diffusion_lm.model.denoiser import Denoiser
+from simple_diffusion_lm.training import checkpoint
 from simple_diffusion_lm.training.config import Config
 from simple_diffusion_lm.training.objectives import OBJECTIVES
 from simple_diffusion_lm.training.recipes import modern
@@ -29,3 +33,11 @@ def denoiser(vocab_size: int, **changes: object) -> Denoiser:
     model = OBJECTIVES["continuous"](small(modern(), **changes), vocab_size)
     assert isinstance(model, Continuous)
     return model.denoiser
+
+
+def tensors(run: Path) -> dict[str, Tensor]:
+    """All that the newest checkpoint of a run holds."""
+    found = checkpoint.newest(run)
+    assert found is not None
+    model = {f"model {name}": tensor for name, tensor in found.model().items()}
+    return model | {f"state {name}": tensor for name, tensor in found.state().items()}

@@ -9,20 +9,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_models import small
+from small_models import small, tensors
 
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.run import run_training
 from simple_diffusion_lm.training import checkpoint
 from simple_diffusion_lm.training.loop import NonFinite
 from simple_diffusion_lm.training.recipes import modern, original
-
-
-def tensors(run):
-    found = checkpoint.newest(run)
-    assert found is not None
-    model = {f"model {name}": tensor for name, tensor in found.model().items()}
-    return model | {f"state {name}": tensor for name, tensor in found.state().items()}
 
 
 def metrics(run):

@@ -12,7 +12,8 @@ from small_models import small
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from simple_diffusion_lm.diffusion.loss import Targets, draw
+from simple_diffusion_lm.diffusion.loss import draw
+from simple_diffusion_lm.diffusion.network import Targets
 from simple_diffusion_lm.diffusion.schedule import Path, level_at
 from simple_diffusion_lm.text.corpus import Prepared
 from simple_diffusion_lm.training.config import Config

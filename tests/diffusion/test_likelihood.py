@@ -11,7 +11,7 @@ from simple_diffusion_lm.diffusion.likelihood import (
     probability_flow,
     variational_bound,
 )
-from simple_diffusion_lm.diffusion.loss import Output
+from simple_diffusion_lm.diffusion.network import Output
 from simple_diffusion_lm.diffusion.schedule import SCHEDULES, FittedSchedule, Path
 
 V, D, L = 16, 16, 6

@@ -1,13 +1,8 @@
 import torch
 from small_models import denoiser
 
-from simple_diffusion_lm.diffusion.loss import (
-    Targets,
-    diffusion_loss,
-    draw,
-    numbers,
-    seeded,
-)
+from simple_diffusion_lm.diffusion.loss import diffusion_loss, draw, seeded
+from simple_diffusion_lm.diffusion.network import Targets, numbers
 from simple_diffusion_lm.diffusion.schedule import SCHEDULES, FittedSchedule, Path
 
 V, D = 23, 16

@@ -4,7 +4,7 @@ from collections import deque
 import pytest
 import torch
 
-from simple_diffusion_lm.diffusion.loss import Targets
+from simple_diffusion_lm.diffusion.network import Targets
 from simple_diffusion_lm.diffusion.sampler import SAMPLERS, Prediction, sample, step
 from simple_diffusion_lm.diffusion.schedule import SCHEDULES, FittedSchedule, Level, level_at
 

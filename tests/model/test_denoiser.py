@@ -2,7 +2,8 @@ import pytest
 import torch
 from small_models import denoiser
 
-from simple_diffusion_lm.diffusion.loss import Targets, numbers, seeded
+from simple_diffusion_lm.diffusion.loss import seeded
+from simple_diffusion_lm.diffusion.network import Targets, numbers
 from simple_diffusion_lm.diffusion.schedule import Level, level_at
 from simple_diffusion_lm.model.embedding import NORMALISERS
 from simple_diffusion_lm.model.transformer import rotary_angles, rotate

@@ -14,7 +14,7 @@ from dataclasses import replace
 import pytest
 import torch
 from several import environment, free_port, on_processes
-from small_models import small
+from small_models import small, tensors
 
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.generation import DiffusionLM
@@ -32,13 +32,6 @@ def train(config, data, run, shard=False, pause_at=math.inf):
     except (UserError, NonFinite, Stop) as error:
         return type(error).__name__, str(error)
     return None
-
-
-def tensors(run):
-    found = checkpoint.newest(run)
-    assert found is not None
-    model = {f"model {name}": tensor for name, tensor in found.model().items()}
-    return model | {f"state {name}": tensor for name, tensor in found.state().items()}
 
 
 def metrics(run):

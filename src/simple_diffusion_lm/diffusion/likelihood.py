@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .loss import Network, Targets, sum_texts
+from .network import Network, Targets, sum_texts
 from .schedule import Level, Path, Schedule, level_at, useful_range
 
 

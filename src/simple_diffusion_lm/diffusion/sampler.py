@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .loss import Targets
+from .network import Targets
 from .schedule import Level, Schedule
 
 

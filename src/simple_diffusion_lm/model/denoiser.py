@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..diffusion.loss import Output, Targets
+from ..diffusion.network import Output, Targets
 from ..diffusion.schedule import Level
 from .embedding import TokenEmbedding, log_frequencies
 from .transformer import Transformer

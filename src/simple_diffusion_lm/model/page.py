@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..diffusion.loss import Targets, numbers
+from ..diffusion.network import Targets, numbers
 from ..diffusion.sampler import Prediction
 from ..diffusion.schedule import Level, Path, Schedule
 from .denoiser import Denoiser

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from ..diffusion.likelihood import Bound
-from ..diffusion.loss import ALL, Losses, Part, numbers, sum_texts
+from ..diffusion.loss import ALL, Losses, Part
+from ..diffusion.network import numbers, sum_texts
 from ..model.slots import Settings, Slot, Slots, Vocabulary, batches_of, draw_ids, forbid
 from ..model.transformer import Past
 from .predictor import TokenPredictor
