@@ -10,7 +10,7 @@ test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 slow: .venv/installed
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow --timeout 5400
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

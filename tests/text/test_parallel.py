@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,7 +12,7 @@ import pytest
 from corpora import write
 
 from simple_diffusion_lm.errors import UserError
-from simple_diffusion_lm.text import writing
+from simple_diffusion_lm.text import parallel, writing
 from simple_diffusion_lm.text.corpus import prepare
 from simple_diffusion_lm.text.parallel import map_in_order
 
@@ -135,6 +136,26 @@ def test_a_bad_line_is_named_wherever_the_chunks_end(
     assert not (tmp_path / "out").exists()
 
 
+def test_ctrl_c_waits_for_the_processes_to_start_whichever_thread_takes_it() -> None:
+    """With a signal mask it would be another thread's, and raised at once."""
+    ends = threading.Event()
+    other = threading.Thread(target=ends.wait, daemon=True)
+    other.start()
+    started = False
+
+    def start() -> None:
+        nonlocal started
+        with parallel._interrupts_waiting():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+            started = True
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert started
+    ends.set()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_worker_outlives_a_stopped_preparation(
@@ -145,11 +166,14 @@ def test_no_worker_outlives_a_stopped_preparation(
     options = ["prepare", corpus, "--out", tmp_path / "out", "--tokenizer", model]
     command = [sys.executable, "-c", PREPARE, *map(str, options)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        wait_until(lambda: process.poll() is not None or len(children(process.pid)) == 2)
-        workers = children(process.pid)
-        assert len(workers) == 2
-        process.send_signal(number)
-        _, said = process.communicate(timeout=20)
+        try:
+            wait_until(lambda: process.poll() is not None or len(children(process.pid)) == 2)
+            workers = children(process.pid)
+            assert len(workers) == 2
+            process.send_signal(number)
+            _, said = process.communicate(timeout=20)
+        finally:
+            process.kill()
     wait_until(lambda: not any(map(running, workers)))
     assert not (tmp_path / "out").exists()
     if number == signal.SIGINT:

@@ -11,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import starmap
 from multiprocessing import get_context, parent_process
+from types import FrameType
 from typing import Any, TypeVar
 
 from ..errors import UserError
@@ -62,15 +63,21 @@ def map_in_order(
 
 @contextmanager
 def _interrupts_waiting() -> Iterator[None]:
-    """Ctrl-C comes after this: a pool that was half started could not be shut down."""
-    if not hasattr(signal, "pthread_sigmask"):
+    """Ctrl-C comes after this: a pool that was half started could not be shut down.
+
+    A signal mask would not do: another thread may take the signal, and Python raises it in this.
+    """
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    came: list[tuple[int, FrameType | None]] = []
+    before = signal.signal(signal.SIGINT, lambda *signalled: came.append(signalled))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, before)
+    if came and callable(before):
+        before(*came[0])
 
 
 def _nothing() -> None:
