@@ -1,10 +1,13 @@
 import json
+import re
 import shutil
 
 import pytest
+import torch
 
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.generation import DiffusionLM
+from simple_diffusion_lm.text.templates import Gap
 
 
 @pytest.fixture(scope="module")
@@ -25,51 +28,72 @@ def test_every_sampler_samples(model, sampler):
 
 
 @pytest.mark.parametrize("length", [1, 5, 20])
-def test_a_given_length_is_met_exactly(model, length, monkeypatch):
-    """In tokens: seen where the slots are handed on, before any decoding."""
-    sizes = []
-    whole = model._run
-    monkeypatch.setattr(
-        model,
-        "_run",
-        lambda slots, *rest: sizes.extend(len(s.ids) for s in slots) or whole(slots, *rest),
-    )
-    model.generate(2, length=length, steps=2)
-    assert sizes == [length + 1] * 2  # and EOS
+def test_a_given_length_is_met_exactly(model, length):
+    for line in model.write([model.wish(Gap(length, length))] * 3, 1, steps=2):
+        assert line.widths == [length]
+
+
+def test_a_range_of_lengths_is_met_and_used(model):
+    lines = model.write([model.wish(Gap(4, 7))] * 40, 1, steps=1)
+    assert {line.widths[0] for line in lines} == {4, 5, 6, 7}
 
 
 def test_lengths_are_drawn_from_training(model):
-    lengths = {model._draw_length(0, number) for number in range(300)}
+    lengths = [line.widths[0] + 1 for line in model.write([model.wish()] * 300, 1, steps=1)]
     seen = {length for length, count in enumerate(model.length_weights) if count}
-    assert lengths <= seen
-    assert len(lengths) > 3
+    assert set(lengths) <= seen
+    assert len(set(lengths)) > 3
+    weights = torch.tensor(model.length_weights, dtype=torch.float)
+    mean = float((weights * torch.arange(len(weights))).sum() / weights.sum())
+    assert sum(lengths) / 300 == pytest.approx(mean, abs=0.5)
 
 
-def test_infilling_keeps_what_is_given(model):
-    templates = ["yesterday the ___ .", "___ the goats near ___", "a plain line .", "___"]
-    filled = model.infill(templates, steps=3)
-    assert filled[0].startswith("yesterday the ")
-    assert filled[0].endswith(" .")
-    assert " the goats near " in f" {filled[1]} "
-    assert filled[2] == "a plain line ."
-    assert len(filled) == 4
+def test_what_is_typed_comes_back_as_it_was_typed(model):
+    templates = ["Yesterday  the ___ !?", "___\tgoats néar ___", "a plain  line .", "", "go___s"]
+    filled = model.infill(templates, steps=3, candidates=2)
+    assert filled[0].startswith("Yesterday  the ")
+    assert filled[0].endswith(" !?")
+    assert "\tgoats néar " in filled[1]
+    assert filled[2] == templates[2]
+    assert filled[3]
+    assert re.fullmatch("go[^ ].*s", filled[4])
 
 
-@pytest.mark.parametrize(
-    ("template", "least", "most"),
-    [("yesterday the [[3]] .", 3, 3), ("[[2-4]] goats [[1]]", 3, 5), ("___ goats", 1, 8)],
-)
-def test_gaps_have_the_lengths_that_are_asked_for(template, least, most, model):
-    for number in range(20):
-        slot = model._fill_slot(template, 0, number)
-        assert least <= int((~slot.cond_mask).sum()) <= most
+def test_the_best_candidate_is_the_most_probable(model):
+    one = model.write([model.wish(Gap(6, 6))] * 8, 1, steps=3)
+    (best,) = model.write([model.wish(Gap(6, 6))], 8, steps=3)
+    assert best.nats == pytest.approx(model.score([best.text])[0], rel=1e-4)
+    assert best.nats <= min(model.score([line.text for line in one])) + 1e-3
+
+
+def test_words_are_in_every_line_or_in_none(model):
+    for line in model.generate(10, must=["goats", "hill"], never=["the", "a"], steps=2):
+        words = line.split()
+        assert {"goats", "hill"} <= set(words)
+        assert not {"the", "a"} & set(words)
+
+
+def test_a_text_is_varied_from_a_copy_to_another(model):
+    text = "every morning the old woman feeds her goats ."
+    varied = [model.vary([text] * 4, strength, steps=8) for strength in (1e-3, 0.3, 1.0)]
+    same = [sum(a == b for v in vs for a, b in zip(v.split(), text.split())) for vs in varied]  # noqa: B905
+    assert varied[0] == [text] * 4
+    assert same[0] > same[1] > same[2]
+
+
+def test_a_blend_ends_with_both_texts(model):
+    first, second = "the goats sleep .", "every morning the old woman feeds her goats ."
+    blended = model.blend(first, second, count=3, steps=24)
+    assert blended[0] == first
+    assert blended[-1] == second
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"sampler": "typo"}, "no sampler 'typo'"),
-        ({"steps": 1}, "at least 2 steps"),
+        ({"steps": 0}, "at least 1 step"),
+        ({"candidates": 0}, "at least 1 candidate"),
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"length": 0}, "between 1 and"),
         ({"length": 10_000}, "between 1 and"),
@@ -102,7 +126,7 @@ def test_what_is_no_run_is_told(toy_run, tmp_path):
 
 
 def test_another_tokenizer_is_refused(toy_run, toy_text, tmp_path):
-    from simple_diffusion_lm.text.tokenizer import train_tokenizer
+    from simple_diffusion_lm.text.tokenizer_training import train_tokenizer
 
     run = copied(toy_run, tmp_path)
     vocab_size = json.loads((run / "config.json").read_text())["vocab_size"]
@@ -114,4 +138,4 @@ def test_another_tokenizer_is_refused(toy_run, toy_text, tmp_path):
 
 
 def test_each_text_has_noise_of_its_own(model):
-    assert len(set(model.generate(4, length=8, steps=4))) == 4
+    assert len(set(model.generate(4, length=8, steps=32))) == 4

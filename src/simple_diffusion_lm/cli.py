@@ -11,13 +11,19 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from .cli_options import SamplingOptions, TextOptions
+from .cli_writing import (
+    blend_command,
+    generate_command,
+    infill_command,
+    score_command,
+    vary_command,
+)
 from .demo import run_demo, toy_data
 from .errors import UserError
 from .evaluation.compare import run_compare
 from .evaluation.evaluate import evaluate_run
 from .evaluation.report import evaluation_table, likelihood_lines
 from .exits import exit_cleanly
-from .generation import DiffusionLM
 from .run import check_free, run_training
 from .training.config import with_overrides
 from .training.processes import alone, on_rank_0
@@ -98,34 +104,6 @@ def overrides(settings: tuple[str, ...]) -> dict[str, str]:
         if "=" not in setting:
             raise UserError(f"--set takes NAME=VALUE, not {setting!r}")
     return dict(setting.split("=", 1) for setting in settings)
-
-
-def generate_command(
-    run: Run, sampling: Sampling, count: int = 8, length: int | None = None
-) -> None:
-    """sdlm generate run --count 20
-
-    Generates texts, one a line.
-
-    Args:
-        run: a run directory.
-        count: how many.
-        length: tokens of each; by default drawn from the training lengths.
-    """
-    model = DiffusionLM.from_pretrained(run)
-    print("\n".join(model.generate(count, length=length, **asdict(sampling))))
-
-
-def infill_command(run: Run, template: Positional[tuple[str, ...]], sampling: Sampling) -> None:
-    """sdlm infill run "a man in a ___ shirt ."
-
-    Fills the gaps (___) of each template; one line out for each.
-
-    Args:
-        run: a run directory.
-        template: texts with gaps.
-    """
-    print("\n".join(DiffusionLM.from_pretrained(run).infill(template, **asdict(sampling))))
 
 
 def evaluate_command(
@@ -221,6 +199,9 @@ COMMANDS = {
     "train": train_command,
     "generate": generate_command,
     "infill": infill_command,
+    "vary": vary_command,
+    "blend": blend_command,
+    "score": score_command,
     "evaluate": evaluate_command,
     "compare": compare_command,
 }

@@ -3,24 +3,20 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
-import numpy as np
-import torch
-
-from .diffusion.sampler import SAMPLERS
 from .errors import UserError
+from .model import flow
+from .model.continuous import Continuous
 from .model.objective import Objective
-from .model.slots import Settings, Slot, Vocabulary
+from .model.slots import Slot
 from .text.corpus import Prepared, open_prepared
-from .text.templates import parse
+from .text.templates import Gap, Template
 from .text.tokenizer import Ids, Tokenizer
 from .training import checkpoint
 from .training.config import Config
 from .training.objectives import OBJECTIVES
-from .training.processes import gathered, rank, world
-
-WORD_START = "▁"  # how SentencePiece writes the space before a word
-LONGEST_GAP = 8  # tokens, where the template leaves its length open
+from .writer import LEFT_TO_RIGHT, Sampling, Wish, Writer, Written
 
 
 class DiffusionLM:
@@ -31,6 +27,7 @@ class DiffusionLM:
         length_weights: how many training examples had each length (index: tokens, EOS included).
         stream: trained on running text, where EOS ends a line and not the example.
         config: the run's configuration, None for a model put together by hand.
+        writer: what writes lines for the methods here, and can say more of them.
     """
 
     def __init__(
@@ -47,14 +44,7 @@ class DiffusionLM:
         self.length_weights = list(length_weights)
         self.stream = stream
         self.config = config
-        banned = torch.zeros(len(tokenizer), dtype=torch.bool)
-        banned[tokenizer.special_ids] = True
-        if stream:
-            banned[tokenizer.eos_id] = False  # a line break like any other token
-        pieces = tokenizer.pieces(range(len(tokenizer)))
-        continues = torch.tensor([not piece.startswith(WORD_START) for piece in pieces])
-        last = None if stream else tokenizer.eos_id
-        self._vocabulary = Vocabulary(banned, continues, last)
+        self.writer = Writer(model, tokenizer, self.length_weights, stream=stream)
 
     @classmethod
     def from_pretrained(cls, run: str | Path) -> "DiffusionLM":
@@ -99,126 +89,106 @@ class DiffusionLM:
         self,
         count: int = 1,
         *,
-        length: int | None = None,
-        steps: int = 64,
-        sampler: str = "ancestral",
-        temperature: float = 0.9,
-        seed: int = 0,
-        batch_size: int = 64,
+        length: Gap | int | None = None,
+        must: Sequence[str] = (),
+        never: Sequence[str] = (),
+        candidates: int = 1,
+        **sampling: Unpack[Sampling],
     ) -> list[str]:
         """Generates texts from noise.
 
-        length is in tokens, without EOS; None draws one for each text from the training lengths.
+        length is in tokens, without EOS, exact or a range; None: as training texts have it.
+        Every text has the words of `must`, in any order and at any place, and none of `never`.
+        Of several candidates for a text, the most probable is kept.
         Text number n of a seed is the same whatever the count and the batch size.
 
-        Raises UserError for an unknown sampler or a number out of range, and for a length that is
-        asked of a model that writes its own.
+        Raises UserError for an unknown sampler or a number out of range, and for what is asked in
+        vain of a model that writes from left to right.
         """
-        if self.model.writes_length and length is not None:
-            raise UserError("an autoregressive model ends its lines itself: leave out the length")
-        slots = []
-        for number in range(count):
-            size = self._draw_length(seed, number) if length is None else self._with_eos(length)
-            nowhere = torch.zeros(size, dtype=torch.bool)
-            slots.append(Slot(nowhere.long(), nowhere, nowhere, number))
-        return self._run(slots, steps, sampler, temperature, seed, batch_size)
+        wish = self.wish(Gap(length, length) if isinstance(length, int) else length, must)
+        return [line.text for line in self.write([wish] * count, candidates, never, **sampling)]
 
     def infill(
         self,
         templates: Sequence[str],
         *,
-        steps: int = 64,
-        sampler: str = "ancestral",
-        temperature: float = 0.9,
-        seed: int = 0,
-        batch_size: int = 64,
+        never: Sequence[str] = (),
+        candidates: int = 8,
+        **sampling: Unpack[Sampling],
     ) -> list[str]:
         """Fills the gaps of each template: `___`, or `[[5]]` or `[[2-6]]` tokens.
 
-        Gaps of open length get one such that the whole is as long as training texts are, of at
-        most LONGEST_GAP tokens each.
+        Given text comes back as it was typed. A text that ends with a gap is a prompt, one that
+        begins with a gap a suffix. Lengths that are left open are tried, one for each candidate,
+        and the most probable line is kept.
 
         Raises UserError for a template that does not read or is too long for the model, and as
         `generate` does.
         """
-        if self.model.writes_length:
-            raise UserError("an autoregressive model writes from left to right: it fills no gaps")
-        slots = [self._fill_slot(t, seed, number) for number, t in enumerate(templates)]
-        return self._run(slots, steps, sampler, temperature, seed, batch_size)
+        wishes = [Wish.of(template) for template in templates]
+        return [line.text for line in self.write(wishes, candidates, never, **sampling)]
 
-    def _run(
+    def wish(self, length: Gap | None = None, must: Sequence[str] = ()) -> Wish:
+        """What generate asks for. Raises UserError where the model writes from left to right."""
+        if self.model.writes_length and (length is not None or must):
+            raise UserError(LEFT_TO_RIGHT)
+        return Wish(Template(("", ""), (Gap(),)), length or Gap(), tuple(must))
+
+    def write(
         self,
-        slots: list[Slot],
-        steps: int,
-        sampler: str,
-        temperature: float,
-        seed: int,
-        batch_size: int,
+        wishes: Sequence[Wish],
+        candidates: int,
+        never: Sequence[str] = (),
+        **sampling: Unpack[Sampling],
+    ) -> list[Written]:
+        """What generate and infill do, with all there is to say of each line (see writer.py)."""
+        return self.writer.write(wishes, candidates, never, **sampling)
+
+    def vary(
+        self, texts: Sequence[str], strength: float = 0.4, **sampling: Unpack[Sampling]
     ) -> list[str]:
-        if sampler not in SAMPLERS:
-            raise UserError(f"no sampler {sampler!r}: the samplers are {', '.join(SAMPLERS)}")
-        if steps < 2:
-            raise UserError(f"sampling takes at least 2 steps, not {steps}")
-        if temperature <= 0:
-            raise UserError(f"the temperature must be above 0, not {temperature}")
-        settings = Settings(SAMPLERS[sampler], steps, temperature, seed)
-        own = slots[rank() :: world()]
-        done = self.model.generate(own, settings, self._vocabulary, batch_size)
-        texts = gathered({number: self.decode(ids) for number, ids in done})
-        return [texts[slot.number] for slot in slots]
+        """Each text noised part of the way and written anew: near 0 a copy, at 1 a new text.
+
+        Raises UserError for another strength, for a model without noise, and as `generate` does.
+        """
+        self._continuous()
+        if not 0 < strength <= 1:
+            raise UserError(f"the strength must be above 0 and at most 1, not {strength}")
+        end = self.writer.end
+        slots = [Slot.of(self._ids_of(text), end, n) for n, text in enumerate(texts)]
+        found = self.writer.run(slots, self.writer.vocabulary(), strength=strength, **sampling)
+        return [self.decode(found[number]) for number in range(len(texts))]
+
+    def blend(self, first: str, second: str, count: int = 5, steps: int = 128) -> list[str]:
+        """`count` texts from the first to the second, evenly apart in the noise they come from.
+
+        Both are taken to noise along the probability flow, where nothing is drawn, and what lies
+        between them is taken back. Raises UserError as `vary` does.
+        """
+        model, end = self._continuous(), self.writer.end
+        both = self._ids_of(first), self._ids_of(second)
+        blended = flow.blend(model, both, end, self.writer.vocabulary(), count, steps)
+        return [self.decode(ids) for ids in blended]
+
+    def score(self, texts: Sequence[str]) -> list[float]:
+        """The bound on -log p of each text, in nats; exact for an autoregressive model."""
+        return self.writer.nats([self._ids_of(text) + self.writer.end for text in texts])
 
     def decode(self, ids: Ids) -> str:
         """The text of ids: one line, or running text in stream mode."""
-        decode = self.tokenizer.decode_stream if self.stream else self.tokenizer.decode
-        return decode(ids)
+        return self.writer.decode(ids)
 
-    @property
-    def longest(self) -> int:
-        """The most tokens the model has seen in one text, EOS included."""
-        return len(self.length_weights) - 1
+    def _continuous(self) -> Continuous:
+        if not isinstance(self.model, Continuous):
+            raise UserError("only continuous diffusion varies and blends texts")
+        return self.model
 
-    def _draw_length(self, seed: int, number: int) -> int:
-        if self.model.writes_length:
-            return self.longest
-        weights = np.array(self.length_weights, dtype=float)
-        rng = np.random.default_rng([seed, number])
-        return int(rng.choice(len(weights), p=weights / weights.sum()))
-
-    def _with_eos(self, length: int) -> int:
-        size = length if self.stream else length + 1
-        if not length >= 1 or size > self.longest:
-            most = self.longest - (0 if self.stream else 1)
-            raise UserError(f"the length must be between 1 and {most} tokens, not {length}")
-        return size
-
-    def _fill_slot(self, template: str, seed: int, number: int) -> Slot:
-        """Tokens of the given parts, with gaps of drawn lengths between them."""
-        read = parse(template)
-        parts = [self.tokenizer.encode(text.strip()) for text in read.texts]
-        fewest = np.array([gap.fewest for gap in read.gaps], dtype=int)
-        most = np.array([gap.most or LONGEST_GAP for gap in read.gaps], dtype=int)
-        given = sum(map(len, parts)) + (0 if self.stream else 1)
-        least = given + int(fewest.sum())
-        if least > self.longest:
+    def _ids_of(self, text: str) -> list[int]:
+        """The ids of a text without EOS. Raises UserError where the model knows no such length."""
+        ids = self.tokenizer.encode(text)
+        room = self.writer.longest - len(self.writer.end)
+        if not 1 <= len(ids) <= room:
             raise UserError(
-                f"template {template!r} needs {least} tokens; the model was trained on "
-                f"texts of at most {self.longest}"
+                f"{text!r} has {len(ids)} tokens; the model was trained on texts of 1 to {room}"
             )
-        rng = np.random.default_rng([seed, number])
-        widths = fewest.copy()
-        weights = np.array(self.length_weights[least : given + int(most.sum()) + 1]) + 1e-6
-        for _ in range(int(rng.choice(len(weights), p=weights / weights.sum()))):
-            widths[rng.choice(np.flatnonzero(widths < most))] += 1
-        ids: list[int] = list(parts[0])
-        given_at = [True] * len(ids)
-        gap_starts = []
-        for width, part in zip(widths.tolist(), parts[1:], strict=True):
-            gap_starts.append(len(ids))
-            ids += [0] * width + part
-            given_at += [False] * width + [True] * len(part)
-        if not self.stream:
-            ids.append(self.tokenizer.eos_id)
-            given_at.append(True)
-        word_start = torch.zeros(len(ids), dtype=torch.bool)
-        word_start[gap_starts] = True
-        return Slot(torch.tensor(ids), torch.tensor(given_at), word_start, number)
+        return ids

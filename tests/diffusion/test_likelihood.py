@@ -6,12 +6,11 @@ import torch.nn.functional as F
 
 from simple_diffusion_lm.diffusion.likelihood import (
     Proposal,
-    Text,
     carried_bound,
     probability_flow,
     variational_bound,
 )
-from simple_diffusion_lm.diffusion.network import Output
+from simple_diffusion_lm.diffusion.network import Output, Text
 from simple_diffusion_lm.diffusion.schedule import SCHEDULES, FittedSchedule, Path
 
 V, D, L = 16, 16, 6

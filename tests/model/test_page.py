@@ -2,10 +2,10 @@ import torch
 from small_models import denoiser
 
 from simple_diffusion_lm.diffusion.loss import seeded
-from simple_diffusion_lm.diffusion.sampler import Prediction
+from simple_diffusion_lm.diffusion.sampler import SAMPLERS, Prediction
 from simple_diffusion_lm.diffusion.schedule import FittedSchedule, Path
 from simple_diffusion_lm.model.page import Page, level_along
-from simple_diffusion_lm.model.slots import Slot, Vocabulary, batches_of
+from simple_diffusion_lm.model.slots import Settings, Slot, Vocabulary, batches_of
 
 V, D = 23, 16
 NONE = torch.zeros(V, dtype=torch.bool)
@@ -17,11 +17,12 @@ def page_of(lengths, given=()):
         nowhere = torch.zeros(length, dtype=torch.bool)
         cond_mask = nowhere.clone()
         cond_mask[list(given)] = True
-        slots.append(Slot(torch.full((length,), 7), cond_mask, nowhere, number))
+        slots.append(Slot(torch.full((length,), 7), cond_mask, nowhere, nowhere, number))
     (group,) = batches_of(slots, 8, 0, torch.device("cpu"))
     torch.manual_seed(0)
     schedule = FittedSchedule(D, V)
-    return Page(denoiser(V).eval(), schedule, group, 1.0), group, schedule
+    settings = Settings(SAMPLERS["ancestral"], steps=4, temperature=1.0, seed=0)
+    return Page(denoiser(V).eval(), schedule, group, settings), group, schedule
 
 
 def test_what_is_written_is_given_from_then_on():

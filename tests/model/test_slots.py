@@ -9,7 +9,7 @@ from simple_diffusion_lm.model.slots import (
     Vocabulary,
     batches_of,
     draw_ids,
-    forbid,
+    together,
 )
 
 CPU = torch.device("cpu")
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 def slot(length, number):
     nowhere = torch.zeros(length, dtype=torch.bool)
-    return Slot(torch.arange(length), nowhere, nowhere, number)
+    return Slot(torch.arange(length), nowhere, nowhere, nowhere, number)
 
 
 def slots_of(lengths):
@@ -59,10 +59,14 @@ def test_ids_are_drawn_as_often_as_their_probability_says():
 
 @pytest.mark.parametrize("u", [0.0, 1 - 2**-53])
 def test_what_is_forbidden_is_never_drawn(u):
-    banned = torch.tensor([True, False, False, True])
-    continues = torch.tensor([False, True, False, False])
-    logits = torch.zeros(2, 4)
-    allowed = forbid(logits, torch.tensor([True, False]), Vocabulary(banned, continues, None))
-    ids = draw_ids(allowed, torch.full((2,), u, dtype=torch.float64))
-    assert ids[0] == 2
-    assert ids[1] in (1, 2)
+    """Of pieces banned, going on, beginning, banned: where a word begins, goes on, or either."""
+    vocabulary = Vocabulary(
+        torch.tensor([True, False, False, True]), torch.tensor([False, True, False, False]), None
+    )
+    at = torch.arange(3)
+    slot = Slot.of([0, 0, 0], [], 0)._replace(begins=at == 0, goes_on=at == 1)
+    group = together([slot], 0, torch.device("cpu"))
+    allowed = group.allowed(torch.zeros(3, 4), at, vocabulary)
+    ids = draw_ids(allowed, torch.full((3,), u, dtype=torch.float64))
+    assert ids[:2].tolist() == [2, 1]
+    assert ids[2] in (1, 2)

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from simple_diffusion_lm.text.tokenizer import Tokenizer, train_tokenizer
+from simple_diffusion_lm.text.tokenizer import Tokenizer
+from simple_diffusion_lm.text.tokenizer_training import train_tokenizer
 
 SUBJECTS = ("a man", "two women", "the old dog", "3 children", "a red fox", "my sister")
 VERBS = ("runs", "sits", "is waiting", "looks up", "sings")

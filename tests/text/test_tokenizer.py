@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simple_diffusion_lm.errors import UserError
-from simple_diffusion_lm.text import tokenizer as module
-from simple_diffusion_lm.text.tokenizer import Tokenizer, train_tokenizer
+from simple_diffusion_lm.text import tokenizer_training as module
+from simple_diffusion_lm.text.tokenizer import Tokenizer
+from simple_diffusion_lm.text.tokenizer_training import train_tokenizer
 
 ALPHABET = "adeghimnoprstuw 0123456789.é"
 in_alphabet = st.text(ALPHABET, max_size=40)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .network import Network, Targets
+from .network import Network, Targets, Text
 from .schedule import Level, Path, Schedule
 
 
@@ -136,8 +136,9 @@ def diffusion_loss(
     once without gradient, and shown that prediction.
     """
     free = length_mask & ~cond_mask
-    t = Path.of(draws.order, free, stagger)(draws.t)
-    given = cond_mask | (free & (t == 0))
+    text = Text(ids, length_mask, cond_mask, Path.of(draws.order, free, stagger))
+    t = text.path(draws.t)
+    known = text.known(t)
     x0 = model.embed(ids)
     level = schedule(t[..., None])
     x_t = level.noise(x0, draws.eps)
@@ -151,16 +152,12 @@ def diffusion_loss(
                 x_t[chosen],
                 Level(level.alpha[chosen], level.sigma[chosen]),
                 x0_prev[chosen],
-                ids=ids[chosen],
-                cond_mask=given[chosen],
-                length_mask=length_mask[chosen],
+                **{name: tensor[chosen] for name, tensor in known.items()},
                 targets=some,
             )
             x0_prev[chosen] = some.put(model.interpolate(first.logits), x0_prev[chosen])
     targets = Targets.of(t, free)
-    logits, x0_hat = model(
-        x_t, level, x0_prev, ids=ids, cond_mask=given, length_mask=length_mask, targets=targets
-    )
+    logits, x0_hat = model(x_t, level, x0_prev, **known, targets=targets)
     moving = slice(len(targets.moving))
     if x0_hat is None:
         with torch.set_grad_enabled(mse_weight > 0):  # its gradient is a tenth of a step

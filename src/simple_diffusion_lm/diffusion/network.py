@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .schedule import Level
+from .schedule import Level, Path
 
 
 def numbers(mask: Bool[Tensor, "B L"]) -> Int[Tensor, " N"]:
@@ -45,6 +45,24 @@ class Targets(NamedTuple):
     def put(self, values: Float[Tensor, "N D"], into: Float[Tensor, "B L D"]) -> Tensor:
         """(B, L, D): `into` with values at the targets."""
         return into.flatten(0, 1).index_copy(0, self.all, values).view_as(into)
+
+
+class Text(NamedTuple):
+    """Texts, their given positions, and the way they take on noise."""
+
+    ids: Int[Tensor, "B L"]
+    length_mask: Bool[Tensor, "B L"]
+    cond_mask: Bool[Tensor, "B L"]
+    path: Path
+
+    @property
+    def free(self) -> Bool[Tensor, "B L"]:
+        return self.length_mask & ~self.cond_mask
+
+    def known(self, t: Float[Tensor, "B L_or_1"]) -> dict[str, Tensor]:
+        """What the network is told at these times: a position at time 0 is as good as given."""
+        given = self.cond_mask | (self.free & (t == 0))
+        return {"ids": self.ids, "cond_mask": given, "length_mask": self.length_mask}
 
 
 class Output(NamedTuple):

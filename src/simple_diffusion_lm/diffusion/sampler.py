@@ -87,17 +87,25 @@ def extrapolate(x0_hat: X, x0_before: X, before: Level, now: Level, nxt: Level) 
 
 @torch.no_grad()
 def sample(
-    denoise: Denoise, draw: Callable[[], X], schedule: Schedule, steps: int, sampler: Sampler
+    denoise: Denoise,
+    draw: Callable[[], X],
+    schedule: Schedule,
+    steps: int,
+    sampler: Sampler,
+    start: tuple[X, float] | None = None,
 ) -> Iterator[tuple[X, Prediction]]:
     """Takes `steps` steps from noise (t = 1) to clean (t = 0), and yields after each of them.
+
+    start: an x_t and its time to begin with, instead of noise.
 
     Yields (x_t after the step, the prediction that led there); each step is one evaluation of
     `denoise`. draw() returns fresh standard normal noise (B, L, D). Whoever iterates may stop at
     any step, and may change what `denoise` is given for the next.
     """
-    x_t = draw()
-    levels = [schedule(t) for t in torch.linspace(1, 0, steps + 1, device=x_t.device)]
-    x_t = levels[0].sigma * x_t
+    noise = draw()
+    x_t, first = (None, 1.0) if start is None else start
+    levels = [schedule(t) for t in torch.linspace(first, 0, steps + 1, device=noise.device)]
+    x_t = levels[0].sigma * noise if x_t is None else x_t
     x0_prev, before = torch.zeros_like(x_t), None
     for now, nxt in pairwise(levels):
         prediction = denoise(x_t, now, x0_prev)

@@ -4,18 +4,19 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from ..diffusion.likelihood import (
     Bound,
     Proposal,
-    Text,
     carried_bound,
     probability_flow,
     variational_bound,
 )
 from ..diffusion.loss import ALL, Draws, Losses, Part, diffusion_loss, draw, seeded
+from ..diffusion.network import Targets, Text
 from ..diffusion.sampler import sample
 from ..diffusion.schedule import FittedSchedule, Path, Schedule
 from .denoiser import Denoiser
@@ -150,6 +151,22 @@ class Continuous(Objective):
         steps = round(FLOW_STEPS * (1 + self.stagger))  # each position crosses its part of them
         return probability_flow(self.denoiser, proposal, text, eps, probe, steps)
 
+    @torch.no_grad()
+    def surprise(
+        self,
+        ids: Int[Tensor, "B L"],
+        length_mask: Bool[Tensor, "B L"],
+        known: Bool[Tensor, "B L"],
+        at: Int[Tensor, " N"],
+    ) -> Float[Tensor, " N"]:
+        """What is not known is at pure noise, which a network that is shown posteriors sees not."""
+        noise = self.schedule(torch.ones(len(ids), 1, 1, device=ids.device))
+        eps = torch.randn(*ids.shape, self.embedding.dim, generator=seeded(0)).to(ids.device)
+        targets = Targets(at[:0], at)
+        given = {"ids": ids, "cond_mask": known, "length_mask": length_mask, "targets": targets}
+        logits = self.denoiser(eps, noise, torch.zeros_like(eps), **given).logits
+        return F.cross_entropy(logits, ids.flatten()[at], reduction="none")
+
     def generate(
         self,
         slots: Iterable[Slot],
@@ -168,15 +185,28 @@ class Continuous(Objective):
     def _write(
         self, group: Slots, settings: Settings, vocabulary: Vocabulary
     ) -> Int[Tensor, "B L"]:
-        path = Path.of(group.uniform(), group.free, self.stagger)
-        page = Page(self.denoiser, self.schedule, group, settings.temperature)
+        if settings.strength is None:
+            path, start = Path.of(group.uniform(), group.free, self.stagger), None
+        else:
+            path, start = self._part_way(group, settings.strength)
+        page = Page(self.denoiser, self.schedule, group, settings)
         draw_noise = partial(group.normal, self.embedding.dim)
         schedule = partial(level_along, self.schedule, path)
-        steps = sample(page.denoise, draw_noise, schedule, settings.steps, settings.sampler)
+        steps = sample(page.denoise, draw_noise, schedule, settings.steps, settings.sampler, start)
+        first = 1.0 if start is None else start[1]
         for number, (_, prediction) in enumerate(steps, start=1):
-            t = path(torch.tensor(1 - number / settings.steps, device=group.ids.device))
+            t = path(torch.tensor(first * (1 - number / settings.steps), device=group.ids.device))
             page.write(prediction, t == 0, vocabulary)
         return page.ids
+
+    def _part_way(
+        self, group: Slots, strength: float
+    ) -> tuple[Path, tuple[Float[Tensor, "B L D"], float]]:
+        """What stands there, noised: at one level for all, since all of it is to be found again."""
+        together = Path.of(torch.zeros_like(group.uniform()), group.free, 0.0)
+        level = self.schedule(torch.tensor(strength, device=group.ids.device))
+        x0 = self.embedding(group.ids)
+        return together, (level.noise(x0, group.normal(self.embedding.dim)), strength)
 
 
 ESTIMATES = {"two-pass": Continuous.bound, "carried": Continuous.carried, "flow": Continuous.flow}

@@ -64,6 +64,19 @@ class Objective(nn.Module, ABC):
         """
 
     @abstractmethod
+    def surprise(
+        self,
+        ids: Int[Tensor, "B L"],
+        length_mask: Bool[Tensor, "B L"],
+        known: Bool[Tensor, "B L"],
+        at: Int[Tensor, " N"],
+    ) -> Float[Tensor, " N"]:
+        """-log p of the tokens at positions b L + l that are not known, each given the known ones.
+
+        Of a model that looks back only: given all before it.
+        """
+
+    @abstractmethod
     def generate(
         self,
         slots: Iterable[Slot],

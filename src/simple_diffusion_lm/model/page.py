@@ -8,36 +8,51 @@ from ..diffusion.network import Targets, numbers
 from ..diffusion.sampler import Prediction
 from ..diffusion.schedule import Level, Path, Schedule
 from .denoiser import Denoiser
-from .slots import Slots, Vocabulary, forbid
+from .guidance import raise_score
+from .slots import Settings, Slots, Vocabulary
 
 
 class Page:
     """Texts while they are written: what a sampler sees of a model, with what is given so far."""
 
     def __init__(
-        self, denoiser: Denoiser, schedule: Schedule, group: Slots, temperature: float
+        self, denoiser: Denoiser, schedule: Schedule, group: Slots, settings: Settings
     ) -> None:
         self.denoiser = denoiser
         self.ids = group.ids.clone()
         self.free = group.free  # not written yet
         self.group = group
-        self.temperature = temperature
+        self.settings = settings
         self.noise = schedule(torch.ones((), device=self.ids.device)).log_snr
 
     def denoise(self, x_t: Float[Tensor, "B L D"], level: Level, x0_prev: Tensor) -> Prediction:
-        """The mean embedding under the tempered logits, in either recipe."""
+        """The mean embedding under the guided, tempered logits, in either recipe."""
         silent = (level.log_snr <= self.noise).squeeze(-1)
         targets = Targets(numbers(self.free & ~silent), numbers(self.free & silent))
-        output = self.denoiser(
-            x_t,
-            level,
-            x0_prev,
-            ids=self.ids,
-            cond_mask=self.group.length_mask & ~self.free,
-            length_mask=self.group.length_mask,
-            targets=targets,
-        )
-        logits = output.logits / self.temperature
+        known = self.group.length_mask & ~self.free
+
+        def logits_of(x0_prev: Tensor, cond_mask: Bool[Tensor, "B L"]) -> Float[Tensor, "N V"]:
+            return self.denoiser(
+                x_t,
+                level,
+                x0_prev,
+                ids=self.ids,
+                cond_mask=cond_mask,
+                length_mask=self.group.length_mask,
+                targets=targets,
+            ).logits
+
+        plain = logits_of(x0_prev, known)
+        logits, guidance = plain, self.settings.guidance
+        if guidance.given:
+            without = logits_of(x0_prev, known & ~self.group.cond_mask)
+            logits = logits + guidance.given * (plain - without)
+        if guidance.previous:
+            without = logits_of(torch.zeros_like(x0_prev), known)
+            logits = logits + guidance.previous * (plain - without)
+        logits = logits / self.settings.temperature
+        if guidance.score is not None:
+            logits = raise_score(guidance.score, logits, targets, self.ids, self.group.length_mask)
         x0_hat = targets.put(self.denoiser.interpolate(logits), torch.zeros_like(x_t))
         return Prediction(x0_hat, logits, targets)
 
@@ -55,8 +70,7 @@ class Page:
         at = prediction.targets.all
         here = done[at]
         at, logits = at[here], prediction.logits[here]
-        allowed = forbid(logits, self.group.word_start.flatten()[at], vocabulary)
-        tokens = allowed.argmax(-1)
+        tokens = self.group.allowed(logits, at, vocabulary).argmax(-1)
         if vocabulary.last is not None:
             tokens = tokens.masked_fill(self.group.ends.flatten()[at], vocabulary.last)
         self.ids = self.ids.flatten().index_copy(0, at, tokens).view_as(self.ids)

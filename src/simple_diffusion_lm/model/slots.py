@@ -1,6 +1,6 @@
 """What is to be generated: lengths, given tokens, and which ids may be chosen where."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -12,22 +12,31 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..diffusion.loss import seeded
 from ..diffusion.sampler import Sampler
+from .guidance import NONE, Guidance
 
 
 class Slot(NamedTuple):
     """One text to generate: its length, what of it is given, and the number that seeds it."""
 
-    ids: Int[Tensor, " L"]  # read where given
+    ids: Int[Tensor, " L"]  # read where given, and where a part of them is to be kept
     cond_mask: Bool[Tensor, " L"]  # True: given
-    word_start: Bool[Tensor, " L"]  # True: a new word has to begin here
+    begins: Bool[Tensor, " L"]  # True: a new word has to begin here
+    goes_on: Bool[Tensor, " L"]  # True: the word before has to go on
     number: int
+
+    @classmethod
+    def of(cls, ids: Sequence[int], end: Sequence[int], number: int) -> "Slot":
+        """A text of which everything may change but its end, EOS or nothing."""
+        cond_mask = torch.tensor([False] * len(ids) + [True] * len(end))
+        nowhere = torch.zeros_like(cond_mask)
+        return cls(torch.tensor([*ids, *end]), cond_mask, nowhere, nowhere, number)
 
 
 class Vocabulary(NamedTuple):
     """Which ids may be chosen where."""
 
     banned: Bool[Tensor, " V"]  # never: they are not text
-    continues: Bool[Tensor, " V"]  # not where a word has to begin: they continue one
+    continues: Bool[Tensor, " V"]  # they go on with a word, and do not begin one
     last: int | None  # the EOS that ends every line, and stands nowhere else
 
 
@@ -38,6 +47,8 @@ class Settings(NamedTuple):
     steps: int
     temperature: float  # divides the logits: below 1 is safer and less varied
     seed: int
+    guidance: Guidance = NONE
+    strength: float | None = None  # how far what stands there is noised; None: it is not looked at
 
 
 class Slots(NamedTuple):
@@ -49,7 +60,8 @@ class Slots(NamedTuple):
 
     ids: Int[Tensor, "B L"]
     cond_mask: Bool[Tensor, "B L"]
-    word_start: Bool[Tensor, "B L"]
+    begins: Bool[Tensor, "B L"]
+    goes_on: Bool[Tensor, "B L"]
     length_mask: Bool[Tensor, "B L"]
     numbers: list[int]
     generators: list[torch.Generator]
@@ -63,6 +75,16 @@ class Slots(NamedTuple):
     def ends(self) -> Bool[Tensor, "B L"]:
         """The last position of each text."""
         return self.length_mask & ~F.pad(self.length_mask[:, 1:], (0, 1))
+
+    def allowed(
+        self, logits: Float[Tensor, "N V"], at: Int[Tensor, " N"], vocabulary: Vocabulary
+    ) -> Float[Tensor, "N V"]:
+        """Logits of minus infinity for what may not be chosen at positions b L + l."""
+        banned, continues = (mask.to(logits.device) for mask in vocabulary[:2])
+        begins, goes_on = (marks.flatten()[at][:, None] for marks in (self.begins, self.goes_on))
+        return logits.masked_fill(
+            banned | (begins & continues) | (goes_on & ~continues), -torch.inf
+        )
 
     def uniform(self) -> Float[Tensor, "B L"]:
         """Uniform numbers on [0, 1), in float64."""
@@ -97,32 +119,27 @@ def batches_of(
         group: list[Slot] = []
         for slot in pool:
             if group and (len(group) == batch_size or len(slot.ids) > PADDED * len(group[0].ids)):
-                yield _together(group, seed, device)
+                yield together(group, seed, device)
                 group = []
             group.append(slot)
-        yield _together(group, seed, device)
+        yield together(group, seed, device)
 
 
-def _together(group: list[Slot], seed: int, device: torch.device) -> Slots:
+def together(group: Sequence[Slot], seed: int, device: torch.device) -> Slots:
+    """Slots as one batch."""
+
     def padded(column: Iterable[Tensor]) -> Tensor:
         return pad_sequence(list(column), batch_first=True).to(device)
 
     return Slots(
         ids=padded(slot.ids for slot in group),
         cond_mask=padded(slot.cond_mask for slot in group),
-        word_start=padded(slot.word_start for slot in group),
+        begins=padded(slot.begins for slot in group),
+        goes_on=padded(slot.goes_on for slot in group),
         length_mask=padded(torch.ones_like(slot.cond_mask) for slot in group),
         numbers=[slot.number for slot in group],
         generators=[seeded(seed, slot.number) for slot in group],
     )
-
-
-def forbid(
-    logits: Float[Tensor, "*S V"], word_start: Bool[Tensor, "*S"], vocabulary: Vocabulary
-) -> Float[Tensor, "*S V"]:
-    """Logits of minus infinity for what may not be chosen."""
-    banned, continues = (mask.to(logits.device) for mask in vocabulary[:2])
-    return logits.masked_fill(banned | (word_start[..., None] & continues), -torch.inf)
 
 
 def draw_ids(logits: Float[Tensor, "N V"], u: Float[Tensor, " N"]) -> Int[Tensor, " N"]:

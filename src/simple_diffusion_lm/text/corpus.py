@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Int, UInt
 
 from ..errors import UserError
-from .tokenizer import Tokenizer, train_tokenizer
+from .tokenizer import Tokenizer
+from .tokenizer_training import train_tokenizer
 from .writing import Cache, HoldOutNone, hold_out, scan
 
 FORMAT = 1

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ..errors import UserError
 
 MARKS = re.compile(r"\\(?P<literal>___|\[\[)|(?P<any>_{3,})|\[\[(?P<length>[^\]]*\]\])?")
-LENGTH = re.compile(r"(\d+)(?:-(\d+))?\]\]")
+LENGTH = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
 
 
 class Gap(NamedTuple):
@@ -43,12 +43,27 @@ def parse(template: str) -> Template:
     return Template(tuple(texts), tuple(gaps))
 
 
-def _read_gap(template: str, mark: re.Match[str]) -> Gap:
-    length = LENGTH.fullmatch(mark["length"] or "")
-    if length is not None:
-        fewest, most = int(length[1]), int(length[2] or length[1])
+def parse_length(text: str) -> Gap:
+    """Reads 5 or 2-6. Raises UserError for anything else."""
+    length = _length(text)
+    if length is None:
+        raise UserError(f"{text!r} is no length: write 5 or 2-6")
+    return length
+
+
+def _length(text: str) -> Gap | None:
+    found = LENGTH.fullmatch(text)
+    if found is not None:
+        fewest, most = int(found[1]), int(found[2] or found[1])
         if 1 <= fewest <= most:
             return Gap(fewest, most)
+    return None
+
+
+def _read_gap(template: str, mark: re.Match[str]) -> Gap:
+    length = _length((mark["length"] or "").removesuffix("]]"))
+    if length is not None:
+        return length
     raise UserError(
         f"template {template!r}, character {mark.start() + 1}: {mark[0]} is no length; write [[5]] "
         "or [[2-6]], or \\[[ for the characters"

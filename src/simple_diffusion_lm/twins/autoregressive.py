@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from ..diffusion.likelihood import Bound
 from ..diffusion.loss import ALL, Losses, Part
 from ..diffusion.network import numbers, sum_texts
-from ..model.slots import Settings, Slot, Slots, Vocabulary, batches_of, draw_ids, forbid
+from ..model.slots import Settings, Slot, Slots, Vocabulary, batches_of, draw_ids
 from ..model.transformer import Past
 from .predictor import TokenPredictor
 
@@ -71,6 +71,16 @@ class Autoregressive(TokenPredictor):
         return Bound.of_tokens(sum_texts(surprise, at, free), free.sum(1))
 
     @torch.no_grad()
+    def surprise(
+        self,
+        ids: Int[Tensor, "B L"],
+        length_mask: Bool[Tensor, "B L"],
+        known: Bool[Tensor, "B L"],
+        at: Int[Tensor, " N"],
+    ) -> Float[Tensor, " N"]:
+        return self._surprise(ids, length_mask, at)[0]
+
+    @torch.no_grad()
     def generate(
         self,
         slots: Iterable[Slot],
@@ -94,14 +104,14 @@ class Autoregressive(TokenPredictor):
         ids, eos = group.ids.clone(), vocabulary.last
         pasts = [Past() for _ in self.transformer.layers]
         one = torch.ones(count, 1, dtype=torch.bool, device=ids.device)
-        before = self.blank.expand(count, 1, -1)
+        before, rows = self.blank.expand(count, 1, -1), torch.arange(count, device=ids.device)
         ended, ends, u = torch.zeros_like(one[:, 0]), group.ends, group.uniform()
         for i in range(length):
             logits = self.predict(before, one, pasts=pasts) / temperature
-            may = forbid(logits, group.word_start[:, i : i + 1], vocabulary)
+            may = group.allowed(logits[:, 0], rows * length + i, vocabulary)
             if eos is not None:
-                may[..., eos] = logits[..., eos]
-            drawn = draw_ids(may[:, 0], u[:, i])
+                may[:, eos] = logits[:, 0, eos]
+            drawn = draw_ids(may, u[:, i])
             ids[:, i] = torch.where(group.cond_mask[:, i], ids[:, i], drawn)
             if eos is not None:
                 ids[:, i].masked_fill_(ends[:, i], eos)

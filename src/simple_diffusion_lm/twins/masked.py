@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from ..diffusion.likelihood import Bound
 from ..diffusion.loss import ALL, Losses, Part, seeded, stratified
 from ..diffusion.network import numbers, sum_texts
-from ..model.slots import Settings, Slot, Slots, Vocabulary, batches_of, draw_ids, forbid
+from ..model.slots import Settings, Slot, Slots, Vocabulary, batches_of, draw_ids
 from .predictor import TokenPredictor
 
 
@@ -85,6 +85,17 @@ class Masked(TokenPredictor):
         return Bound.of_tokens(weight * sum_texts(surprise, at, free), free.sum(1))
 
     @torch.no_grad()
+    def surprise(
+        self,
+        ids: Int[Tensor, "B L"],
+        length_mask: Bool[Tensor, "B L"],
+        known: Bool[Tensor, "B L"],
+        at: Int[Tensor, " N"],
+    ) -> Float[Tensor, " N"]:
+        logits = self(ids, length_mask & ~known, length_mask, at)
+        return F.cross_entropy(logits, ids.flatten()[at], reduction="none")
+
+    @torch.no_grad()
     def generate(
         self,
         slots: Iterable[Slot],
@@ -108,7 +119,7 @@ class Masked(TokenPredictor):
             reveal = hidden & (group.uniform() < 1 / step)
             at = numbers(reveal)
             logits = self(ids, hidden, group.length_mask, at) / settings.temperature
-            may = forbid(logits, group.word_start.flatten()[at], vocabulary)
+            may = group.allowed(logits, at, vocabulary)
             drawn = draw_ids(may, u.flatten()[at])
             if vocabulary.last is not None:
                 drawn = drawn.masked_fill(group.ends.flatten()[at], vocabulary.last)
