@@ -34,7 +34,21 @@ def refused(*arguments, words, **options):
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("command", ["demo", "prepare", "train", "generate", "infill", "evaluate"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "demo",
+        "prepare",
+        "train",
+        "generate",
+        "infill",
+        "vary",
+        "blend",
+        "score",
+        "evaluate",
+        "compare",
+    ],
+)
 def test_help_opens_with_an_example(command):
     done = sdlm(command, "--help")
     assert done.returncode == 0
@@ -66,6 +80,36 @@ def test_from_a_text_file_to_text(toy_text, tmp_path):
     refused("evaluate", run, "--samples", "3", words="too few")
 
 
+def test_what_can_be_asked_of_a_line(toy_run, tmp_path):
+    fast = ["--steps", "3"]
+    lines = sdlm("generate", toy_run, "--count", "3", "--length", "4-6", "--must", "goats", *fast)
+    assert all("goats" in line.split() for line in lines.stdout.splitlines())
+    templates = ["the ___ goats  .", "", "a plain line ."]
+    file = tmp_path / "templates.txt"
+    file.write_text("\n".join(templates) + "\n")
+    filled = sdlm("infill", toy_run, "--file", file, "--candidates", "2", "--jsonl", *fast)
+    records = [json.loads(line) for line in filled.stdout.splitlines()]
+    assert [record["template"] for record in records] == templates
+    for record, gaps in zip(records, (1, 1, 0), strict=True):
+        assert len(record["fills"]) == len(record["widths"]) == gaps
+        assert record["nats"] > 0
+    assert records[0]["text"] == f"the {records[0]['fills'][0]} goats  ."
+    assert records[2]["text"] == templates[2]
+    varied = sdlm("vary", toy_run, "the goats sleep .", "--strength", "0.001", *fast)
+    assert varied.stdout == "the goats sleep .\n"
+    blended = sdlm("blend", toy_run, "the goats sleep .", "a door .", "--count", "3", *fast)
+    assert len(blended.stdout.splitlines()) == 3
+    nats, text = sdlm("score", toy_run, "the goats sleep .").stdout.strip().split("\t")
+    assert float(nats) > 0
+    assert text == "the goats sleep ."
+    refused("infill", toy_run, words="give templates, or --file")
+    refused("infill", toy_run, "a [[0]] b", words="character 3")
+    refused("infill", toy_run, "--file", tmp_path / "none.txt", words="none.txt")
+    refused("generate", toy_run, "--length", "7-5", words="'7-5' is no length")
+    refused("vary", toy_run, "a door .", "--strength", "2", words="at most 1, not 2")
+    refused("vary", toy_run, "goat " * 300, words="was trained on texts of 1 to")
+
+
 @pytest.mark.parametrize("objective", ["masked", "autoregressive"])
 def test_a_twin_from_a_text_file_to_text(objective, toy_text, tmp_path):
     run = tmp_path / "run"
@@ -81,9 +125,12 @@ def test_a_twin_from_a_text_file_to_text(objective, toy_text, tmp_path):
         assert "<=" in printed
     else:
         assert filled.returncode == 2
-        assert "fills no gaps" in filled.stderr
+        assert "from left to right" in filled.stderr
+        prompted = sdlm("infill", run, "yesterday the ___", "--candidates", "2")
+        assert prompted.stdout.startswith("yesterday the ")
         assert "<=" not in printed  # its likelihood is exact
         refused("generate", run, "--length", "5", words="ends its lines itself")
+    refused("vary", run, "a door .", words="only continuous diffusion")
 
 
 def test_contenders_are_compared_and_go_on_where_they_were(tmp_path):

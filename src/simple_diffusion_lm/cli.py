@@ -20,7 +20,7 @@ from .cli_writing import (
 )
 from .demo import run_demo, toy_data
 from .errors import UserError
-from .evaluation.compare import run_compare
+from .evaluation.compare import CONTENDERS, run_compare
 from .evaluation.evaluate import evaluate_run
 from .evaluation.report import evaluation_table, likelihood_lines
 from .exits import exit_cleanly
@@ -171,7 +171,7 @@ def compare_command(
             data,
             out,
             minutes=minutes,
-            names=contenders,
+            contenders={name: CONTENDERS[name] for name in contenders},
             seeds=range(text.seed, text.seed + seeds),
             examples=examples,
             samples=samples,

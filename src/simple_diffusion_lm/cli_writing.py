@@ -101,7 +101,7 @@ def vary_command(
 
 
 def blend_command(
-    run: Run, first: Positional[str], second: Positional[str], count: int = 5, steps: int = 128
+    run: Run, first: Positional[str], second: Positional[str], count: int = 5, steps: int = 64
 ) -> None:
     """sdlm blend run "a dog runs ." "two men are playing football ."
 

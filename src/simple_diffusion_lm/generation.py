@@ -159,7 +159,7 @@ class DiffusionLM:
         found = self.writer.run(slots, self.writer.vocabulary(), strength=strength, **sampling)
         return [self.decode(found[number]) for number in range(len(texts))]
 
-    def blend(self, first: str, second: str, count: int = 5, steps: int = 128) -> list[str]:
+    def blend(self, first: str, second: str, count: int = 5, steps: int = 64) -> list[str]:
         """`count` texts from the first to the second, evenly apart in the noise they come from.
 
         Both are taken to noise along the probability flow, where nothing is drawn, and what lies

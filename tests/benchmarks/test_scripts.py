@@ -80,3 +80,25 @@ def test_a_package_that_is_missing_is_named(tmp_path):
     done = run("speed.py", "--smoke", "--original", tmp_path)
     assert done.returncode == 2
     assert "needs the package a_package_that_is_not_there" in done.stderr
+
+
+def test_ablations(tmp_path):
+    small = ["--minutes", "0.02", "--examples", "20", "--samples", "20", "--seed", "3"]
+    shape = ["--set", "model_dim=32", "layers=1", "heads=2", "embedding_dim=16"]
+    done = run("ablations.py", "--out", tmp_path, "--only", "objective", *small, *shape)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert set(results["runs"]) == {"modern-3", "objective-mse-added-3"}
+    assert run("ablations.py", "--out", tmp_path, "--only", "typo").returncode == 2
+
+
+def test_infilling(toy_run, tmp_path):
+    done = run(
+        "infilling.py", toy_run, "--out", tmp_path / "i.json", "--count", "3", "--steps", "2"
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "i.json").read_text())["results"]
+    assert set(results) == {"what stood there", "5-gram model", "run", "run, best of 8"}
+    assert results["what stood there"]["exact"] == 1
+    assert results["5-gram model"]["exact"] > 0.1  # it has seen the language, the run has not
+    assert finite(results)

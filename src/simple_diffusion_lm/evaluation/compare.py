@@ -14,7 +14,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,8 @@ def run_compare(
     data: Prepared,
     out: Path,
     *,
+    contenders: Mapping[str, Config],
     minutes: float,
-    names: Sequence[str],
     seeds: Iterable[int],
     examples: int,
     samples: int,
@@ -57,13 +57,15 @@ def run_compare(
 ) -> str:
     """Trains and measures what is not yet trained and measured; returns the tables.
 
+    overrides are for all contenders, and their budget is `minutes` each.
+
     Raises UserError as training and evaluating do.
     """
     settings = {**overrides, "minutes": str(minutes)}
     configs = {
-        f"{name}-{seed}": with_overrides(CONTENDERS[name], {**settings, "seed": str(seed)})
+        f"{name}-{seed}": with_overrides(config, {**settings, "seed": str(seed)})
         for seed in seeds
-        for name in names
+        for name, config in contenders.items()
     }
     for config in configs.values():
         config.check()

@@ -185,28 +185,21 @@ class Continuous(Objective):
     def _write(
         self, group: Slots, settings: Settings, vocabulary: Vocabulary
     ) -> Int[Tensor, "B L"]:
-        if settings.strength is None:
-            path, start = Path.of(group.uniform(), group.free, self.stagger), None
-        else:
-            path, start = self._part_way(group, settings.strength)
+        path = Path.of(group.uniform(), group.free, self.stagger)
         page = Page(self.denoiser, self.schedule, group, settings)
         draw_noise = partial(group.normal, self.embedding.dim)
         schedule = partial(level_along, self.schedule, path)
+        first, start = 1.0, None
+        if settings.strength is not None:  # some way along the path, from what stands there
+            first = settings.strength
+            t = torch.tensor(first, device=group.ids.device)
+            start = schedule(t).noise(self.embedding(group.ids), draw_noise()), first
+            page.free = page.free & (path(t) > 0)
         steps = sample(page.denoise, draw_noise, schedule, settings.steps, settings.sampler, start)
-        first = 1.0 if start is None else start[1]
         for number, (_, prediction) in enumerate(steps, start=1):
             t = path(torch.tensor(first * (1 - number / settings.steps), device=group.ids.device))
             page.write(prediction, t == 0, vocabulary)
         return page.ids
-
-    def _part_way(
-        self, group: Slots, strength: float
-    ) -> tuple[Path, tuple[Float[Tensor, "B L D"], float]]:
-        """What stands there, noised: at one level for all, since all of it is to be found again."""
-        together = Path.of(torch.zeros_like(group.uniform()), group.free, 0.0)
-        level = self.schedule(torch.tensor(strength, device=group.ids.device))
-        x0 = self.embedding(group.ids)
-        return together, (level.noise(x0, group.normal(self.embedding.dim)), strength)
 
 
 ESTIMATES = {"two-pass": Continuous.bound, "carried": Continuous.carried, "flow": Continuous.flow}

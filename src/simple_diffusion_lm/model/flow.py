@@ -16,8 +16,6 @@ from .continuous import Continuous
 from .page import Page, level_along
 from .slots import Settings, Slot, Vocabulary, together
 
-CORRECTIONS = 3  # of a step towards the noise, until the step back from there leads here
-
 
 def by_itself(denoise: Denoise) -> Denoise:
     """A denoiser that is shown its own first prediction: a function of (x_t, level) alone."""
@@ -30,21 +28,15 @@ def by_itself(denoise: Denoise) -> Denoise:
 
 @torch.no_grad()
 def encode(denoise: Denoise, schedule: Schedule, x0: X, steps: int) -> X:
-    """The noise (B, L, D) from which DDIM, in as many steps, leads back to x0.
+    """The noise (B, L, D) at the other end of x0's way along the flow: DDIM's steps backwards.
 
-    Each step is the inverse of DDIM's from the noisier level: the estimate belongs to the point
-    that is looked for, and is found by iteration (kin: AIDI, 2309.04907).
+    From there DDIM leads back to x0 as far as its steps are small (2010.02502, section 5.4).
     """
     levels = [schedule(t) for t in torch.linspace(0, 1, steps + 1, device=x0.device)]
     x_t = levels[0].alpha * x0
     for now, nxt in pairwise(levels):
-        no_noise = torch.zeros_like(nxt.sigma)
-        noisier = x_t
-        level = now
-        for _ in range(1 + CORRECTIONS):
-            x0_hat = denoise(noisier, level, x0).x0_hat
-            noisier, level = step(x_t, x0_hat, now, nxt, no_noise, x_t), nxt
-        x_t = noisier
+        x0_hat = denoise(x_t, now, x0).x0_hat
+        x_t = step(x_t, x0_hat, now, nxt, torch.zeros_like(nxt.sigma), x_t)
     return x_t
 
 

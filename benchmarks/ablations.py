@@ -1,0 +1,112 @@
+"""What each part of the recipe is worth: the recipe with one thing changed, at equal minutes.
+
+    python benchmarks/ablations.py CORPUS --out DIR --only batch --minutes 8 --seeds 2
+
+Trains and measures as `sdlm compare` does, and resumes as it does. CORPUS is left out for the
+built-in toy language. What came of it stands in docs/log.md.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional, arg
+
+from simple_diffusion_lm.cli_options import TextOptions
+from simple_diffusion_lm.demo import toy_data
+from simple_diffusion_lm.errors import UserError
+from simple_diffusion_lm.evaluation.compare import run_compare
+from simple_diffusion_lm.exits import exit_cleanly
+from simple_diffusion_lm.training.config import with_overrides
+from simple_diffusion_lm.training.recipes import modern
+
+Overrides = dict[str, str]
+NOTHING_GIVEN = {"prefix_rate": "0", "span_rate": "0", "random_rate": "0"}
+
+# Group: name: what is changed. Each group is run together with the recipe as it is.
+ABLATIONS: dict[str, dict[str, Overrides]] = {
+    "schedule": {
+        "cosine": {"schedule": "cosine"},
+        "linear": {"schedule": "linear"},
+    },
+    "stagger": {
+        "stagger 0": {"stagger": "0"},
+        "stagger 2": {"stagger": "2"},
+        "stagger 32": {"stagger": "32"},
+    },
+    "masks": {"nothing given": NOTHING_GIVEN},
+    "embedding": {
+        "dimension 32": {"embedding_dim": "32"},
+        "dimension 128": {"embedding_dim": "128"},
+        "random table": {"cooccurrence": "False"},
+    },
+    "objective": {"mse added": {"mse_weight": "1"}},
+    "self-conditioning": {
+        "none": {"self_cond_rate": "0"},
+        "half": {"self_cond_rate": "0.5"},
+    },
+    "network": {
+        "no convolution": {"width": "0"},
+        "no posterior": {"posterior": "False"},
+        "deep and narrow": {"model_dim": "96", "layers": "7"},
+        "shallow and wide": {"model_dim": "184", "layers": "2"},
+    },
+    "batch": {
+        "512 tokens": {"batch_tokens": "512"},
+        "1024 tokens": {"batch_tokens": "1024"},
+        "4096 tokens": {"batch_tokens": "4096"},
+    },
+    "optimiser": {
+        "adamw": {"optimizer": "adamw", "learning_rate": "2e-3"},
+        "half the rate": {"learning_rate": "2e-3"},
+        "twice the rate": {"learning_rate": "8e-3"},
+        "no average": {"ema": "0"},
+    },
+}
+
+
+def ablate(
+    out: Path,
+    text: tyro.conf.OmitArgPrefixes[TextOptions],
+    corpus: Positional[tuple[str, ...]] = (),
+    only: tuple[str, ...] = tuple(ABLATIONS),
+    minutes: float = 8.0,
+    seeds: int = 1,
+    examples: int = 2000,
+    samples: int = 200,
+    set: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE ...")] = (),
+) -> None:
+    """Trains the recipe and its ablations for the same minutes, by turns, and measures all.
+
+    Args:
+        out: directory for the runs and the results.
+        corpus: as for `sdlm train`; by default the built-in toy language.
+        only: groups of ablations.
+        minutes: training time of each.
+        seeds: runs of each.
+        examples: the most held-out texts to measure.
+        samples: lines to generate at each setting.
+        set: for all of them, as for `sdlm train`.
+    """
+    contenders = {"modern": modern()}
+    for group in only:
+        if group not in ABLATIONS:
+            raise UserError(f"no group {group!r}: the groups are {', '.join(ABLATIONS)}")
+        for name, overrides in ABLATIONS[group].items():
+            contenders[f"{group} {name}".replace(" ", "-")] = with_overrides(modern(), overrides)
+    print(
+        run_compare(
+            text.open(corpus, out) if corpus else toy_data(out),
+            out,
+            contenders=contenders,
+            minutes=minutes,
+            seeds=range(text.seed, text.seed + seeds),
+            examples=examples,
+            samples=samples,
+            overrides=dict(setting.split("=", 1) for setting in set),
+        )
+    )
+
+
+if __name__ == "__main__":
+    exit_cleanly(lambda: tyro.cli(ablate))
