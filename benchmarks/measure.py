@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.evaluation.compare import machine
+from simple_diffusion_lm.model.continuous import Continuous
 from simple_diffusion_lm.run import make_batches
 from simple_diffusion_lm.text.batches import Batch
 from simple_diffusion_lm.text.corpus import Prepared, is_prepared, open_prepared, prepare
@@ -137,6 +138,10 @@ class Training:
         self.device = device
         self.dtype = autocast_dtype(device) or torch.float32
         self.state = State(self.config, len(data.tokenizer), data.train)
+        if isinstance(
+            self.state.model, Continuous
+        ):  # the dearer steps: on noise, and with a first pass
+            self.state.model.causal_until = self.state.model.self_cond_from = 0.0
         self.state.model.to(device)
         self.state.average.to(device)
         self.batches = make_batches(self.config, data, data.train, masks=True)

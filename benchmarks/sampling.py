@@ -75,7 +75,7 @@ def samplers(
             return write(count, length=length, steps=steps, batch_size=count)
 
         if lm.model.writes_length:
-            tokens = lm.longest
+            tokens = lm.writer.longest
             ways.append(Sampling(f"{name}, cached", count, f"up to {tokens}", tokens, tokens, run))
             continue
         ways.append(Sampling(name, count, "drawn", steps, STEPS, run))

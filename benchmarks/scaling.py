@@ -31,17 +31,18 @@ class Shape:
     vocab: int  # V
     length: int  # L, tokens of a text
     embedding: int = 64  # D
+    longest: int = 64  # tokens of the longest text
     convolution: int = 5
     self_cond: float = 0.9  # share of the texts with a first pass
-    # Shares of the positions, at the recipe's stagger of 8 and with 15% of them given.
-    moving: float = 0.85 / 9  # between clean and noise
-    silent: float = 0.85 * 4 / 9  # at pure noise; the rest is clean or given
+    # Shares of the positions, at the recipe's stagger of 16 and with 15% of them given.
+    moving: float = 0.85 / 17  # between clean and noise
+    silent: float = 0.85 * 8 / 17  # at pure noise; the rest is clean or given
 
 
 def parameters(s: Shape) -> int:
     """All of them, exactly."""
     layer = 12 * s.width**2 + (10 + s.convolution) * s.width
-    ends = (3 * s.embedding + 1) * s.width + 2 * s.width
+    ends = (3 * s.embedding + 1) * s.width + 2 * s.width + 3 * s.embedding * (s.longest + 1)
     return layer * s.layers + ends + (s.width + 1 + s.embedding) * s.vocab
 
 
@@ -58,9 +59,10 @@ def forward_flops(s: Shape) -> dict[str, float]:
     """
     m, d, v = s.width, s.embedding, s.vocab
     targets = s.moving + s.silent
+    positions = 1 + 1 / s.length  # the start has one too
     return {
-        "trunk": 24 * m**2 * s.layers + 6 * d * m,
-        "attention": 4 * s.length * m * s.layers,
+        "trunk": positions * (24 * m**2 * s.layers + 6 * d * m),
+        "attention": positions * 4 * (s.length + 1) * m * s.layers,
         "head": 2 * m * v * targets,
         "evidence": 2 * (d + 1) * v * s.moving,
         "mean embeddings": 2 * d * v * (s.moving + targets),  # what is shown, what is predicted
@@ -68,7 +70,11 @@ def forward_flops(s: Shape) -> dict[str, float]:
 
 
 def training_flops(s: Shape) -> dict[str, float]:
-    """FLOPs a token of a training step, by part: the main pass, and the first one of some texts."""
+    """FLOPs a token of a training step on noise, by part: the main pass, and the first one of some.
+
+    Before that the trunk learns to go on from a text, in half of the recipe's budget: one pass,
+    with a head at every position.
+    """
     once = forward_flops(s)
     main = {part: 3 * flops for part, flops in once.items()}  # to weights and to inputs too
     # Shown and reported without gradient, and only at moving positions.
@@ -128,8 +134,8 @@ SIZES = {
     "4M (small)": replace(LINES, width=256),
     "27M (base)": replace(LINES, width=512, layers=8),
     "90M (large)": replace(LINES, width=768, layers=12),
-    "340M": replace(LINES, width=1024, layers=26, vocab=32_768, length=512),
-    "1B": replace(LINES, width=2048, layers=18, vocab=32_768, length=1024),
+    "340M": replace(LINES, width=1024, layers=26, vocab=32_768, length=512, longest=512),
+    "1B": replace(LINES, width=2048, layers=18, vocab=32_768, length=1024, longest=1024),
 }
 LARGEST = SIZES["1B"]
 TOKENS = 16_384  # on each device and step
@@ -210,7 +216,7 @@ def sampling_table() -> str:
     """A text in 64 steps, and the same trunk writing it token by token from a cache."""
     rows = []
     for name, s in SIZES.items():
-        once = forward_flops(replace(s, moving=1 / 9, silent=4 / 9))  # none given
+        once = forward_flops(replace(s, moving=1 / 17, silent=8 / 17))  # none given
         step = s.length * sum(once.values())
         head = 2 * s.width * s.vocab  # at each token
         cached = s.length * (once["trunk"] + once["attention"] / 2 + head)

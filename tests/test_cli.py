@@ -95,7 +95,7 @@ def test_what_can_be_asked_of_a_line(toy_run, tmp_path):
         assert record["nats"] > 0
     assert records[0]["text"] == f"the {records[0]['fills'][0]} goats  ."
     assert records[2]["text"] == templates[2]
-    varied = sdlm("vary", toy_run, "the goats sleep .", "--strength", "0.001", *fast)
+    varied = sdlm("vary", toy_run, "the goats sleep .", "--strength", "0.00001", *fast)
     assert varied.stdout == "the goats sleep .\n"
     blended = sdlm("blend", toy_run, "the goats sleep .", "a door .", "--count", "3", *fast)
     assert len(blended.stdout.splitlines()) == 3

@@ -25,7 +25,9 @@ WIDE = small(modern(), model_dim=96, layers=3, heads=3, embedding_dim=8)
 
 
 def shape_of(config: Config, vocab: int, length: int) -> Shape:
-    return Shape(config.model_dim, config.layers, vocab, length, config.embedding_dim)
+    return Shape(
+        config.model_dim, config.layers, vocab, length, config.embedding_dim, longest=config.crop
+    )
 
 
 @pytest.mark.parametrize("config", [NARROW, WIDE])

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .network import Network, Targets, Text
-from .schedule import Level, Path, Schedule
+from .schedule import Level, Path, Schedule, reading_order
 
 
 class Draws(NamedTuple):
@@ -97,14 +97,19 @@ def draw(
     length_mask: Bool[Tensor, "B L"],
     embedding_dim: int,
     self_cond_rate: float,
+    left_to_right: float = 0.0,
     part: Part = ALL,
 ) -> Draws:
-    """The draws of a step: a function of (seed, step) and of each example's own number."""
+    """The draws of a step: a function of (seed, step) and of each example's own number.
+
+    left_to_right is the share of examples whose order is that, and not random.
+    """
     batch, length = length_mask.shape
     size, rows = part.among(batch)
     generator = seeded(seed, step)
     t = stratified(size, generator)[rows]
     self_cond = (torch.rand(size, generator=generator) < self_cond_rate)[rows]
+    ordered = (torch.rand(size, generator=generator) < left_to_right)[rows]
     eps = torch.zeros(batch, length, embedding_dim)
     order = torch.zeros(batch, length)
     for row, (number, count) in enumerate(
@@ -113,7 +118,7 @@ def draw(
         own = seeded(seed, step, number)
         eps[row, :count].normal_(generator=own)
         order[row, :count].uniform_(generator=own)
-    return Draws(t, eps, order, self_cond)
+    return Draws(t, eps, torch.where(ordered[:, None], reading_order(order), order), self_cond)
 
 
 def diffusion_loss(

@@ -99,6 +99,11 @@ class Path(NamedTuple):
         return ((1 + self.stagger) * t - self.stagger * self.place).clamp(0, 1)
 
 
+def reading_order(like: Float[Tensor, "B L"]) -> Float[Tensor, "B L"]:
+    """Numbers whose order along a path is that texts are written from left to right."""
+    return torch.arange(like.shape[1], 0, -1, device=like.device).expand_as(like).to(like)
+
+
 def useful_range(embedding_dim: int) -> tuple[float, float]:
     """The log-SNRs between which rows of norm sqrt(D) go from all noise to certain.
 

@@ -16,9 +16,9 @@ from ..diffusion.likelihood import (
     variational_bound,
 )
 from ..diffusion.loss import ALL, Draws, Losses, Part, diffusion_loss, draw, seeded
-from ..diffusion.network import Targets, Text
+from ..diffusion.network import Targets, Text, numbers
 from ..diffusion.sampler import sample
-from ..diffusion.schedule import FittedSchedule, Path, Schedule
+from ..diffusion.schedule import FittedSchedule, Path, Schedule, reading_order
 from .denoiser import Denoiser
 from .embedding import TokenEmbedding
 from .objective import Objective
@@ -43,7 +43,10 @@ class Continuous(Objective):
         mse_weight: float,
         ce_weight: float,
         self_cond_rate: float,
+        self_cond_from: float,
         stagger: float,
+        left_to_right: float,
+        causal_until: float,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
@@ -51,7 +54,10 @@ class Continuous(Objective):
         self.mse_weight = mse_weight
         self.ce_weight = ce_weight
         self.self_cond_rate = self_cond_rate
+        self.self_cond_from = self_cond_from
         self.stagger = stagger
+        self.left_to_right = left_to_right
+        self.causal_until = causal_until
 
     @property
     def embedding(self) -> TokenEmbedding:
@@ -69,10 +75,15 @@ class Continuous(Objective):
         *,
         seed: int,
         step: int,
+        done: float = 1.0,
         part: Part = ALL,
     ) -> Losses:
+        if done < self.causal_until:
+            # What another process lends, all of it given, is no text of this one.
+            return self._loss_of_going_on(ids, length_mask & ~cond_mask.all(1, keepdim=True))
+        rate = self.self_cond_rate if done >= self.self_cond_from else 0.0
         lengths, dim = length_mask.cpu(), self.embedding.dim
-        draws = draw(seed, step, index, lengths, dim, self.self_cond_rate, part)
+        draws = draw(seed, step, index, lengths, dim, rate, self.left_to_right, part)
         losses = diffusion_loss(
             self.denoiser,
             self.schedule,
@@ -87,6 +98,20 @@ class Continuous(Objective):
         if isinstance(self.schedule, FittedSchedule):
             self.schedule.update(losses.log_snr, losses.rate, part.total)
         return losses
+
+    def _loss_of_going_on(
+        self, ids: Int[Tensor, "B L"], length_mask: Bool[Tensor, "B L"]
+    ) -> Losses:
+        """The cross-entropy of every token given those before it: no noise, nothing drawn."""
+        at = numbers(length_mask)
+        logits, there = self.denoiser.go_on(ids, length_mask, at), ids.flatten()[at]
+        ce = F.cross_entropy(logits, there, reduction="sum") / max(len(at), 1)
+        right, count = logits.argmax(-1) == there, ids.new_tensor(len(at))
+        return Losses.plain(ce, ce, right.float().mean(), count, count)
+
+    def _order(self, uniform: Float[Tensor, "B L"]) -> Float[Tensor, "B L"]:
+        """The order in which texts are measured and written."""
+        return reading_order(uniform) if self.left_to_right else uniform
 
     def bound(
         self,
@@ -108,10 +133,10 @@ class Continuous(Objective):
     ) -> tuple[Text, Proposal]:
         """What is to be measured, by the schedule's own levels.
 
-        Along a path in random order, the same at every call: draws at several times of a text then
-        add up to its whole path.
+        Along the same path at every call: draws at several times of a text then add up to its whole
+        path.
         """
-        order = torch.rand(ids.shape, generator=seeded(0)).to(ids.device)
+        order = self._order(torch.rand(ids.shape, generator=seeded(0)).to(ids.device))
         path = Path.of(order, length_mask & ~cond_mask, self.stagger)
         proposal = Proposal.of(self.schedule, self.embedding.dim, ids.device)
         return Text(ids, length_mask, cond_mask, path), proposal
@@ -185,7 +210,10 @@ class Continuous(Objective):
     def _write(
         self, group: Slots, settings: Settings, vocabulary: Vocabulary
     ) -> Int[Tensor, "B L"]:
-        path = Path.of(group.uniform(), group.free, self.stagger)
+        order = group.uniform()
+        if settings.strength is None:  # what is kept of a text is anywhere in it
+            order = self._order(order)
+        path = Path.of(order, group.free, self.stagger)
         page = Page(self.denoiser, self.schedule, group, settings)
         draw_noise = partial(group.normal, self.embedding.dim)
         schedule = partial(level_along, self.schedule, path)

@@ -1,6 +1,7 @@
 """The denoiser: noisy embeddings, and the tokens that are given, to a prediction of the text."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -28,6 +29,11 @@ class Denoiser(nn.Module):
     that any schedule may sample from it; the posterior mean itself says how much is known
     (docs/log.md). The transformer takes three embeddings side by side: what is shown of x_t, the
     given tokens, and the last prediction.
+
+    With reads_ahead, the longest text there can be, a start stands before the text, learned for
+    each length, and each position is predicted from the vector of the one before it. The same
+    weights then serve to go on from a text, looking back only (`go_on`), which they can be trained
+    for first (2410.17891 adapts such models). Without the length they would not know where to end.
     """
 
     log_unigram: Tensor
@@ -40,6 +46,7 @@ class Denoiser(nn.Module):
         *,
         regress: bool,
         posterior: bool,
+        reads_ahead: int | None,
     ) -> None:
         super().__init__()
         vocab_size, embedding_dim = embedding.weight.shape
@@ -48,6 +55,11 @@ class Denoiser(nn.Module):
         self.posterior = posterior
         self.regress = nn.Linear(model_dim, embedding_dim) if regress else None
         self.head = nn.Linear(embedding_dim if regress else model_dim, vocab_size)
+        self.start = (
+            None if reads_ahead is None else nn.Embedding(reads_ahead + 1, 3 * embedding_dim)
+        )
+        if self.start is not None:
+            nn.init.zeros_(self.start.weight)
         self.register_buffer("log_unigram", torch.zeros(vocab_size))
 
     @torch.no_grad()
@@ -94,14 +106,44 @@ class Denoiser(nn.Module):
             dim=-1,
         )
         log_snr = level.log_snr.flatten(1).expand(len(x_t), -1)
-        hidden = self.transformer(inputs, log_snr, length_mask).flatten(0, 1)
-        hidden = hidden.index_select(0, targets.all)
+        hidden = self._hidden(inputs, log_snr, length_mask, causal=False)
+        hidden = hidden.flatten(0, 1).index_select(0, targets.all)
         regressed = None if self.regress is None else self.regress(hidden).float()
         logits = self.head(hidden if regressed is None else regressed).float()
         if evidence is not None:
             logits = logits + self.log_unigram
             logits[: len(evidence)] += evidence
         return Output(logits, regressed)
+
+    def _hidden(
+        self,
+        inputs: Float[Tensor, "B L I"],
+        log_snr: Float[Tensor, "B L_or_1"],
+        length_mask: Bool[Tensor, "B L"],
+        *,
+        causal: bool,
+    ) -> Float[Tensor, "B L M"]:
+        """The vectors that positions are predicted from."""
+        if self.start is None:
+            return self.transformer(inputs, log_snr, length_mask, causal=causal)
+        start = self.start(length_mask.sum(1, keepdim=True))
+        inputs = torch.cat([start, inputs], dim=1)
+        log_snr = torch.cat([log_snr[:, :1], log_snr], dim=1) if log_snr.shape[1] > 1 else log_snr
+        length_mask = F.pad(length_mask, (1, 0), value=True)
+        return self.transformer(inputs, log_snr, length_mask, causal=causal)[:, :-1]
+
+    def go_on(
+        self, ids: Int[Tensor, "B L"], length_mask: Bool[Tensor, "B L"], at: Int[Tensor, " N"]
+    ) -> Float[Tensor, "N V"]:
+        """Logits at positions b L + l, each given all before it: the task of the twin that is
+        autoregressive. Needs reads_ahead."""
+        given = self.embedding(ids)
+        nothing = torch.zeros_like(given)
+        inputs = torch.cat([nothing, given, nothing], dim=-1)
+        clean = inputs.new_zeros(len(ids), 1)
+        hidden = self._hidden(inputs, clean, length_mask, causal=True)
+        logits = self.head(hidden.flatten(0, 1).index_select(0, at)).float()
+        return logits + self.log_unigram if self.posterior else logits
 
     def look(
         self, x_t: Float[Tensor, "B L D"], level: Level, moving: Int[Tensor, " N"]

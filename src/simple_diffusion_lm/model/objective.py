@@ -44,9 +44,13 @@ class Objective(nn.Module, ABC):
         *,
         seed: int,
         step: int,
+        done: float = 1.0,
         part: Part = ALL,
     ) -> Losses:
-        """The training loss of these rows. All noise is a function of (seed, step, index)."""
+        """The training loss of these rows. All noise is a function of (seed, step, index).
+
+        done is the share of the training budget that is spent.
+        """
 
     @abstractmethod
     def bound(

@@ -98,6 +98,7 @@ class Neighbours(nn.Module):
         self,
         x: Float[Tensor, "B L M"],
         length_mask: Bool[Tensor, "B L"],
+        causal: bool,
         past: Past | None = None,
     ) -> Float[Tensor, "B L M"]:
         text = x * length_mask[..., None]
@@ -106,7 +107,8 @@ class Neighbours(nn.Module):
         length = x.shape[1]
         seen = text.shape[1] - length
         text = F.pad(text, (0, 0, self.before, self.after))[:, seen:]
-        for offset, weight in enumerate(self.weight):
+        seen_weights = self.weight[: self.before + 1] if causal else self.weight
+        for offset, weight in enumerate(seen_weights):
             x = x + weight * text[:, offset : offset + length]
         return x
 
@@ -130,11 +132,12 @@ class Layer(nn.Module):
         angles: Float[Tensor, "2 L K_half"],
         length_mask: Bool[Tensor, "B L"],
         keys: Bool[Tensor, "B 1 Q S"],
+        causal: bool,
         past: Past | None = None,
     ) -> Float[Tensor, "B L M"]:
         scale1, shift1, scale2, shift2 = film.unbind(2)
         if self.neighbours is not None:
-            x = self.neighbours(x, length_mask, past)
+            x = self.neighbours(x, length_mask, causal, past)
         attended = self.attention(self.norm1(x) * (1 + scale1) + shift1, angles, keys, past)
         x = x + self.dropout(attended)
         return x + self.dropout(self.mlp(self.norm2(x) * (1 + scale2) + shift2))
@@ -213,8 +216,10 @@ class Transformer(nn.Module):
         log_snr: Float[Tensor, "B L_or_1"] | None,
         length_mask: Bool[Tensor, "B L"],
         pasts: Sequence[Past] | None = None,
+        *,
+        causal: bool = False,
     ) -> Float[Tensor, "B L M"]:
-        """log_snr is not looked at where the level is not told.
+        """log_snr is not looked at where the level is not told. causal: looks back only, this time.
 
         pasts, one a layer, are added to: x then goes on from the positions they hold.
         """
@@ -222,7 +227,8 @@ class Transformer(nn.Module):
         length = x.shape[1]
         angles = rotary_angles(seen + length, self.head_dim, x.device)[:, seen:]
         keys = F.pad(length_mask, (seen, 0), value=True)[:, None, None, :]
-        if self.causal:
+        causal = causal or self.causal
+        if causal:
             keys = keys & keys.new_ones(length, seen + length).tril(seen)
         films = self.film(log_snr)
         x = self.dropout(self.project(x))
@@ -230,5 +236,5 @@ class Transformer(nn.Module):
         for layer, film, past in zip(self.layers, films, each, strict=True):
             if self.training and self.layer_drop > 0 and torch.rand(()) < self.layer_drop:
                 continue
-            x = layer(x, film, angles, length_mask, keys, past)
+            x = layer(x, film, angles, length_mask, keys, causal, past)
         return self.norm(x)

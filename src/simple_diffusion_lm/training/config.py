@@ -34,10 +34,13 @@ class Config:
     # The objective.
     objective: str = "continuous"  # one of OBJECTIVE_NAMES
     schedule: str = FITTED  # or one of diffusion.schedule.SCHEDULES
-    stagger: float = 8.0  # 0: all positions take on noise together; large: one after the other
+    causal_until: float = 0.5  # share of the budget in which the trunk learns to go on from a text
+    stagger: float = 16.0  # 0: all positions take on noise together; large: one after the other
+    left_to_right: float = 0.5  # share of examples in that order; if any are, text is written so
     mse_weight: float = 0.0
     ce_weight: float = 1.0
-    self_cond_rate: float = 0.9  # share of examples shown their own first prediction
+    self_cond_rate: float = 0.9  # share of examples shown their own first prediction,
+    self_cond_from: float = 0.7  # from this share of the budget on
 
     # The text.
     crop: int = 64  # longest example, in tokens; in stream mode the window
@@ -97,7 +100,10 @@ class Config:
         need("minutes", self.minutes is None or self.minutes > 0, "above 0")
         need("width", self.width == 0 or self.width % 2 == 1, "odd, or 0")
         need("crop", self.crop >= 2, "at least 2")
-        for name in ("dropout", "layer_drop", "subword_alpha", "self_cond_rate", "ema"):
+        for name in (
+            *("dropout", "layer_drop", "subword_alpha", "ema", "self_cond_rate"),
+            *("self_cond_from", "left_to_right", "causal_until"),
+        ):
             need(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
         need("stagger", self.stagger >= 0, "at least 0")
         for name in ("learning_rate", "clip"):

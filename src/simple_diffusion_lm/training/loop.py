@@ -91,7 +91,7 @@ def train(config: Config, state: State, batches: Batches, device: torch.device) 
                 group["lr"] = rate
         for _ in range(config.accumulate):
             batch, part = next(source)
-            losses = of_whole_batch(batch_loss(config, state, batch, device, part))
+            losses = of_whole_batch(batch_loss(config, state, batch, device, fraction, part))
             torch.autograd.backward(losses.total / config.accumulate)
             progress.tokens += tokens_of_whole_batch(batch)
         norm = whole(torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip))
@@ -110,7 +110,12 @@ def train(config: Config, state: State, batches: Batches, device: torch.device) 
 
 
 def batch_loss(
-    config: Config, state: State, batch: Batch, device: torch.device, part: Part = ALL
+    config: Config,
+    state: State,
+    batch: Batch,
+    device: torch.device,
+    done: float = 1.0,
+    part: Part = ALL,
 ) -> Losses:
     """The losses of these rows, with their draws (a function of the seed and the batch's number).
 
@@ -121,5 +126,5 @@ def batch_loss(
     ids, length_mask, cond_mask, index = (x.to(device) for x in batch)
     dtype = autocast_dtype(device)
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
-        draws = {"seed": config.seed, "step": number, "part": part}
+        draws = {"seed": config.seed, "step": number, "done": done, "part": part}
         return state.loss(ids, length_mask, cond_mask, index, **draws)

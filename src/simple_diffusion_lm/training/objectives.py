@@ -21,6 +21,7 @@ def continuous(config: Config, vocab_size: int) -> Objective:
         config.model_dim,
         regress=config.regress,
         posterior=config.posterior,
+        reads_ahead=config.crop if config.causal_until > 0 else None,
     )
     schedule = (
         FittedSchedule(config.embedding_dim, vocab_size)
@@ -33,7 +34,10 @@ def continuous(config: Config, vocab_size: int) -> Objective:
         mse_weight=config.mse_weight,
         ce_weight=config.ce_weight,
         self_cond_rate=config.self_cond_rate,
+        self_cond_from=config.self_cond_from,
         stagger=config.stagger,
+        left_to_right=config.left_to_right,
+        causal_until=config.causal_until,
     )
 
 

@@ -48,6 +48,7 @@ class Autoregressive(TokenPredictor):
         *,
         seed: int,
         step: int,
+        done: float = 1.0,
         part: Part = ALL,
     ) -> Losses:
         """Cross-entropy of every token that is not given. Nothing is drawn."""

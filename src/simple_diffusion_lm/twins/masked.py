@@ -47,6 +47,7 @@ class Masked(TokenPredictor):
         *,
         seed: int,
         step: int,
+        done: float = 1.0,
         part: Part = ALL,
     ) -> Losses:
         """The bound itself, nats per token; ce is the plain mean over the hidden tokens."""
