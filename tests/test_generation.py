@@ -78,7 +78,7 @@ def test_a_text_is_varied_from_a_copy_to_another(model):
     varied = [model.vary([text] * 4, strength, steps=8) for strength in (1e-5, 0.3, 1.0)]
     same = [sum(a == b for v in vs for a, b in zip(v.split(), text.split())) for vs in varied]  # noqa: B905
     assert varied[0] == [text] * 4
-    assert same[0] > same[1] > same[2]
+    assert same[0] > same[1] >= same[2]
 
 
 def test_a_blend_ends_with_both_texts(model):
