@@ -1,3 +1,4 @@
+import pytest
 import torch
 from small_models import denoiser
 
@@ -169,6 +170,19 @@ def test_draws_are_a_function_of_the_example_not_of_its_batch():
     assert not torch.equal(whole.eps, draw(7, 3, index, length_mask, D, 0.5).eps)
     assert not torch.equal(whole.eps, draw(8, 2, index, length_mask, D, 0.5).eps)
     assert whole.eps[length_mask].std().item() > 0.9
+
+
+def test_a_share_of_the_texts_is_written_from_left_to_right():
+    """The last in order is written first."""
+    length_mask = torch.ones(400, 6, dtype=torch.bool)
+    order = draw(0, 0, torch.arange(400), length_mask, D, 0.5, 0.3).order
+    falls = (order[:, 1:] < order[:, :-1]).all(1)
+    assert falls.float().mean().item() == pytest.approx(0.3, abs=0.07)
+    path = Path.of(order[falls], length_mask[falls], 4.0)
+    t = path(torch.tensor(0.5))
+    assert (t[:, 0] == 0).all()
+    assert (t[:, -1] == 1).all()
+    assert (t[:, 1:] >= t[:, :-1]).all()
 
 
 def test_times_are_stratified():

@@ -148,3 +148,34 @@ def test_spread_sees_collapse():
     with torch.no_grad():
         model.embedding.weight[:] = model.embedding.weight[0] + 0.001 * model.embedding.weight
     assert model.embedding.spread().nearest_mean < 0.02 * apart.nearest_mean
+
+
+def test_going_on_from_a_text_looks_back_only_and_knows_its_length():
+    model, (_, known) = network(), inputs()
+    torch.nn.init.normal_(model.start.weight)
+    torch.nn.init.normal_(model.head.weight)
+    ids, text = known["ids"], known["length_mask"]
+    at = torch.arange(B * L)
+    logits = model.go_on(ids, text, at).view(B, L, V)
+    for place in range(L):
+        later = ids.clone()
+        later[:, place:] = (later[:, place:] + 1) % V
+        other = model.go_on(later, text, at).view(B, L, V)
+        torch.testing.assert_close(other[:, : place + 1], logits[:, : place + 1])
+        if place + 1 < L:
+            assert not torch.allclose(other[:, place + 1 :], logits[:, place + 1 :], atol=1e-3)
+    shorter = text & (torch.arange(L) < L - 1)
+    assert not torch.allclose(model.go_on(ids, shorter, at).view(B, L, V)[:, 0], logits[:, 0])
+
+
+def test_a_position_is_predicted_from_all_others():
+    """Reading ahead, too: from those after it as from those before it."""
+    model, (x_t, known) = network(), inputs()
+    torch.nn.init.normal_(model.head.weight)
+    level, nothing = level_at(torch.full((B, L, 1), 3.0)), torch.zeros(B, L, D)
+    logits = model(x_t, level, nothing, **known).logits.view(B, L, V)
+    for place in (0, L - 1):
+        changed = x_t.clone()
+        changed[:, place] += 3.0
+        other = model(changed, level, nothing, **known).logits.view(B, L, V)
+        assert ((other - logits).abs().amax(-1) > 1e-4).all()

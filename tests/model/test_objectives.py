@@ -85,3 +85,25 @@ def test_given_tokens_come_back_and_decide_the_rest(name):
         assert (line[given] == ids[number % 2][given]).all()
         if name == "masked":  # the others were not trained with given tokens here
             assert (line == ids[number % 2]).all()
+
+
+def test_a_budget_begins_with_going_on_then_noise_then_self_conditioning():
+    torch.manual_seed(0)
+    config = small(modern(), causal_until=0.4, self_cond_from=0.6)
+    model = OBJECTIVES["continuous"](config, V)
+    shown = []
+
+    def watch(_, args, kwargs):
+        shown.append(bool(args[2].any()))
+
+    model.get_submodule("denoiser").register_forward_pre_hook(watch, with_kwargs=True)
+    ids = two_lines().repeat(12, 1)
+    everywhere = torch.ones_like(ids, dtype=torch.bool)
+    passes = []
+    for done in (0.0, 0.39, 0.41, 0.61, 1.0):
+        shown.clear()
+        index = torch.arange(len(ids))
+        losses = model.loss(ids, everywhere, ~everywhere, index, seed=0, step=0, done=done)
+        assert int(losses.tokens) == ids.numel() if done < 0.4 else int(losses.tokens) < ids.numel()
+        passes.append(list(shown))
+    assert passes == [[], [], [False], [False, True], [False, True]]
