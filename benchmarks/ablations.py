@@ -32,7 +32,13 @@ ABLATIONS: dict[str, dict[str, Overrides]] = {
     "stagger": {
         "stagger 0": {"stagger": "0"},
         "stagger 2": {"stagger": "2"},
-        "stagger 32": {"stagger": "32"},
+        "stagger 8": {"stagger": "8"},
+    },
+    "order": {
+        "random": {"left_to_right": "0"},
+        "left to right": {"left_to_right": "1"},
+        "nothing causal": {"causal_until": "0"},
+        "random and nothing causal": {"left_to_right": "0", "causal_until": "0"},
     },
     "masks": {"nothing given": NOTHING_GIVEN},
     "embedding": {

@@ -34,9 +34,9 @@ class Shape:
     longest: int = 64  # tokens of the longest text
     convolution: int = 5
     self_cond: float = 0.9  # share of the texts with a first pass
-    # Shares of the positions, at the recipe's stagger of 16 and with 15% of them given.
-    moving: float = 0.85 / 17  # between clean and noise
-    silent: float = 0.85 * 8 / 17  # at pure noise; the rest is clean or given
+    # Shares of the positions, at the recipe's stagger of 32 and with 15% of them given.
+    moving: float = 0.85 / 33  # between clean and noise
+    silent: float = 0.85 * 16 / 33  # at pure noise; the rest is clean or given
 
 
 def parameters(s: Shape) -> int:
@@ -72,8 +72,8 @@ def forward_flops(s: Shape) -> dict[str, float]:
 def training_flops(s: Shape) -> dict[str, float]:
     """FLOPs a token of a training step on noise, by part: the main pass, and the first one of some.
 
-    Before that the trunk learns to go on from a text, in half of the recipe's budget: one pass,
-    with a head at every position.
+    Before that the trunk learns to go on from a text, in two fifths of the recipe's budget: one
+    pass, with a head at every position.
     """
     once = forward_flops(s)
     main = {part: 3 * flops for part, flops in once.items()}  # to weights and to inputs too
@@ -216,7 +216,7 @@ def sampling_table() -> str:
     """A text in 64 steps, and the same trunk writing it token by token from a cache."""
     rows = []
     for name, s in SIZES.items():
-        once = forward_flops(replace(s, moving=1 / 17, silent=8 / 17))  # none given
+        once = forward_flops(replace(s, moving=1 / 33, silent=16 / 33))  # none given
         step = s.length * sum(once.values())
         head = 2 * s.width * s.vocab  # at each token
         cached = s.length * (once["trunk"] + once["attention"] / 2 + head)

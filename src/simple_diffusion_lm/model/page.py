@@ -9,7 +9,7 @@ from ..diffusion.sampler import Prediction
 from ..diffusion.schedule import Level, Path, Schedule
 from .denoiser import Denoiser
 from .guidance import raise_score
-from .slots import Settings, Slots, Vocabulary
+from .slots import Settings, Slots, Vocabulary, draw_ids
 
 
 class Page:
@@ -23,6 +23,7 @@ class Page:
         self.free = group.free  # not written yet
         self.group = group
         self.settings = settings
+        self.uniform = group.uniform()
         self.noise = schedule(torch.ones((), device=self.ids.device)).log_snr
 
     def denoise(self, x_t: Float[Tensor, "B L D"], level: Level, x0_prev: Tensor) -> Prediction:
@@ -62,15 +63,20 @@ class Page:
         clean: Bool[Tensor, "B L_or_1"],
         vocabulary: Vocabulary,
     ) -> None:
-        """Writes the tokens of positions that have just become clean: the most probable allowed.
+        """Writes the tokens of positions that have just become clean.
 
-        Drawing them instead is the same at a higher temperature (docs/log.md).
+        What was still at pure noise is drawn from its distribution: nothing else has chosen. Of the
+        others noise has chosen, and the most probable allowed token is taken; drawing those too
+        is the same at a higher temperature (docs/log.md).
         """
         done = (clean & self.free).flatten()
         at = prediction.targets.all
         here = done[at]
+        silent = (torch.arange(len(at), device=at.device) >= len(prediction.targets.moving))[here]
         at, logits = at[here], prediction.logits[here]
-        tokens = self.group.allowed(logits, at, vocabulary).argmax(-1)
+        allowed = self.group.allowed(logits, at, vocabulary)
+        tokens = allowed.argmax(-1)
+        tokens[silent] = draw_ids(allowed[silent], self.uniform.flatten()[at[silent]])
         if vocabulary.last is not None:
             tokens = tokens.masked_fill(self.group.ends.flatten()[at], vocabulary.last)
         self.ids = self.ids.flatten().index_copy(0, at, tokens).view_as(self.ids)

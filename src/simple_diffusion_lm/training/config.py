@@ -34,9 +34,9 @@ class Config:
     # The objective.
     objective: str = "continuous"  # one of OBJECTIVE_NAMES
     schedule: str = FITTED  # or one of diffusion.schedule.SCHEDULES
-    causal_until: float = 0.5  # share of the budget in which the trunk learns to go on from a text
-    stagger: float = 16.0  # 0: all positions take on noise together; large: one after the other
-    left_to_right: float = 0.5  # share of examples in that order; if any are, text is written so
+    causal_until: float = 0.4  # share of the budget in which the trunk learns to go on from a text
+    stagger: float = 32.0  # 0: all positions take on noise together; large: one after the other
+    left_to_right: float = 0.7  # share of examples in that order; if any are, text is written so
     mse_weight: float = 0.0
     ce_weight: float = 1.0
     self_cond_rate: float = 0.9  # share of examples shown their own first prediction,

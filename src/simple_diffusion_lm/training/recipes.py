@@ -11,8 +11,8 @@ def modern() -> Config:
 
     softmax(logits) @ E for the estimate (CDCD, Plaid), the single-token posterior shown to the
     network and added to its logits, rows of E at norm sqrt(D), a fitted schedule, stratified
-    noise levels, EMA with warm-up. Half of the budget to learn to go on from a text, then noise
-    that comes from right to left, at last with self-conditioning.
+    noise levels, EMA with warm-up. Two fifths of the budget to learn to go on from a text, then
+    noise that mostly comes from right to left, at last with self-conditioning.
     """
     return Config()
 
