@@ -76,6 +76,6 @@ def report_likelihood(language: ToyLanguage, bound: Likelihood) -> None:
     per_token = bound.texts / bound.tokens
     print(
         f"held-out lines cost <= {bound.nats_per_text:.2f} nats each; the language's exact entropy "
-        f"is {entropy:.2f}: a gap of at most "
-        f"{(bound.nats_per_text - entropy) * per_token:.3f} nats/token"
+        f"is {entropy:.2f}: a gap of at most {(bound.nats_per_text - entropy) * per_token:.3f} "
+        f"(± {bound.standard_error:.3f}) nats/token"
     )

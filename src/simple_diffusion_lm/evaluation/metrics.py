@@ -48,16 +48,20 @@ def likelihood(
     corpus: Corpus,
     *,
     examples: int = 2000,
-    draws: int = 8,
+    draws: int | None = None,
     seed: int = 0,
     estimate: str = "two-pass",
 ) -> Likelihood:
     """The bound on up to `examples` texts of a corpus, with `draws` noise draws for each.
 
+    Without a number of draws, as many as it takes to see each position of a text once, or 8.
     estimate: one of model.continuous.ESTIMATES; all but two-pass take one draw and many passes.
     Raises UserError for another estimate of a model that is no continuous diffusion.
     """
     measure = model.model.bound
+    if draws is None:
+        stagger = model.model.stagger if isinstance(model.model, Continuous) else 0
+        draws = max(8, round(1 + stagger))
     if estimate != "two-pass" or model.model.writes_length:
         draws = 1
     if estimate != "two-pass":
