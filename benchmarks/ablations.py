@@ -12,6 +12,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional, arg
 
+from simple_diffusion_lm.cli import overrides
 from simple_diffusion_lm.cli_options import TextOptions
 from simple_diffusion_lm.demo import toy_data
 from simple_diffusion_lm.errors import UserError
@@ -98,8 +99,8 @@ def ablate(
     for group in only:
         if group not in ABLATIONS:
             raise UserError(f"no group {group!r}: the groups are {', '.join(ABLATIONS)}")
-        for name, overrides in ABLATIONS[group].items():
-            contenders[f"{group} {name}".replace(" ", "-")] = with_overrides(modern(), overrides)
+        for name, changed in ABLATIONS[group].items():
+            contenders[f"{group} {name}".replace(" ", "-")] = with_overrides(modern(), changed)
     print(
         run_compare(
             text.open(corpus, out) if corpus else toy_data(out),
@@ -109,7 +110,7 @@ def ablate(
             seeds=range(text.seed, text.seed + seeds),
             examples=examples,
             samples=samples,
-            overrides=dict(setting.split("=", 1) for setting in set),
+            overrides=overrides(set),
         )
     )
 

@@ -20,6 +20,7 @@ import tyro
 from tyro.conf import Positional
 
 from simple_diffusion_lm.evaluation.compare import machine
+from simple_diffusion_lm.evaluation.evaluate import REFERENCE_TEXTS
 from simple_diffusion_lm.evaluation.judge import KneserNey
 from simple_diffusion_lm.evaluation.metrics import example_texts
 from simple_diffusion_lm.exits import exit_cleanly
@@ -29,7 +30,6 @@ from simple_diffusion_lm.writer import Wish
 
 LONGEST = 5  # tokens of a gap
 ORDER, BEAM = 5, 16  # of the n-gram filler
-TRAINED_ON = 50_000  # lines, of the n-gram models
 
 
 class Case(NamedTuple):
@@ -172,7 +172,7 @@ def main(
     first = DiffusionLM.from_pretrained(runs[0])
     tokenizer = first.tokenizer
     gaps = cases(example_texts(first, data.valid, 20 * count), tokenizer, count)
-    lines = example_texts(first, data.train, TRAINED_ON)
+    lines = example_texts(first, data.train, REFERENCE_TEXTS)
     judge = KneserNey(lines)
     counted = KneserNey(
         [" ".join(tokenizer.pieces(tokenizer.encode(line))) for line in lines], ORDER

@@ -11,17 +11,18 @@ import sys
 from pathlib import Path
 
 import tyro
+from measure import markdown
 from sacrebleu.metrics import BLEU
 from tyro.conf import Positional
 
 from simple_diffusion_lm.evaluation.compare import machine
+from simple_diffusion_lm.evaluation.evaluate import REFERENCE_TEXTS
 from simple_diffusion_lm.evaluation.judge import KneserNey
 from simple_diffusion_lm.evaluation.metrics import example_texts
 from simple_diffusion_lm.exits import exit_cleanly
 from simple_diffusion_lm.generation import DiffusionLM
 
 STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-TRAINED_ON = 50_000  # lines, of the judge
 SHOWN = 5
 
 
@@ -74,18 +75,18 @@ def main(run: Positional[Path], out: Path, count: int = 200, steps: int = 64) ->
     """
     model = DiffusionLM.from_pretrained(run)
     data = model.trained_on(run)
-    judge = KneserNey(example_texts(model, data.train, TRAINED_ON))
+    judge = KneserNey(example_texts(model, data.train, REFERENCE_TEXTS))
     lines = example_texts(model, data.valid, count)
     rows = varied(model, lines, judge, steps)
     back = sum(model.blend(line, line, count=1, steps=steps) == [line] for line in lines)
     real = judge.perplexity(lines)
-    print("| strength | BLEU with the source | unchanged | judge perplexity |\n|---|---|---|---|")
-    print(f"| 0 | 100.0 | 100% | {real:.1f} |")
-    for row in rows:
-        print(
-            f"| {row['strength']} | {row['bleu']:.1f} | {row['unchanged']:.0%} | "
-            f"{row['judge_perplexity']:.1f} |"
-        )
+    figures = [
+        [str(row["strength"]), f"{row['bleu']:.1f}", f"{row['unchanged']:.0%}",
+         f"{row['judge_perplexity']:.1f}"]
+        for row in rows
+    ]  # fmt: skip
+    head = ["strength", "BLEU with the source", "unchanged", "judge perplexity"]
+    print(markdown(head, [["0", "100.0", "100%", f"{real:.1f}"], *figures]))
     print(f"\n{back} of {len(lines)} lines come back from noise exactly, in {steps} steps each way")
     out.mkdir(parents=True, exist_ok=True)
     results = {

@@ -171,7 +171,7 @@ class DiffusionLM:
         return [self.decode(ids) for ids in blended]
 
     def score(self, texts: Sequence[str]) -> list[float]:
-        """The bound on -log p of each text, in nats; exact for an autoregressive model."""
+        """-log p of each text, in nats, as the model writes it from left to right (scoring.py)."""
         return self.writer.nats([self._ids_of(text) + self.writer.end for text in texts])
 
     def decode(self, ids: Ids) -> str:

@@ -71,7 +71,7 @@ class Written(NamedTuple):
     text: str
     fills: list[str]  # what stands in each gap
     widths: list[int]  # its tokens
-    nats: float | None  # the bound on the whole line; None: there was nothing to choose from
+    nats: float | None  # -log p of the whole line; None: there was nothing to choose from
     fits: bool  # it has none of the words it was not to have
 
 
@@ -112,11 +112,12 @@ class Writer:
         never: Sequence[str] = (),
         **sampling: Unpack[Sampling],
     ) -> list[Written]:
-        """A line for each wish: of as many candidates, the one with the lowest bound."""
+        """A line for each wish: of as many candidates, the one that is most probable."""
         if candidates < 1:
             raise UserError(f"there must be at least 1 candidate, not {candidates}")
         seed = sampling.get("seed", 0)
         avoid = re.compile("|".join(rf"(?<!\w){re.escape(w)}(?!\w)" for w in never) or "$^", re.I)
+        vocabulary = self.vocabulary(never)
         done: dict[int, Written] = {}
         for attempt in range(ATTEMPTS):
             drafts = {}
@@ -130,11 +131,11 @@ class Writer:
             slots = [draft.form.slot(draft.widths, self.end, n) for n, draft in drafts.items()]
             # Another attempt draws anew.
             anew: Sampling = {**sampling, "seed": seed + attempt * 10**6}
-            found = self.run(slots, self.vocabulary(never), **anew)
+            found = self.run(slots, vocabulary, **anew)
             for i in sorted({number // candidates for number in drafts}):
                 numbers = range(i * candidates, (i + 1) * candidates)
                 done[i] = self._best([(drafts[n], found[n]) for n in numbers], avoid)
-            if not slots or all(line.fits for line in done.values()):
+            if all(line.fits for line in done.values()):
                 break
         return [done[i] for i in range(len(wishes))]
 

@@ -122,8 +122,7 @@ def variational_bound(
     x_t = level.noise(x0, eps[0])
     x0_hat, moving = two_pass(model, x_t, level, text, t)
     at = moving.all
-    here = Level(*(part.expand(*x_t.shape[:2], 1).flatten(0, 1)[at] for part in level))
-    alone = model.interpolate(model.read(x_t.flatten(0, 1)[at], here))
+    alone = model.interpolate(model.read(x_t.flatten(0, 1)[at], level.at(x_t.shape, at)))
     error, error_alone = (
         (estimate - x0.flatten(0, 1)[at]).square().sum(-1) for estimate in (x0_hat, alone)
     )

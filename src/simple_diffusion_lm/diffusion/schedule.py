@@ -12,12 +12,12 @@ H heads, K head dimension, N any number of tokens.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 
@@ -35,6 +35,10 @@ class Level(NamedTuple):
     def log_snr(self) -> Float[Tensor, "*S"]:
         """log(alpha^2 / sigma^2): what the network is told, whatever schedule made the noise."""
         return 2 * (self.alpha.log() - self.sigma.log())
+
+    def at(self, shape: Sequence[int], at: Int[Tensor, " N"]) -> "Level":
+        """That of each of N positions, numbers b L + l in texts of this shape (B, L, ...)."""
+        return Level(*(part.expand(*shape[:2], 1).flatten(0, 1)[at] for part in self))
 
     def noise(self, x0: Float[Tensor, "B L D"], eps: Float[Tensor, "B L D"]) -> Tensor:
         """The forward process: x_t (B, L, D) at this level, for eps standard normal."""

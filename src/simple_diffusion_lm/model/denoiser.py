@@ -155,8 +155,8 @@ class Denoiser(nn.Module):
         """
         if not self.posterior:
             return x_t / (level.alpha**2 + level.sigma**2).sqrt(), None
-        here = Level(*(part.expand(*x_t.shape[:2], 1).flatten(0, 1)[moving] for part in level))
-        evidence = self.evidence(x_t.flatten(0, 1).index_select(0, moving), here)
+        here = x_t.flatten(0, 1).index_select(0, moving)
+        evidence = self.evidence(here, level.at(x_t.shape, moving))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
             blank = self.interpolate(self.log_unigram)
             mean = self.interpolate(evidence + self.log_unigram)
