@@ -1,8 +1,9 @@
 # make demo: the whole system in a few minutes.  make test: all fast tests.  make check: style, types.
+# make slow: the long tests.  make torture: faults, one after the other (about 20 minutes).
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test check slow format clean
+.PHONY: demo test check slow torture format clean
 demo: .venv/installed
 	$(BIN)/sdlm demo
 
@@ -11,6 +12,9 @@ test: check
 
 slow: .venv/installed
 	$(BIN)/python -m pytest -q -m slow --timeout 5400
+
+torture: .venv/installed
+	$(BIN)/python benchmarks/torture.py --out benchmarks/results/torture.json
 
 check: .venv/installed
 	$(BIN)/ruff format --check .
@@ -24,7 +28,7 @@ format: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[plot,eval,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[plot,eval,serve,dev]"
 	touch $@
 
 clean:

@@ -12,8 +12,8 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional, arg
 
-from simple_diffusion_lm.cli import overrides
 from simple_diffusion_lm.cli_options import TextOptions
+from simple_diffusion_lm.cli_training import overrides
 from simple_diffusion_lm.demo import toy_data
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.evaluation.compare import run_compare

@@ -28,9 +28,10 @@ from simple_diffusion_lm.evaluation.report import read_metrics
 from simple_diffusion_lm.evaluation.samples import Reference
 from simple_diffusion_lm.exits import exit_cleanly
 from simple_diffusion_lm.generation import DiffusionLM
-from simple_diffusion_lm.run import pick_device, run_training
+from simple_diffusion_lm.run import run_training
 from simple_diffusion_lm.text.corpus import Prepared, prepare
 from simple_diffusion_lm.training.config import Config
+from simple_diffusion_lm.training.processes import pick_device
 from simple_diffusion_lm.training.recipes import modern, sized
 
 VOCAB_SIZE = 2048
@@ -61,7 +62,6 @@ def captions(
     keep(result)
     say("captions: measuring")
     lm = DiffusionLM.from_pretrained(run)
-    lm.model.to(pick_device())
     reference = Reference.of(
         example_texts(lm, data.train, REFERENCE_TEXTS), example_texts(lm, data.valid, samples)
     )

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import tyro
+import without_training
 from tyro.conf import Positional
 
 from simple_diffusion_lm.evaluation.compare import machine
@@ -24,12 +25,16 @@ from simple_diffusion_lm.evaluation.evaluate import REFERENCE_TEXTS
 from simple_diffusion_lm.evaluation.judge import KneserNey
 from simple_diffusion_lm.evaluation.metrics import example_texts
 from simple_diffusion_lm.exits import exit_cleanly
+from simple_diffusion_lm.filling import Form, Wish
 from simple_diffusion_lm.generation import DiffusionLM
+from simple_diffusion_lm.model.continuous import Continuous
+from simple_diffusion_lm.model.guidance import NONE, Guidance
 from simple_diffusion_lm.text.tokenizer import SPACE, Tokenizer
-from simple_diffusion_lm.writer import Wish
 
 LONGEST = 5  # tokens of a gap
 ORDER, BEAM = 5, 16  # of the n-gram filler
+GUIDED, PATHS = (0.5, 1.0, 2.0), (0.0, 8.0)
+BATCH = 64
 
 
 class Case(NamedTuple):
@@ -64,15 +69,42 @@ def cases(lines: Sequence[str], tokenizer: Tokenizer, count: int) -> list[Case]:
     return [case for each in found.values() for case in each]
 
 
-def by_infilling(model: DiffusionLM, steps: int, candidates: int) -> Fill:
+def by_infilling(
+    model: DiffusionLM, steps: int, candidates: int, guidance: Guidance = NONE
+) -> Fill:
     """Of a model that sees both sides."""
 
     def fill(gaps: Sequence[Case]) -> list[list[int]]:
         tokenizer = model.tokenizer
         templates = [case.template(tokenizer, f"[[{len(case.gap)}]]") for case in gaps]
         wishes = [Wish.of(template) for template in templates]
-        written = model.write(wishes, candidates, steps=steps)
+        written = model.write(wishes, candidates, steps=steps, guidance=guidance)
         return [tokenizer.encode_after(f" {line.fills[0]}") for line in written]
+
+    return fill
+
+
+def by_itself(model: DiffusionLM, steps: int, stagger: float, gradient: float | None) -> Fill:
+    """Of a model that is not told what is given (see without_training.py)."""
+
+    def fill(gaps: Sequence[Case]) -> list[list[int]]:
+        tokenizer, writer = model.tokenizer, model.writer
+        fills: list[list[int]] = []
+        assert isinstance(model.model, Continuous)
+        for start in range(0, len(gaps), BATCH):
+            slots = []
+            for number, case in enumerate(gaps[start : start + BATCH], start=start):
+                form = Form.of(
+                    Wish.of(case.template(tokenizer, f"[[{len(case.gap)}]]")).template, tokenizer
+                )
+                slots.append(form.slot([len(case.gap)], writer.end, number, (0, number)))
+            done = without_training.fill(
+                model.model, slots, writer.vocabulary(), steps=steps, temperature=0.9,
+                stagger=stagger, gradient=gradient,
+            )  # fmt: skip
+            for case, ids in zip(gaps[start : start + BATCH], done, strict=True):
+                fills.append(ids[len(case.before) : len(case.before) + len(case.gap)])
+        return fills
 
     return fill
 
@@ -84,7 +116,7 @@ def by_continuing(model: DiffusionLM, candidates: int) -> Fill:
         tokenizer, fills = model.tokenizer, []
         for number, case in enumerate(gaps):
             wish = Wish.of(case.template(tokenizer, "___").split("___")[0] + "___")
-            written = model.write([wish] * candidates, 1, seed=number)
+            written = list(model.write([wish] * candidates, 1, seed=number))
             ids = [tokenizer.encode_after(f" {line.fills[0]}") for line in written]
             fitting = [each[: len(case.gap)] for each in ids if len(each) >= len(case.gap)]
             ends = [tokenizer.eos_id]
@@ -158,6 +190,7 @@ def main(
     count: int = 100,
     steps: int = 16,
     candidates: int = 8,
+    ways: bool = False,
 ) -> None:
     """Fills gaps with each run and with an n-gram model.
 
@@ -167,6 +200,7 @@ def main(
         count: gaps of each length.
         steps: of sampling.
         candidates: lines to choose from; those of a model that only goes on are four times as many.
+        ways: of continuous models, guidance too, and the ways that need no training for gaps.
     """
     data = DiffusionLM.trained_on(runs[0])
     first = DiffusionLM.from_pretrained(runs[0])
@@ -188,6 +222,13 @@ def main(
         else:
             fills[run.name] = by_infilling(model, steps, 1)
             fills[f"{run.name}, best of {candidates}"] = by_infilling(model, steps, candidates)
+        if isinstance(model.model, Continuous) and ways:
+            for scale in GUIDED:
+                guided = Guidance(given=scale)
+                fills[f"{run.name}, guided {scale}"] = by_infilling(model, steps, 1, guided)
+            for w in PATHS:
+                fills[f"{run.name}, re-injected, w = {w}"] = by_itself(model, steps, w, None)
+                fills[f"{run.name}, by gradient, w = {w}"] = by_itself(model, steps, w, 1.0)
     results: dict[str, dict[str, object]] = {}
     print("| filled by | exact | 1 | 2 | 3 | 4 | 5 | tokens right | judge perplexity | s a line |")
     print("|---|---|---|---|---|---|---|---|---|---|")

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -45,8 +47,10 @@ def refused(*arguments, words, **options):
         "vary",
         "blend",
         "score",
+        "serve",
         "evaluate",
         "compare",
+        "report",
     ],
 )
 def test_help_opens_with_an_example(command):
@@ -64,9 +68,13 @@ def test_from_a_text_file_to_text(toy_text, tmp_path):
     assert "resuming" not in done.stderr
     again = sdlm(*train)
     assert "resuming at step 5" in again.stderr
+    assert (run / "report.html").read_text().startswith("<!doctype html>")
+    assert sdlm("report", run).stdout.strip() == str(run / "report.html")
     generated = sdlm("generate", run, "--count", "3", "--steps", "4")
     assert len(generated.stdout.splitlines()) == 3
-    assert sdlm("generate", run, "--count", "3", "--steps", "4").stdout == generated.stdout
+    watched = sdlm("generate", run, "--count", "3", "--steps", "4", "--watch")
+    assert watched.stdout == generated.stdout
+    assert "\x1b" not in watched.stdout + watched.stderr  # nobody watches: this is no terminal
     filled = sdlm("infill", run, "yesterday the ___ .", "--steps", "4")
     assert filled.stdout.startswith("yesterday the ")
     evaluate = ["evaluate", run, "--data", toy_text, "--samples", "20", "--steps", "4"]
@@ -225,3 +233,33 @@ def test_a_pipe_that_closes_early_is_no_error(toy_run):
     )
     done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT)
     assert "Traceback" not in done.stderr
+
+
+def test_a_server_starts_answers_and_ends_well(toy_run):
+    command = [sys.executable, "-m", "simple_diffusion_lm", "serve", str(toy_run), "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    line = process.stderr.readline()
+    address = re.search(r"http://127.0.0.1:[0-9]+", line)[0]
+    asked = httpx.post(f"{address}/v1/generate", json={"steps": 2}, timeout=60)
+    assert asked.status_code == 200
+    process.terminate()
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert said == ""
+    refused("serve", toy_run, "--host", "0.0.0.0", words="token")
+    refused("serve", toy_run, "--port", "99999", words="port")
+
+
+def test_a_run_is_finetuned_on_another_corpus(toy_run, toy_text, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("\n".join(toy_text.read_text().splitlines()[:200]) + "\n")
+    train = ["train", other, "--out", tmp_path / "tuned", "--steps", "2"]
+    done = sdlm(*train, "--finetune-from", toy_run)
+    assert done.returncode == 0, done.stderr
+    tuned, first = (
+        json.loads((r / "config.json").read_text()) for r in (tmp_path / "tuned", toy_run)
+    )
+    assert tuned["tokenizer"] == first["tokenizer"]
+    assert tuned["config"]["model_dim"] == first["config"]["model_dim"]
+    refused(*train, "--finetune-from", toy_run, "--size", "small", words="takes recipe")
+    refused(*train, "--finetune-from", tmp_path / "none", words="no run here")

@@ -26,7 +26,7 @@ def test_given_text_is_intact_and_gaps_are_what_was_written(tokenizer, parts, da
     template = Template(tuple(parts), (Gap(),) * (len(parts) - 1))
     form = Form.of(template, tokenizer)
     widths = [data.draw(WIDTHS) for _ in template.gaps]
-    slot = form.slot(widths, [tokenizer.eos_id], 5)
+    slot = form.slot(widths, [tokenizer.eos_id], 5, (0, 5))
     assert int((~slot.cond_mask).sum()) == sum(widths)
     assert slot.cond_mask[-1]
     assert slot.ids[-1] == tokenizer.eos_id
@@ -49,7 +49,7 @@ def test_given_text_is_intact_and_gaps_are_what_was_written(tokenizer, parts, da
     ("text", "begins", "goes_on"), [("the ", 1, 0), ("the", 0, 1), ("", 0, 0), ("'", 0, 1)]
 )
 def test_a_space_before_a_gap_is_where_its_word_begins(toy_data, text, begins, goes_on):
-    slot = Form.of(Template((text, " ."), (Gap(),)), toy_data.tokenizer).slot([2], [], 0)
+    slot = Form.of(Template((text, " ."), (Gap(),)), toy_data.tokenizer).slot([2], [], 0, (0,))
     assert (int(slot.begins.sum()), int(slot.goes_on.sum())) == (begins, goes_on)
     marked = (slot.begins | slot.goes_on).nonzero().flatten().tolist()
     assert marked == ([(~slot.cond_mask).nonzero()[0].item()] if text else [])

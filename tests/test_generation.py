@@ -1,13 +1,21 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
+from small_models import small
 
+from simple_diffusion_lm import writer
 from simple_diffusion_lm.errors import UserError
+from simple_diffusion_lm.evaluation.metrics import likelihood
+from simple_diffusion_lm.filling import Wish
 from simple_diffusion_lm.generation import DiffusionLM
+from simple_diffusion_lm.model.guidance import Guidance
+from simple_diffusion_lm.run import run_training
 from simple_diffusion_lm.text.templates import Gap
+from simple_diffusion_lm.training.recipes import modern, with_objective
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +68,7 @@ def test_what_is_typed_comes_back_as_it_was_typed(model):
 
 
 def test_the_best_candidate_is_the_most_probable(model):
-    one = model.write([model.wish(Gap(6, 6))] * 8, 1, steps=3)
+    one = list(model.write([model.wish(Gap(6, 6))] * 8, 1, steps=3))
     (best,) = model.write([model.wish(Gap(6, 6))], 8, steps=3)
     assert best.nats == pytest.approx(model.score([best.text])[0], rel=1e-4)
     assert best.nats <= min(model.score([line.text for line in one])) + 1e-3
@@ -139,3 +147,26 @@ def test_another_tokenizer_is_refused(toy_run, toy_text, tmp_path):
 
 def test_each_text_has_noise_of_its_own(model):
     assert len(set(model.generate(4, length=8, steps=32))) == 4
+
+
+def test_a_twin_that_ends_its_lines_scores_them_to_their_end(toy_data, tmp_path):
+    config = replace(with_objective(modern(), "autoregressive"), steps=2, samples=1)
+    run_training(small(config), toy_data, tmp_path, quiet=True)
+    model = DiffusionLM.from_pretrained(tmp_path)
+    lines = [model.decode(toy_data.valid[i]) for i in range(len(toy_data.valid))]
+    exact = likelihood(model, toy_data.valid)
+    assert sum(model.score(lines)) / len(lines) == pytest.approx(exact.nats_per_text, rel=1e-4)
+    for line in model.write([Wish.of("yesterday the ___")] * 3, 4, seed=1):
+        (alone,) = model.score([line.text])
+        assert line.nats == pytest.approx(alone, rel=0.1)  # its words may be cut otherwise
+    with pytest.raises(UserError, match="only continuous diffusion can be guided"):
+        model.generate(1, guidance=Guidance(given=1.0))
+
+
+def test_many_lines_are_written_some_at_a_time_and_are_the_same(model, monkeypatch):
+    wishes = [Wish.of(text) for text in ("the ___ .", "", "___ goats ___") * 3]
+    whole = list(model.write(wishes, 2, steps=3, seed=5))
+    monkeypatch.setattr(writer, "AT_ONCE", 4)
+    lines = model.write(wishes, 2, steps=3, seed=5)
+    assert next(lines) == whole[0]
+    assert [whole[0], *lines] == whole

@@ -12,7 +12,9 @@ import torch
 from small_models import small, tensors
 
 from simple_diffusion_lm.errors import UserError
+from simple_diffusion_lm.generation import DiffusionLM
 from simple_diffusion_lm.run import run_training
+from simple_diffusion_lm.text.corpus import prepare
 from simple_diffusion_lm.training import checkpoint
 from simple_diffusion_lm.training.loop import NonFinite
 from simple_diffusion_lm.training.recipes import modern, original
@@ -157,3 +159,55 @@ def test_a_signal_leaves_a_checkpoint(number, code, toy_text, tmp_path):
     assert process.returncode == code, said
     assert "the same command resumes" in said
     assert checkpoint.newest(run) is not None
+
+
+def test_a_run_begins_with_the_weights_of_another(toy_data, toy_run, tmp_path):
+    config = small(modern(), steps=1, samples=1, learning_rate=1e-12)
+    run_training(config, toy_data, tmp_path / "tuned", quiet=True, start_from=toy_run)
+    tuned, first = tensors(tmp_path / "tuned"), tensors(toy_run)
+    name = "model denoiser.head.weight"
+    torch.testing.assert_close(tuned[name], first[name])
+    other = replace(config, model_dim=64)
+    with pytest.raises(UserError, match="do not fit"):
+        run_training(other, toy_data, tmp_path / "other", quiet=True, start_from=toy_run)
+
+
+def test_a_disk_without_room_is_seen_before_training(toy_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(UserError, match=r"checkpoints need [0-9,]+ bytes there, and 1 are free"):
+        run_training(small(modern(), steps=2), toy_data, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_another_machine_is_told_of(toy_data, toy_run, tmp_path, capsys):
+    shutil.copytree(toy_run, tmp_path / "run")
+    torch.set_num_threads(2)
+    try:
+        run_training(small(modern(), steps=7, samples=1), toy_data, tmp_path / "run")
+    finally:
+        torch.set_num_threads(1)
+    assert "not to the last bit" in capsys.readouterr().err
+
+
+def test_a_damaged_corpus_is_not_trained_on(toy_text, tmp_path):
+    data = prepare([toy_text], tmp_path / "prepared", vocab_size=300, quiet=True)
+    path = tmp_path / "prepared" / "train.ids.bin"
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"train\.ids\.bin is damaged"):
+        run_training(small(modern(), steps=1), data, tmp_path / "run", quiet=True)
+
+
+def test_a_changed_configuration_does_not_load(toy_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(toy_run, run)
+    about = json.loads((run / "config.json").read_text())
+    about["config"]["heads"] = 1  # the same shapes, another model
+    (run / "config.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match=r"config\.json is not that of step-6"):
+        DiffusionLM.from_pretrained(run)
+    about["config"]["heads"], about["config"]["minutes"] = 2, 30.0  # a budget may change
+    (run / "config.json").write_text(json.dumps(about))
+    DiffusionLM.from_pretrained(run)
+    DiffusionLM.from_pretrained(run / "checkpoints" / "step-6")

@@ -29,14 +29,14 @@ def counts():
 
 
 def test_each_token_is_given_all_that_is_given_and_those_before_it(counts):
-    free, half = Slot.of([3, 1, 2], [0], 0), Slot.of([3, 1, 2, 4], [], 1)
+    free, half = Slot.of([3, 1, 2], [0]), Slot.of([3, 1, 2, 4], [])
     half = half._replace(cond_mask=torch.tensor([False, True, True, False]))
     nats = nats_of(counts, [free, half], None)
     assert nats == pytest.approx([math.log(3 * 4 * 5), math.log(4 * 5)])
 
 
 def test_the_length_is_paid_for(counts):
-    text = Slot.of([3, 1], [0], 0)
+    text = Slot.of([3, 1], [0])
     (without,) = nats_of(counts, [text], None)
     (paid,) = nats_of(counts, [text], [0, 0, 3, 5])
     assert paid - without == pytest.approx(-math.log(5.5 / 9.5))
@@ -49,5 +49,5 @@ def test_known_tokens_count_and_unknown_ones_are_not_looked_at(objective):
     model = OBJECTIVES[objective](small(with_objective(modern(), objective)), 7)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    texts = [Slot.of([a, b], [], 0) for a in range(7) for b in range(7)]
+    texts = [Slot.of([a, b], []) for a in range(7) for b in range(7)]
     assert sum(math.exp(-n) for n in nats_of(model, texts, None)) == pytest.approx(1, abs=1e-4)

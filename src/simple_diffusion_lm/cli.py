@@ -1,8 +1,6 @@
 """The `sdlm` command line. Text goes to stdout, everything else to stderr."""
 
 import json
-import shlex
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +9,8 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from .cli_options import SamplingOptions, TextOptions
+from .cli_serving import serve_command
+from .cli_training import overrides, prepare_command, report_command, train_command
 from .cli_writing import (
     blend_command,
     generate_command,
@@ -19,91 +19,17 @@ from .cli_writing import (
     vary_command,
 )
 from .demo import run_demo, toy_data
-from .errors import UserError
 from .evaluation.compare import CONTENDERS, run_compare
 from .evaluation.evaluate import evaluate_run
 from .evaluation.report import evaluation_table, likelihood_lines
 from .exits import exit_cleanly
-from .run import check_free, run_training
-from .training.config import with_overrides
-from .training.processes import alone, on_rank_0
-from .training.recipes import RECIPES, sized, with_objective
+from .training.processes import alone
 
-RecipeName = Literal["modern", "original"]
-ObjectiveName = Literal["continuous", "masked", "autoregressive"]
-SizeName = Literal["tiny", "small", "base", "large"]
 ContenderName = Literal["modern", "original", "masked", "autoregressive"]
 EstimateName = Literal["two-pass", "carried", "flow"]
 Run = Positional[Path]
-
-
 Text = OmitArgPrefixes[TextOptions]
 Sampling = OmitArgPrefixes[SamplingOptions]
-
-
-def prepare_command(corpus: Positional[tuple[str, ...]], out: Path, text: Text) -> None:
-    """sdlm prepare corpus.txt --out prepared
-
-    Trains a tokenizer and encodes a corpus once, so that training starts at once.
-
-    Args:
-        corpus: .txt files (one example a line), .gz, .jsonl, or globs of them.
-        out: directory to make.
-    """
-    text.prepare(corpus, out)
-
-
-def train_command(
-    corpus: Positional[tuple[str, ...]],
-    out: Path,
-    text: Text,
-    recipe: RecipeName = "modern",
-    objective: ObjectiveName = "continuous",
-    size: SizeName | None = None,
-    steps: int | None = None,
-    epochs: int | None = None,
-    minutes: float | None = None,
-    save_every: int | None = None,
-    shard: bool = False,
-    set: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE ...")] = (),
-) -> None:
-    """sdlm train corpus.txt --out run --minutes 20
-
-    Trains a model. The same command again resumes it.
-
-    Args:
-        corpus: as for `sdlm prepare`, or the directory that it made.
-        out: run directory.
-        recipe: modern is the best known; original is the document's own system.
-        objective: continuous diffusion, or a twin on the same trunk to compare it with.
-        size: width, depth and learning rate together.
-        steps: budget in optimiser steps.
-        epochs: budget in passes over the corpus.
-        minutes: budget in minutes of training; 20 when no budget is given.
-        save_every: steps between checkpoints.
-        shard: under torchrun, divide optimiser, gradients and average among the processes (FSDP2).
-        set: any field of training/config.py, as in --set layers=6 ema=0.99
-    """
-    config = with_objective(RECIPES[recipe](), objective)
-    if size is not None:
-        config = sized(config, size)
-    if steps is None and epochs is None and minutes is None:
-        minutes = 20.0
-    budget = {"steps": steps, "epochs": epochs, "minutes": minutes, "save_every": save_every}
-    pairs = overrides(set) | {k: str(v) for k, v in budget.items() if v is not None}
-    config = with_overrides(config, {**pairs, "seed": str(text.seed)})
-    config.check()
-    on_rank_0(lambda: check_free(out))
-    run_training(config, text.open(corpus, out), out, shard=shard)
-    print(f"trained. Now: sdlm generate {shlex.quote(str(out))}", file=sys.stderr)
-
-
-def overrides(settings: tuple[str, ...]) -> dict[str, str]:
-    """NAME=VALUE words as a dictionary."""
-    for setting in settings:
-        if "=" not in setting:
-            raise UserError(f"--set takes NAME=VALUE, not {setting!r}")
-    return dict(setting.split("=", 1) for setting in settings)
 
 
 def evaluate_command(
@@ -202,8 +128,10 @@ COMMANDS = {
     "vary": vary_command,
     "blend": blend_command,
     "score": score_command,
+    "serve": serve_command,
     "evaluate": evaluate_command,
     "compare": compare_command,
+    "report": report_command,
 }
 
 

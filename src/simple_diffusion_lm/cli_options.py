@@ -1,11 +1,14 @@
 """Flags that several commands share."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from .errors import UserError
+from .model.guidance import Guidance
 from .text.corpus import Prepared, is_prepared, open_prepared, prepare
+from .text.tokenizer import Tokenizer
+from .training.checkpoint import run_of
 from .training.processes import on_rank_0
 
 SamplerName = Literal["ancestral", "ddim", "dpm2m", "renoise"]
@@ -46,16 +49,28 @@ class TextOptions:
         )
         return open_prepared(out)
 
+    def like(self, run: Path) -> "TextOptions":
+        """These options with a run's own tokenizer. Raises UserError where they say another."""
+        if self.tokenizer or self.vocab_size:
+            raise UserError("--finetune-from takes the tokenizer from its run")
+        return replace(self, tokenizer=run_of(run) / "tokenizer.model")
+
     def open(self, corpus: tuple[str, ...], run: Path) -> Prepared:
         """The corpus, prepared inside the run's directory where it is not yet."""
         if len(corpus) == 1 and is_prepared(corpus[0]):
-            if self.tokenizer or self.vocab_size or self.valid or self.stream:
+            if self.vocab_size or self.valid or self.stream or self._another_tokenizer(corpus[0]):
                 raise UserError(
                     f"{corpus[0]} is prepared already: --tokenizer, --vocab-size, --valid and "
                     "--stream belong to sdlm prepare"
                 )
             return open_prepared(corpus[0])
         return self.prepare(corpus, run / "corpus")
+
+    def _another_tokenizer(self, prepared: str) -> bool:
+        """Whether another is asked for than a corpus was prepared with."""
+        if self.tokenizer is None:
+            return False
+        return Tokenizer.load(self.tokenizer).model != open_prepared(prepared).tokenizer.model
 
 
 @dataclass
@@ -73,3 +88,22 @@ class SamplingOptions:
     sampler: SamplerName = "ancestral"
     temperature: float = 0.9
     seed: int = 0
+
+
+@dataclass
+class WritingOptions(SamplingOptions):
+    """How noise becomes text.
+
+    Attributes:
+        guide_given: how far to lead predictions on from those without the given text.
+        guide_previous: how far to lead them on from those without the one before.
+    """
+
+    guide_given: float = 0.0
+    guide_previous: float = 0.0
+
+    def settings(self) -> dict[str, Any]:
+        """What the model's methods are called with."""
+        settings = asdict(self)
+        guidance = Guidance(settings.pop("guide_given"), settings.pop("guide_previous"))
+        return {**settings, "guidance": guidance}

@@ -2,21 +2,25 @@
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from tqdm import tqdm
 from tyro.conf import OmitArgPrefixes, Positional
 
-from .cli_options import SamplingOptions
+from .cli_options import WritingOptions
 from .errors import UserError
+from .filling import Wish
 from .generation import DiffusionLM
+from .model.slots import Watch
 from .text.reading import read_lines
 from .text.templates import parse_length
-from .writer import Wish, Written
+from .watching import Onlooker, Terminal
+from .writer import Written
 
 Run = Positional[Path]
-Sampling = OmitArgPrefixes[SamplingOptions]
+Sampling = OmitArgPrefixes[WritingOptions]
 
 
 def generate_command(
@@ -27,6 +31,7 @@ def generate_command(
     must: tuple[str, ...] = (),
     never: tuple[str, ...] = (),
     candidates: int = 1,
+    watch: bool = False,
 ) -> None:
     """sdlm generate run --count 20
 
@@ -39,11 +44,13 @@ def generate_command(
         must: words that every line must have, anywhere and in any order.
         never: words that no line may have.
         candidates: lines to write for each that is printed, which is the most probable of them.
+        watch: see them come out of the noise, where this is a terminal.
     """
     model = DiffusionLM.from_pretrained(run)
     wish = model.wish(None if length is None else parse_length(length), must)
-    written = model.write([wish] * count, candidates, never, **asdict(sampling))
-    _print(written)
+    with watched(model, watch, never) as onlooker:
+        settings = {"watch": onlooker, **sampling.settings()}
+        _print(model.write([wish] * count, candidates, never, **settings), count, watching=watch)
 
 
 def infill_command(
@@ -54,6 +61,7 @@ def infill_command(
     never: tuple[str, ...] = (),
     candidates: int = 8,
     jsonl: bool = False,
+    watch: bool = False,
 ) -> None:
     """sdlm infill run "a man in a ___ shirt ."
 
@@ -67,6 +75,7 @@ def infill_command(
         never: words that no gap may be filled with.
         candidates: lines to write for each, with gaps of several lengths; the best is printed.
         jsonl: print JSON: the template, the text, its gaps, their tokens, its score, the seed.
+        watch: see all candidates come out of the noise, where this is a terminal.
     """
     if (file is None) == (not template):
         raise UserError("give templates, or --file with one a line")
@@ -75,17 +84,23 @@ def infill_command(
     )
     model = DiffusionLM.from_pretrained(run)
     wishes = [Wish.of(each) for each in templates]
-    written = model.write(wishes, candidates, never, **asdict(sampling))
-    if not jsonl:
-        _print(written)
-        return
-    for each, line in zip(templates, written, strict=True):
-        record = {"template": each, **line._asdict(), "seed": sampling.seed}
-        print(json.dumps(record, ensure_ascii=False))
+    with watched(model, watch, never) as onlooker:
+        settings = {"watch": onlooker, **sampling.settings()}
+        written = model.write(wishes, candidates, never, **settings)
+        if not jsonl:
+            _print(written, len(wishes), watching=watch)
+            return
+        for each, line in zip(templates, written, strict=True):
+            record = {"template": each, **line._asdict(), "seed": sampling.seed}
+            print(json.dumps(record, ensure_ascii=False))
 
 
 def vary_command(
-    run: Run, text: Positional[tuple[str, ...]], sampling: Sampling, strength: float = 0.4
+    run: Run,
+    text: Positional[tuple[str, ...]],
+    sampling: Sampling,
+    strength: float = 0.4,
+    watch: bool = False,
 ) -> None:
     """sdlm vary run "a man in a red shirt ." --strength 0.4
 
@@ -95,9 +110,12 @@ def vary_command(
         run: a run directory.
         text: texts to vary.
         strength: how far: near 0 a copy, 1 a new text.
+        watch: see it come out of the noise, where this is a terminal.
     """
     model = DiffusionLM.from_pretrained(run)
-    print("\n".join(model.vary(text, strength, **asdict(sampling))))
+    with watched(model, watch) as onlooker:
+        written = model.vary(text, strength, watch=onlooker, **sampling.settings())
+    print("\n".join(written))
 
 
 def blend_command(
@@ -131,12 +149,26 @@ def score_command(run: Run, text: Positional[tuple[str, ...]]) -> None:
         print(f"{nats:.2f}\t{each}")
 
 
-def _print(written: Sequence[Written]) -> None:
-    print("\n".join(line.text for line in written))
-    unfit = sum(not line.fits for line in written)
+@contextmanager
+def watched(model: DiffusionLM, wanted: bool, never: Sequence[str] = ()) -> Iterator[Watch | None]:
+    """What draws texts on the terminal while they are written, if that is wanted and can be."""
+    if not (wanted and sys.stderr.isatty()):
+        yield None
+        return
+    writer = model.writer
+    with Terminal(Onlooker(writer, never)) as terminal:
+        yield terminal
+
+
+def _print(written: Iterable[Written], count: int, *, watching: bool) -> None:
+    """Prints lines as they are done; on a terminal, with how many are left."""
+    unfit = 0
+    for line in tqdm(written, total=count, unit=" lines", disable=True if watching else None):
+        print(line.text)
+        unfit += not line.fits
     if unfit:
         print(
-            f"{unfit} of {len(written)} lines have a word they were not to have: "
+            f"{unfit} of {count} lines have a word they were not to have: "
             "try more --candidates or another --seed",
             file=sys.stderr,
         )

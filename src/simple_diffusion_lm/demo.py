@@ -11,6 +11,7 @@ from pathlib import Path
 from .errors import UserError
 from .evaluation.metrics import Likelihood, likelihood
 from .evaluation.report import plot_losses
+from .evaluation.run_report import write_report
 from .generation import DiffusionLM
 from .run import run_training
 from .text.corpus import Prepared, prepare
@@ -53,6 +54,9 @@ def run_demo(out: Path, steps: int) -> None:
     tokens_per_line = bound.tokens / bound.texts
     plot_losses(out / "run", picture, entropy=language.entropy() / tokens_per_line)
     print(f"loss curve: {picture}")
+    report = out / "run" / "report.html"
+    write_report([out / "run"], report)
+    print(f"what can be seen of the run: {report}")
 
 
 def toy_data(out: Path) -> Prepared:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from .model.slots import Slot
-from .text.templates import Template
+from .text.templates import Gap, Template, parse
 from .text.tokenizer import Tokenizer
 
 LONGEST_GAP = 8  # tokens, of a gap that was left open between two given texts
@@ -44,7 +44,9 @@ class Form(NamedTuple):
             most.append(min(gap.most or open_most, gap.fewest + room))
         return fewest, most
 
-    def slot(self, widths: Sequence[int], end: list[int], number: int) -> Slot:
+    def slot(
+        self, widths: Sequence[int], end: list[int], number: int, seed: tuple[int, ...]
+    ) -> Slot:
         """The line with gaps of these widths. end: the ids after its text, EOS or none."""
         ids, given = list(self.given[0]), [True] * len(self.given[0])
         begins: list[int] = []
@@ -57,7 +59,8 @@ class Form(NamedTuple):
         marks = torch.zeros(2, len(ids) + len(end), dtype=torch.bool)
         marks[0, begins], marks[1, goes_on] = True, True
         mask = torch.tensor(given + [True] * len(end), dtype=torch.bool)
-        return Slot(torch.tensor(ids + end, dtype=torch.long), mask, marks[0], marks[1], number)
+        whole = torch.tensor(ids + end, dtype=torch.long)
+        return Slot(whole, mask, marks[0], marks[1], number, seed)
 
     def fills(
         self, widths: Sequence[int], ids: list[int], tokenizer: Tokenizer, *, stream: bool
@@ -76,3 +79,24 @@ class Form(NamedTuple):
         """The line as it was typed, with its gaps filled."""
         first, *rest = self.template.texts
         return first + "".join(fill + text for fill, text in zip(fills, rest, strict=True))
+
+
+class Wish(NamedTuple):
+    """A line to be written."""
+
+    template: Template
+    length: Gap = Gap()  # of the whole, in tokens
+    must: tuple[str, ...] = ()  # words to stand in it; the template is then one gap
+
+    @classmethod
+    def of(cls, template: str) -> "Wish":
+        """A template as people type it; an empty one is all gap."""
+        return cls(parse(template or "___"))
+
+
+class Draft(NamedTuple):
+    """A template whose gaps have their widths."""
+
+    form: Form
+    widths: list[int]
+    as_typed: bool

@@ -1,22 +1,25 @@
 """Text out of a trained run: the API people use from Python, and the command line's."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Unpack
 
 from .errors import UserError
+from .filling import Wish
 from .model import flow
 from .model.continuous import Continuous
 from .model.objective import Objective
-from .model.slots import Slot
+from .model.slots import Generate, Slot
 from .text.corpus import Prepared, open_prepared
 from .text.templates import Gap, Template
 from .text.tokenizer import Ids, Tokenizer
 from .training import checkpoint
 from .training.config import Config
 from .training.objectives import OBJECTIVES
-from .writer import LEFT_TO_RIGHT, Sampling, Wish, Writer, Written
+from .training.processes import pick_device
+from .writer import LEFT_TO_RIGHT, Sampling, Writer, Written
 
 
 class DiffusionLM:
@@ -48,15 +51,17 @@ class DiffusionLM:
 
     @classmethod
     def from_pretrained(cls, run: str | Path) -> "DiffusionLM":
-        """Reads the newest whole checkpoint of a run directory.
+        """Reads the newest whole checkpoint of a run directory, or a checkpoint's own directory.
 
         Raises UserError when there is none, or its files do not belong together.
         """
-        run = Path(run)
+        found = checkpoint.newest(Path(run))
+        run = checkpoint.run_of(Path(run))
         try:
             about = json.loads((run / "config.json").read_text())
             config = Config(**about["config"])
             lengths, stream, vocab_size = about["lengths"], about["stream"], about["vocab_size"]
+            identity = checkpoint.identity(about)
         except FileNotFoundError:
             raise UserError(f"{run}: no run here (config.json is missing)") from None
         except OSError as error:
@@ -68,18 +73,26 @@ class DiffusionLM:
             raise UserError(
                 f"{run}/tokenizer.model is not the one this run was trained with: put that back"
             )
-        found = checkpoint.newest(run)
         if found is None:
             raise UserError(f"{run}: no whole checkpoint yet; train it first (sdlm train)")
+        if found.manifest.get("run") != identity:
+            raise UserError(f"{run}/config.json is not that of {found.path.name}: put that back")
         model = OBJECTIVES[config.objective](config, vocab_size)
         model.load_state_dict(found.model())
-        model.eval()
+        model.to(pick_device()).eval()
         return cls(model, tokenizer, lengths, stream=stream, config=config)
+
+    def writing_with(self, generate: Generate) -> "DiffusionLM":
+        """The same model, whose texts are written by another function than its own `generate`."""
+        other = copy(self)
+        parts = (self.model, self.tokenizer, self.length_weights)
+        other.writer = Writer(*parts, stream=self.stream, generate=generate)
+        return other
 
     @staticmethod
     def trained_on(run: str | Path) -> Prepared:
         """The corpus a run was trained on, if that is still where it was; else UserError."""
-        about = json.loads((Path(run) / "config.json").read_text())
+        about = json.loads((checkpoint.run_of(Path(run)) / "config.json").read_text())
         data = open_prepared(about["prepared"])
         if data.meta["key"] != about["corpus"]:
             raise UserError(f"{about['prepared']} is not the corpus {run} was trained on")
@@ -93,6 +106,7 @@ class DiffusionLM:
         must: Sequence[str] = (),
         never: Sequence[str] = (),
         candidates: int = 1,
+        seed: int = 0,
         **sampling: Unpack[Sampling],
     ) -> list[str]:
         """Generates texts from noise.
@@ -100,13 +114,14 @@ class DiffusionLM:
         length is in tokens, without EOS, exact or a range; None: as training texts have it.
         Every text has the words of `must`, in any order and at any place, and none of `never`.
         Of several candidates for a text, the most probable is kept.
-        Text number n of a seed is the same whatever the count and the batch size.
+        The same seed gives the same texts: number n of it whatever the count and the batch size.
 
         Raises UserError for an unknown sampler or a number out of range, and for what is asked in
         vain of a model that writes from left to right.
         """
         wish = self.wish(Gap(length, length) if isinstance(length, int) else length, must)
-        return [line.text for line in self.write([wish] * count, candidates, never, **sampling)]
+        written = self.write([wish] * count, candidates, never, seed, **sampling)
+        return [line.text for line in written]
 
     def infill(
         self,
@@ -114,6 +129,7 @@ class DiffusionLM:
         *,
         never: Sequence[str] = (),
         candidates: int = 8,
+        seed: int = 0,
         **sampling: Unpack[Sampling],
     ) -> list[str]:
         """Fills the gaps of each template: `___`, or `[[5]]` or `[[2-6]]` tokens.
@@ -126,7 +142,7 @@ class DiffusionLM:
         `generate` does.
         """
         wishes = [Wish.of(template) for template in templates]
-        return [line.text for line in self.write(wishes, candidates, never, **sampling)]
+        return [line.text for line in self.write(wishes, candidates, never, seed, **sampling)]
 
     def wish(self, length: Gap | None = None, must: Sequence[str] = ()) -> Wish:
         """What generate asks for. Raises UserError where the model writes from left to right."""
@@ -139,13 +155,21 @@ class DiffusionLM:
         wishes: Sequence[Wish],
         candidates: int,
         never: Sequence[str] = (),
+        seed: int = 0,
         **sampling: Unpack[Sampling],
-    ) -> list[Written]:
-        """What generate and infill do, with all there is to say of each line (see writer.py)."""
-        return self.writer.write(wishes, candidates, never, **sampling)
+    ) -> Iterator[Written]:
+        """What generate and infill do, with all there is to say of each line (see writer.py).
+
+        As they are done: some thousand at a time.
+        """
+        return self.writer.write(wishes, candidates, never, seed, **sampling)
 
     def vary(
-        self, texts: Sequence[str], strength: float = 0.4, **sampling: Unpack[Sampling]
+        self,
+        texts: Sequence[str],
+        strength: float = 0.4,
+        seed: int = 0,
+        **sampling: Unpack[Sampling],
     ) -> list[str]:
         """Each text noised part of the way and written anew: near 0 a copy, at 1 a new text.
 
@@ -155,7 +179,7 @@ class DiffusionLM:
         if not 0 < strength <= 1:
             raise UserError(f"the strength must be above 0 and at most 1, not {strength}")
         end = self.writer.end
-        slots = [Slot.of(self._ids_of(text), end, n) for n, text in enumerate(texts)]
+        slots = [Slot.of(self._ids_of(text), end, n, (seed, n)) for n, text in enumerate(texts)]
         found = self.writer.run(slots, self.writer.vocabulary(), strength=strength, **sampling)
         return [self.decode(found[number]) for number in range(len(texts))]
 
@@ -172,7 +196,7 @@ class DiffusionLM:
 
     def score(self, texts: Sequence[str]) -> list[float]:
         """-log p of each text, in nats, as the model writes it from left to right (scoring.py)."""
-        return self.writer.nats([self._ids_of(text) + self.writer.end for text in texts])
+        return self.writer.nats([self._ids_of(text) + self.writer.eos for text in texts])
 
     def decode(self, ids: Ids) -> str:
         """The text of ids: one line, or running text in stream mode."""

@@ -12,12 +12,11 @@ RUN/
 import dataclasses
 import json
 import math
-import signal
+import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -29,21 +28,15 @@ from .text.batches import Batches, Masks
 from .text.corpus import Corpus, Prepared
 from .training import checkpoint
 from .training.compiling import compile_layers
-from .training.config import Config
+from .training.config import MAY_CHANGE, Config
 from .training.distributed import check_divisible
 from .training.lock import locked
-from .training.loop import autocast_dtype, train
-from .training.processes import largest, on_rank_0, rank, world
+from .training.loop import train
+from .training.processes import largest, on_rank_0, pick_device, rank
+from .training.signals import Signals, Stop
 from .training.state import State
 
-MAY_CHANGE = ("steps", "epochs", "minutes", "samples", "validate_every", "save_every", "compile")
-
-
-def pick_device() -> torch.device:
-    """CUDA (each process of a machine its own device), else Apple's MPS, else the processor."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+BYTES_SAVED = 16  # of a parameter: itself, its average, and what the optimiser knows of it
 
 
 def make_batches(config: Config, data: Prepared, corpus: Corpus, *, masks: bool) -> Batches:
@@ -112,36 +105,15 @@ def check_free(run: Path) -> None:
 def _check_same(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     for name, what in (("tokenizer", "tokenizer"), ("corpus", "corpus")):
         if old.get(name) != new[name]:
-            raise UserError(f"{run} was trained with another {what}: choose another --out")
+            raise UserError(
+                f"{run} was trained with another {what}: choose another --out (and --finetune-from "
+                f"{run}, to begin with its weights)"
+            )
     before, after = old["config"], new["config"]
     changed = [k for k in after if k not in MAY_CHANGE and before.get(k) != after[k]]
     if changed:
         differences = ", ".join(f"{k} was {before.get(k)}, now {after[k]}" for k in changed)
         raise UserError(f"{run} holds a run that differs ({differences}): choose another --out")
-
-
-class Stop(Exception):
-    """A signal asked the run to end; it ended with a checkpoint."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.exit_code = 128 + number
-
-
-@contextmanager
-def noticing_signals() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM are added to, so that a step is finished before stopping."""
-    seen: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-
-    old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield seen
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def run_training(
@@ -152,17 +124,19 @@ def run_training(
     quiet: bool = False,
     pause_at: float = math.inf,
     shard: bool = False,
+    start_from: Path | None = None,
 ) -> None:
     """Trains in `run`, resuming what is there. Ends with a checkpoint, whatever the save interval.
 
     pause_at: seconds of training after which to end before the budget is spent.
     shard: divide parameters, optimiser and average among the processes (training/distributed.py).
+    start_from: a run whose weights a new one begins with.
 
     Raises:
         UserError: the configuration, the corpus or the directory will not do, or another process
             trains there; before any training.
         NonFinite: the loss or gradient broke; the last checkpoint is untouched.
-        Stop: after SIGINT or SIGTERM, with a checkpoint of the step that was under way.
+        Stop: after a signal (see Signals), with a checkpoint of the step that was under way.
     """
     config.check()
     batches = make_batches(config, data, data.train, masks=True)
@@ -170,10 +144,11 @@ def run_training(
         raise UserError("the corpus has no line to train on")
     if shard:
         check_divisible(may_skip=config.layer_drop > 0)
+    on_rank_0(data.check)
     on_rank_0(lambda: open_run(run, describe(config, data, batches), data))
     with ExitStack() as held:
         on_rank_0(lambda: held.enter_context(locked(run)))
-        _train_in(run, config, data, batches, quiet or rank() > 0, pause_at, shard)
+        _train_in(run, config, data, batches, quiet or rank() > 0, pause_at, shard, start_from)
 
 
 def _train_in(
@@ -184,27 +159,26 @@ def _train_in(
     quiet: bool,
     pause_at: float,
     shard: bool,
+    start_from: Path | None,
 ) -> None:
     held_out = make_batches(config, data, data.valid, masks=False) if len(data.valid) else None
     device = pick_device()
     state = State(config, len(data.tokenizer), data.train, device, shard=shard)
     log = Log(run, config, state, len(batches.order(0)), quiet=quiet)
-    log.resume()
-    compiled = compile_layers(config, state.model, device)
-    log.say(
-        f"{sum(p.numel() for p in state.model.parameters()) / 1e6:.2f} M parameters, "
-        f"{len(batches.lengths):,} examples, {f'{world()} x ' * (world() > 1)}{device.type} in "
-        f"{'bfloat16' if autocast_dtype(device) else 'float32'}, {torch.get_num_threads()} threads"
-        f"{', compiled' if compiled else ''}"
-    )
+    if not log.resume() and start_from is not None:
+        state.start_from(start_from)
+    on_rank_0(partial(check_room, run, state))
+    validate = partial(log.validate, held_out, data, device)
     saved = state.progress.step
-    with noticing_signals() as signals, log:
+    with Signals() as signals, log:
+        signals.leaving_at_once(lambda: log.begin(compile_layers(config, state.model, device)))
+        _stop(signals)
         for step in train(config, state, batches, device):
             number = state.progress.step
             log.step(step)
-            stop = int(largest(float(signals[0] if signals else 0)))  # any process's stops all
             if number % config.validate_every == 0:
-                log.validate(held_out, data, device)
+                signals.leaving_at_once(validate)
+            stop = int(largest(float(signals.seen[0] if signals.seen else 0)))  # stops all
             if number % config.save_every == 0 or stop:
                 log.save()
                 saved = number
@@ -214,5 +188,26 @@ def _train_in(
                 break
         if state.progress.step != saved:
             if state.progress.step % config.validate_every:
-                log.validate(held_out, data, device)
+                signals.leaving_at_once(validate)
             log.save()
+        _stop(signals)
+
+
+def _stop(signals: Signals) -> None:
+    """Ends where a signal came to any process; what was to be saved is."""
+    if number := int(largest(float(signals.seen[0] if signals.seen else 0))):
+        raise Stop(number)
+
+
+def check_room(run: Path, state: State) -> None:
+    """Raises UserError where the disk has no room for the checkpoints of a run.
+
+    While one is written, those that are kept are there too.
+    """
+    one = BYTES_SAVED * sum(parameter.numel() for parameter in state.model.parameters())
+    free = shutil.disk_usage(run).free
+    if free < (more := one * (1 if checkpoint.newest(run) else checkpoint.KEPT + 2)):
+        raise UserError(
+            f"{run}: checkpoints need {more:,} bytes there, and {free:,} are free: make room, or "
+            "choose another --out"
+        )

@@ -4,7 +4,9 @@ import json
 import math
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -17,8 +19,8 @@ from .text.batches import Batches
 from .text.corpus import Prepared
 from .training import checkpoint
 from .training.config import Config
-from .training.loop import Step, fraction_done
-from .training.processes import on_rank_0, rank
+from .training.loop import Step, autocast_dtype, fraction_done
+from .training.processes import on_rank_0, rank, world
 from .training.state import State
 from .training.validation import held_out_bound
 
@@ -44,6 +46,7 @@ class Log:
         )
         self.quiet = quiet
         self.recent: list[Step] = []
+        self.bound: tuple[int, float] | None = None  # the last one on held-out text, and its step
         self.last = (time.monotonic(), 0)
 
     def __enter__(self) -> "Log":
@@ -57,8 +60,8 @@ class Log:
         if not self.quiet:
             self.bar.write(text, file=sys.stderr)
 
-    def resume(self) -> None:
-        """Loads the newest whole checkpoint; forgets metrics from after it."""
+    def resume(self) -> bool:
+        """Loads the newest whole checkpoint, if any; forgets metrics from after it."""
         found = checkpoint.newest(self.run)
         metrics = self.run / "metrics.jsonl"
         step = 0
@@ -67,10 +70,28 @@ class Log:
             step = self.state.progress.step
             self.bar.initial = min(self._done(), 1.0)  # so that the time left is of this session
             self.say(f"resuming at step {step}")
+            before, now = found.manifest.get("ran_on"), ran_on()
+            if before != now:
+                self.say(
+                    f"it ran on {before} before and runs on {now} now: "
+                    "the same course, but not to the last bit"
+                )
         if metrics.exists() and rank() == 0:
             lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if step_of(line) <= step]
             checkpoint.write_atomically(metrics, "".join(kept).encode())
+        return found is not None
+
+    def begin(self, compiled: bool) -> None:
+        """Says what is about to be trained, and on what."""
+        device = next(self.state.model.parameters()).device
+        self.say(
+            f"{sum(p.numel() for p in self.state.model.parameters()) / 1e6:.2f} M parameters, "
+            f"{sum(self.length_weights):,} examples, "
+            f"{f'{world()} x ' * (world() > 1)}{device.type} in "
+            f"{'bfloat16' if autocast_dtype(device) else 'float32'}, {threads()} threads"
+            f"{', compiled' if compiled else ''}"
+        )
 
     def step(self, step: Step) -> None:
         self.recent.append(step)
@@ -84,6 +105,7 @@ class Log:
         }
         values |= {
             "grad_norm": sum(s.grad_norm for s in self.recent) / len(self.recent),
+            "clipped": float(self.state.progress.clipped),
             "learning_rate": step.learning_rate,
             "tokens_per_second": (tokens - self.last[1]) / (now - self.last[0]),
         }
@@ -105,7 +127,7 @@ class Log:
     def validate(self, held_out: Batches | None, data: Prepared, device: torch.device) -> None:
         """The averaged model's bound on held-out text, its table's health, and some samples."""
         state, model = self.state, self.state.averaged_model
-        values: dict[str, float] = dict(model.embedding.spread()._asdict())
+        values: dict[str, float | list[float]] = dict(model.embedding.spread()._asdict())
         message = f"step {state.progress.step}:"
         if held_out is not None:
             bound = held_out_bound(
@@ -116,7 +138,11 @@ class Log:
                 device=device,
             )
             values |= {"bound": bound.total, "bound_error": bound.error}
+            self.bound = (state.progress.step, bound.total)
             message += f" held-out nats/token <= {bound.total:.3f} ± {bound.error:.3f}"
+        if isinstance(model, Continuous):
+            times = torch.linspace(0, 1, 11, device=device)
+            values["levels"] = model.schedule(times).log_snr.tolist()
         self.write("valid", values)
         self.say(f"{message}; nearest rows {values['nearest_mean']:.2f} apart on average")
         self.sample(model, data)
@@ -135,11 +161,14 @@ class Log:
 
     def save(self) -> None:
         state = self.state
-        about = {"progress": state.counters()}
+        identity = checkpoint.identity(json.loads((self.run / "config.json").read_text()))
+        about: dict[str, Any] = {"progress": state.counters(), "run": identity, "ran_on": ran_on()}
+        if self.bound is not None and self.bound[0] == state.progress.step:
+            about["bound"] = self.bound[1]
         tensors = state.model_tensors(), state.state_tensors()
         on_rank_0(lambda: checkpoint.save(self.run, state.progress.step, *tensors, about))
 
-    def write(self, kind: str, values: dict[str, float]) -> None:
+    def write(self, kind: str, values: Mapping[str, float | list[float]]) -> None:
         if rank() > 0:
             return
         progress = self.state.progress
@@ -147,6 +176,17 @@ class Log:
                   "tokens": progress.tokens, **values}  # fmt: skip
         with (self.run / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def ran_on() -> str:
+    """What a run's last bits depend on: how sums are divided."""
+    return (
+        f"{world()} process{'es' * (world() > 1)} of {threads()} threads, torch {torch.__version__}"
+    )
+
+
+def threads() -> int:
+    return torch.get_num_threads()
 
 
 def step_of(line: str) -> float:

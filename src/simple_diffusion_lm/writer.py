@@ -1,7 +1,7 @@
 """Writes lines: drafts their lengths, samples candidates, and keeps the best that will do."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypedDict, Unpack
 
 import numpy as np
@@ -9,15 +9,16 @@ import torch
 
 from .diffusion.sampler import SAMPLERS
 from .errors import UserError
-from .filling import Form
+from .filling import Draft, Form, Wish
 from .model.guidance import NONE, Guidance
 from .model.objective import Objective
-from .model.slots import Settings, Slot, Vocabulary
+from .model.slots import Generate, Settings, Slot, Vocabulary, Watch
 from .scoring import nats_of
-from .text.templates import Gap, Template, parse
+from .text.templates import Gap, Template
 from .text.tokenizer import SPACE, Ids, Tokenizer
 from .training.processes import gathered, rank, world
 
+AT_ONCE = 1024  # lines that are drafted together
 ATTEMPTS = 4  # rounds of candidates for a line that none of them will do for
 LEFT_TO_RIGHT = (
     "an autoregressive model writes from left to right and ends its lines itself: "
@@ -31,38 +32,17 @@ class Sampling(TypedDict, total=False):
     steps: evaluations of the network, 64 if not given; more is better and slower.
     sampler: one of diffusion.sampler.SAMPLERS, by default ancestral.
     temperature: 1 is the model's own distribution; below it, as by default (0.9), is safer.
-    seed: the same seed gives the same texts.
     batch_size: texts at a time.
     guidance: see model/guidance.py.
+    watch: is called after each step with the texts as they are (see model/slots.py).
     """
 
     steps: int
     sampler: str
     temperature: float
-    seed: int
     batch_size: int
     guidance: Guidance
-
-
-class Wish(NamedTuple):
-    """A line to be written."""
-
-    template: Template
-    length: Gap = Gap()  # of the whole, in tokens
-    must: tuple[str, ...] = ()  # words to stand in it; the template is then one gap
-
-    @classmethod
-    def of(cls, template: str) -> "Wish":
-        """A template as people type it; an empty one is all gap."""
-        return cls(parse(template or "___"))
-
-
-class Draft(NamedTuple):
-    """A template whose gaps have their widths."""
-
-    form: Form
-    widths: list[int]
-    as_typed: bool
+    watch: Watch | None
 
 
 class Written(NamedTuple):
@@ -79,15 +59,23 @@ class Writer:
     """A model, its tokenizer, and how long its texts are (see generation.py)."""
 
     def __init__(
-        self, model: Objective, tokenizer: Tokenizer, length_weights: list[int], *, stream: bool
+        self,
+        model: Objective,
+        tokenizer: Tokenizer,
+        length_weights: list[int],
+        *,
+        stream: bool,
+        generate: Generate | None = None,
     ) -> None:
+        """generate: what slots are written with, by default the model's own."""
         self.model = model
+        self.generate = generate or model.generate
         self.tokenizer = tokenizer
         self.length_weights = length_weights
         self.stream = stream
         self.pieces = tokenizer.pieces(range(len(tokenizer)))
-        # What ends a line and is given: a model that writes its own length does without.
-        self.end = [] if stream or model.writes_length else [tokenizer.eos_id]
+        self.eos = [] if stream else [tokenizer.eos_id]  # ends a line,
+        self.end = [] if model.writes_length else self.eos  # and is given, or written
 
     @property
     def longest(self) -> int:
@@ -110,34 +98,53 @@ class Writer:
         wishes: Sequence[Wish],
         candidates: int,
         never: Sequence[str] = (),
+        seed: int = 0,
         **sampling: Unpack[Sampling],
-    ) -> list[Written]:
-        """A line for each wish: of as many candidates, the one that is most probable."""
+    ) -> Iterator[Written]:
+        """A line for each wish, in order: of as many candidates, the one that is most probable.
+
+        AT_ONCE at a time, so that any number of them takes as much memory as so many.
+        """
         if candidates < 1:
             raise UserError(f"there must be at least 1 candidate, not {candidates}")
-        seed = sampling.get("seed", 0)
+        for wish in {id(wish): wish for wish in wishes}.values():
+            self.draft(wish, np.random.default_rng(0), 0.0)  # what cannot be is said before all
+        for first in range(0, len(wishes), AT_ONCE):
+            some = wishes[first : first + AT_ONCE]
+            yield from self._write(some, first, candidates, never, seed, **sampling)
+
+    def _write(
+        self,
+        wishes: Sequence[Wish],
+        first: int,
+        candidates: int,
+        never: Sequence[str],
+        seed: int,
+        **sampling: Unpack[Sampling],
+    ) -> list[Written]:
+        """Lines for the wishes that begin with number `first`."""
         avoid = re.compile("|".join(rf"(?<!\w){re.escape(w)}(?!\w)" for w in never) or "$^", re.I)
         vocabulary = self.vocabulary(never)
         done: dict[int, Written] = {}
         for attempt in range(ATTEMPTS):
             drafts = {}
-            for i in range(len(wishes)):
+            for i, wish in enumerate(wishes, start=first):
                 if i in done and done[i].fits:
                     continue
                 rng = np.random.default_rng([seed, attempt, i])
                 shares = (np.arange(candidates) + rng.random()) / candidates
                 for c, share in enumerate(shares):
-                    drafts[i * candidates + c] = self.draft(wishes[i], rng, share)
-            slots = [draft.form.slot(draft.widths, self.end, n) for n, draft in drafts.items()]
+                    drafts[i * candidates + c] = self.draft(wish, rng, share)
             # Another attempt draws anew.
-            anew: Sampling = {**sampling, "seed": seed + attempt * 10**6}
-            found = self.run(slots, vocabulary, **anew)
+            seeds = {n: (seed + attempt * 10**6, n) for n in drafts}
+            slots = [d.form.slot(d.widths, self.end, n, seeds[n]) for n, d in drafts.items()]
+            found = self.run(slots, vocabulary, **sampling)
             for i in sorted({number // candidates for number in drafts}):
                 numbers = range(i * candidates, (i + 1) * candidates)
                 done[i] = self._best([(drafts[n], found[n]) for n in numbers], avoid)
             if all(line.fits for line in done.values()):
                 break
-        return [done[i] for i in range(len(wishes))]
+        return [done[i] for i in sorted(done)]
 
     def _best(self, candidates: list[tuple[Draft, list[int]]], avoid: re.Pattern[str]) -> Written:
         lines = []
@@ -160,7 +167,7 @@ class Writer:
         """
         pays_length = None if self.stream or self.model.writes_length else self.length_weights
         end = len(self.end)
-        slots = [Slot.of(ids[: len(ids) - end], ids[len(ids) - end :], 0) for ids in texts]
+        slots = [Slot.of(ids[: len(ids) - end], ids[len(ids) - end :]) for ids in texts]
         return nats_of(self.model, slots, pays_length)
 
     def draft(self, wish: Wish, rng: np.random.Generator, share: float) -> Draft:
@@ -210,22 +217,29 @@ class Writer:
         steps: int = 64,
         sampler: str = "ancestral",
         temperature: float = 0.9,
-        seed: int = 0,
         batch_size: int = 64,
         guidance: Guidance = NONE,
+        watch: Watch | None = None,
         strength: float | None = None,
     ) -> dict[int, list[int]]:
-        """The ids of each slot by its number. Each process writes a part of them."""
+        """The ids of each slot by its number, to its end. Each process writes a part of them."""
         if sampler not in SAMPLERS:
             raise UserError(f"no sampler {sampler!r}: the samplers are {', '.join(SAMPLERS)}")
         if steps < 1:
             raise UserError(f"sampling takes at least 1 step, not {steps}")
         if temperature <= 0:
             raise UserError(f"the temperature must be above 0, not {temperature}")
-        settings = Settings(SAMPLERS[sampler], steps, temperature, seed, guidance, strength)
+        if guidance != NONE and not self.model.is_guided:
+            raise UserError("only continuous diffusion can be guided")
+        settings = Settings(SAMPLERS[sampler], steps, temperature, guidance, strength)
         own = slots[rank() :: world()]
-        done = self.model.generate(own, settings, vocabulary, batch_size)
-        return gathered({number: ids.tolist() for number, ids in done})
+        done = self.generate(own, settings, vocabulary, batch_size, watch)
+        return gathered({number: self._to_its_end(ids.tolist()) for number, ids in done})
+
+    def _to_its_end(self, ids: list[int]) -> list[int]:
+        """The ids up to where a model that writes its own length ended."""
+        ended = self.model.writes_length and self.eos and self.eos[0] in ids
+        return ids[: ids.index(self.eos[0]) + 1] if ended else ids
 
     def decode(self, ids: Ids) -> str:
         """The text of ids: one line, or running text in stream mode."""

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -93,12 +94,50 @@ def test_ablations(tmp_path):
 
 
 def test_infilling(toy_run, tmp_path):
-    done = run(
-        "infilling.py", toy_run, "--out", tmp_path / "i.json", "--count", "3", "--steps", "2"
-    )
+    few = ["--out", tmp_path / "i.json", "--count", "3", "--steps", "2", "--ways"]
+    done = run("infilling.py", toy_run, *few)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "i.json").read_text())["results"]
-    assert set(results) == {"what stood there", "5-gram model", "run", "run, best of 8"}
+    assert {"what stood there", "5-gram model", "run", "run, best of 8"} < set(results)
+    assert {"run, guided 1.0", "run, re-injected, w = 0.0", "run, by gradient, w = 8.0"} < set(
+        results
+    )
     assert results["what stood there"]["exact"] == 1
     assert results["5-gram model"]["exact"] > 0.1  # it has seen the language, the run has not
+    assert finite(results)
+
+
+def test_varying(toy_run, tmp_path):
+    done = run("varying.py", toy_run, "--out", tmp_path, "--count", "4", "--steps", "4")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "varying.json").read_text())
+    assert len(results["varied"]) == 10
+    assert 0 <= results["returned"] <= 1
+    assert (tmp_path / "varying.png").stat().st_size > 10_000
+    assert finite(results)
+
+
+def test_pictures(toy_run, tmp_path):
+    done = run("pictures.py", toy_run, "--out", tmp_path, "--template", "the ___ .")
+    assert done.returncode == 0, done.stderr
+    for name in ("noise-to-text.svg", "terminal.svg"):
+        ElementTree.parse(tmp_path / name)
+
+
+def test_torture(tmp_path):
+    """A part of `make torture`, with fewer repetitions."""
+    rows = ["C1", "N1", "F1", "P1"]
+    done = run("torture.py", "--quick", "--only", *rows, "--out", tmp_path / "t.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((tmp_path / "t.json").read_text())["rows"]
+    assert set(results) == set(rows)
+    assert all(row["passed"] for row in results.values())
+
+
+def test_choosing(toy_run, tmp_path):
+    done = run("choosing.py", toy_run, "--out", tmp_path / "c.json", "--count", "10")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "c.json").read_text())
+    assert len(results["rows"]) == 7
+    assert results["rows"][0]["met"] == 1
     assert finite(results)

@@ -53,8 +53,8 @@ def fitted(name):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_tiny_model_overfits_one_batch_and_reproduces_it(name, sampler):
     free = torch.zeros(L, dtype=torch.bool)
-    slots = [Slot(free.long(), free, free, free, number) for number in range(32)]
-    settings = Settings(SAMPLERS[sampler], steps=32, temperature=1.0, seed=0)
+    slots = [Slot(free.long(), free, free, free, n, (0, n)) for n in range(32)]
+    settings = Settings(SAMPLERS[sampler], steps=32, temperature=1.0)
     lines = dict(fitted(name).generate(slots, settings, ANYTHING))
     known = {tuple(row) for row in two_lines().tolist()}
     found = [tuple(line.tolist()) for line in lines.values()]
@@ -79,8 +79,8 @@ def test_given_tokens_come_back_and_decide_the_rest(name):
     given = torch.zeros(L, dtype=torch.bool)
     given[[1, 3]] = True
     free = torch.zeros(L, dtype=torch.bool)
-    slots = [Slot(ids[n % 2], given, free, free, n) for n in range(8)]
-    settings = Settings(SAMPLERS["ancestral"], steps=32, temperature=1.0, seed=0)
+    slots = [Slot(ids[n % 2], given, free, free, n, (0, n)) for n in range(8)]
+    settings = Settings(SAMPLERS["ancestral"], steps=32, temperature=1.0)
     for number, line in fitted(name).generate(slots, settings, ANYTHING):
         assert (line[given] == ids[number % 2][given]).all()
         if name == "masked":  # the others were not trained with given tokens here

@@ -17,11 +17,13 @@ def page_of(lengths, given=()):
         nowhere = torch.zeros(length, dtype=torch.bool)
         cond_mask = nowhere.clone()
         cond_mask[list(given)] = True
-        slots.append(Slot(torch.full((length,), 7), cond_mask, nowhere, nowhere, number))
-    (group,) = batches_of(slots, 8, 0, torch.device("cpu"))
+        slots.append(
+            Slot(torch.full((length,), 7), cond_mask, nowhere, nowhere, number, (0, number))
+        )
+    (group,) = batches_of(slots, 8, torch.device("cpu"))
     torch.manual_seed(0)
     schedule = FittedSchedule(D, V)
-    settings = Settings(SAMPLERS["ancestral"], steps=4, temperature=1.0, seed=0)
+    settings = Settings(SAMPLERS["ancestral"], steps=4, temperature=1.0)
     return Page(denoiser(V).eval(), schedule, group, settings), group, schedule
 
 

@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 def slot(length, number):
     nowhere = torch.zeros(length, dtype=torch.bool)
-    return Slot(torch.arange(length), nowhere, nowhere, nowhere, number)
+    return Slot(torch.arange(length), nowhere, nowhere, nowhere, number, (7, number))
 
 
 def slots_of(lengths):
@@ -27,7 +27,7 @@ def slots_of(lengths):
 @given(st.lists(st.integers(1, 40), max_size=60), st.integers(1, 9))
 def test_every_slot_is_in_one_batch_with_little_padding(lengths, batch_size):
     seen = []
-    for group in batches_of(slots_of(lengths), batch_size, 0, CPU):
+    for group in batches_of(slots_of(lengths), batch_size, CPU):
         sizes = group.length_mask.sum(1)
         assert len(sizes) <= batch_size
         assert sizes.max() <= PADDED * sizes.min()
@@ -41,8 +41,8 @@ def test_every_slot_is_in_one_batch_with_little_padding(lengths, batch_size):
 
 
 def test_what_is_drawn_for_a_text_does_not_depend_on_its_company():
-    (alone,) = batches_of([slot(5, 3)], 8, 7, CPU)
-    (together,) = batches_of([slot(6, 1), slot(5, 3), slot(7, 2)], 8, 7, CPU)
+    (alone,) = batches_of([slot(5, 3)], 8, CPU)
+    (together,) = batches_of([slot(6, 1), slot(5, 3), slot(7, 2)], 8, CPU)
     row = together.numbers.index(3)
     for _ in range(2):
         torch.testing.assert_close(together.uniform()[row, :5], alone.uniform()[0])
@@ -64,8 +64,8 @@ def test_what_is_forbidden_is_never_drawn(u):
         torch.tensor([True, False, False, True]), torch.tensor([False, True, False, False]), None
     )
     at = torch.arange(3)
-    slot = Slot.of([0, 0, 0], [], 0)._replace(begins=at == 0, goes_on=at == 1)
-    group = together([slot], 0, torch.device("cpu"))
+    slot = Slot.of([0, 0, 0], [])._replace(begins=at == 0, goes_on=at == 1)
+    group = together([slot], torch.device("cpu"))
     allowed = group.allowed(torch.zeros(3, 4), at, vocabulary)
     ids = draw_ids(allowed, torch.full((3,), u, dtype=torch.float64))
     assert ids[:2].tolist() == [2, 1]

@@ -93,3 +93,28 @@ def test_a_failed_save_leaves_the_old_one_whole(tmp_path, monkeypatch):
 def test_a_manifest_holds_only_json(tmp_path):
     path = saved(tmp_path, 5)
     assert json.loads((path / checkpoint.MANIFEST).read_text())["progress"] == {"step": 5}
+
+
+def test_the_best_stays_as_well(tmp_path):
+    for step, bound in ((1, 3.0), (2, 2.0), (3, 2.5), (4, 2.6), (5, 2.7)):
+        about = {"progress": {"step": step}, "bound": bound}
+        checkpoint.save(tmp_path, step, TENSORS, {"s": torch.ones(2)}, about)
+    names = set(os.listdir(tmp_path / "checkpoints"))
+    assert names == {"step-2", "step-4", "step-5"}
+    assert checkpoint.best(tmp_path) == tmp_path / "checkpoints" / "step-2"
+    assert checkpoint.newest(tmp_path).manifest["step"] == 5
+    named = checkpoint.newest(tmp_path / "checkpoints" / "step-2")
+    assert named.manifest["step"] == 2
+    assert checkpoint.run_of(named.path) == tmp_path
+
+
+def test_a_changed_manifest_is_noticed(tmp_path):
+    newest = saved(tmp_path, 5, 10) / checkpoint.MANIFEST
+    newest.write_text(newest.read_text().replace('"step": 10', '"step": 11'))
+    assert checkpoint.newest(tmp_path).manifest["step"] == 5
+
+
+def test_what_a_kill_left_is_cleared_away(tmp_path):
+    (tmp_path / "checkpoints" / ".step-3.tmp").mkdir(parents=True)
+    saved(tmp_path, 5)
+    assert os.listdir(tmp_path / "checkpoints") == ["step-5"]

@@ -78,8 +78,8 @@ def test_what_is_sampled_has_the_probability_that_is_claimed():
     torch.testing.assert_close(probability.sum(), torch.tensor(1.0))
     free = torch.zeros(2, dtype=torch.bool)
     none = torch.zeros(vocab, dtype=torch.bool)
-    slots = [Slot(free.long(), free, free, free, number) for number in range(4000)]
-    settings = Settings(SAMPLERS["ancestral"], steps=1, temperature=1.0, seed=0)
+    slots = [Slot(free.long(), free, free, free, n, (0, n)) for n in range(4000)]
+    settings = Settings(SAMPLERS["ancestral"], steps=1, temperature=1.0)
     lines = model.generate(slots, settings, Vocabulary(none, none, None), batch_size=500)
     counts = torch.zeros(vocab, vocab)
     for _, line in lines:
@@ -93,8 +93,8 @@ def test_a_line_ends_where_the_model_ends_it_and_at_the_longest_at_last():
     banned = torch.zeros(V, dtype=torch.bool)
     banned[:4] = True
     free = torch.zeros(L, dtype=torch.bool)
-    slots = [Slot(free.long(), free, free, free, number) for number in range(200)]
-    settings = Settings(SAMPLERS["ancestral"], steps=1, temperature=1.0, seed=0)
+    slots = [Slot(free.long(), free, free, free, n, (0, n)) for n in range(200)]
+    settings = Settings(SAMPLERS["ancestral"], steps=1, temperature=1.0)
     ends = []
     for _, line in model.generate(slots, settings, Vocabulary(banned, free[:1].expand(V), eos)):
         words = line.tolist()

@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .network import Network, Targets, Text, sum_texts
-from .schedule import Level, Schedule, level_at, useful_range
+from .schedule import Level, Schedule, finest, level_at, useful_range
 
 CONTROL = 0.5  # of the control variate: more is better with less stagger, and worse with more
 
@@ -187,8 +187,9 @@ def _prior(
 ) -> Float[Tensor, " B"]:
     """KL(q(x_1 | x) || N(0, I)), summed over the free positions."""
     # sigma^2 - 1 = -alpha^2 and log(sigma^2) is near -alpha^2: in double, or the digits cancel.
-    alpha2 = level_at(log_snr.double()).alpha[..., None] ** 2
-    per_token = 0.5 * (alpha2 * x0.double().square() - alpha2 - torch.log1p(-alpha2)).sum(-1)
+    fine = finest(x0.device)
+    alpha2 = level_at(log_snr.to(fine)).alpha[..., None] ** 2
+    per_token = 0.5 * (alpha2 * x0.to(fine).square() - alpha2 - torch.log1p(-alpha2)).sum(-1)
     return (per_token * free).sum(1).to(x0.dtype)
 
 

@@ -21,6 +21,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 
+def finest(device: torch.device) -> torch.dtype:
+    """float64, or what stands for it on Apple's MPS, which has none."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 class Level(NamedTuple):
     """A noise level: the weights of signal and of noise.
 

@@ -9,6 +9,7 @@ from ..errors import UserError
 from ..generation import DiffusionLM
 from ..text.corpus import Prepared, prepare
 from ..text.tokenizer import Tokenizer
+from ..training.checkpoint import run_of
 from .metrics import Likelihood, example_texts, likelihood
 from .samples import FEWEST_LINES, Reference, SampleMetrics, sample_metrics, shuffled_words
 
@@ -47,7 +48,8 @@ def evaluate_run(
     model = DiffusionLM.from_pretrained(run)
     with tempfile.TemporaryDirectory() as directory:
         if data:
-            corpus = prepare_for(run / "tokenizer.model", data, Path(directory) / "corpus").train
+            tokenizer = run_of(run) / "tokenizer.model"
+            corpus = prepare_for(tokenizer, data, Path(directory) / "corpus").train
         else:
             corpus = DiffusionLM.trained_on(run).valid
             if not len(corpus):

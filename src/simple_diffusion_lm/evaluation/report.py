@@ -65,7 +65,7 @@ def plot_losses(run: Path, picture: Path, *, entropy: float | None = None) -> No
     entropy, in nats per token, is drawn as the line that the bound cannot cross.
     Raises UserError when matplotlib (the extra `plot`) is missing.
     """
-    plt = _pyplot()
+    plt = pyplot()
     train, valid = read_metrics(run, "train"), read_metrics(run, "valid")
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
 
@@ -131,7 +131,7 @@ def mean_metrics(several: Sequence[SampleMetrics]) -> SampleMetrics:
 
 def plot_comparison(results: Mapping[str, Any], picture: Path) -> None:
     """Judge perplexity against steps, against seconds, and against entropy over temperature."""
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained", sharey=True)
     for number, (name, run) in enumerate(results["runs"].items()):
         first, others = run["points"][0], run["points"][1:]
@@ -168,7 +168,8 @@ def plot_comparison(results: Mapping[str, Any], picture: Path) -> None:
     plt.close(figure)
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """matplotlib's; raises UserError without the extra `plot`."""
     try:
         import matplotlib.pyplot as plt
     except ImportError:

@@ -1,6 +1,6 @@
 """Continuous diffusion: a denoiser and its schedule, trained, measured and sampled."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -23,7 +23,7 @@ from .denoiser import Denoiser
 from .embedding import TokenEmbedding
 from .objective import Objective
 from .page import Page, level_along
-from .slots import Settings, Slot, Slots, Vocabulary, batches_of
+from .slots import Frame, Settings, Slots, Vocabulary
 
 FLOW_STEPS = 64  # of the flow's likelihood; on the exact model of the tests, 0.01 nats too high
 CARRIED_STEPS = 128  # of the ancestral sampler's bound
@@ -34,6 +34,8 @@ class Continuous(Objective):
 
     schedule is a formula, or a module that each training batch fits a little better.
     """
+
+    is_guided = True
 
     def __init__(
         self,
@@ -192,24 +194,9 @@ class Continuous(Objective):
         logits = self.denoiser(eps, noise, torch.zeros_like(eps), **given).logits
         return F.cross_entropy(logits, ids.flatten()[at], reduction="none")
 
-    def generate(
-        self,
-        slots: Iterable[Slot],
-        settings: Settings,
-        vocabulary: Vocabulary,
-        batch_size: int = 64,
-    ) -> Iterator[tuple[int, Int[Tensor, " L"]]]:
-        """Ids out of noise: the reverse process. A position that is clean is written, and given."""
-        self.eval()
-        device = self.denoiser.log_unigram.device
-        for group in batches_of(slots, batch_size, settings.seed, device):
-            ids = self._write(group, settings, vocabulary)
-            yield from group.texts(ids)
-
     @torch.no_grad()
-    def _write(
-        self, group: Slots, settings: Settings, vocabulary: Vocabulary
-    ) -> Int[Tensor, "B L"]:
+    def write(self, group: Slots, settings: Settings, vocabulary: Vocabulary) -> Iterator[Frame]:
+        """Ids out of noise: the reverse process. A position that is clean is written, and given."""
         order = group.uniform()
         if settings.strength is None:  # what is kept of a text is anywhere in it
             order = self._order(order)
@@ -227,7 +214,7 @@ class Continuous(Objective):
         for number, (_, prediction) in enumerate(steps, start=1):
             t = path(torch.tensor(first * (1 - number / settings.steps), device=group.ids.device))
             page.write(prediction, t == 0, vocabulary)
-        return page.ids
+            yield Frame(page.ids, page.free, prediction.targets.all, prediction.logits)
 
 
 ESTIMATES = {"two-pass": Continuous.bound, "carried": Continuous.carried, "flow": Continuous.flow}

@@ -65,7 +65,7 @@ def blend(
     lengths = [len(ids) for ids in texts]
     noises = torch.randn(2, max(lengths), dim, generator=seeded(0)).to(device)
     for noise, ids in zip(noises, texts, strict=True):
-        page, schedule = _page(model, [Slot.of(ids, end, 0)], steps)
+        page, schedule = _page(model, [Slot.of(ids, end)], steps)
         x0 = model.embedding(page.ids)
         noise[: len(ids)] = encode(by_itself(page.denoise), schedule, x0, steps)[0, : len(ids)]
     shares = torch.linspace(0, 1, count).tolist()
@@ -84,8 +84,8 @@ def blend(
 
 def _page(model: Continuous, slots: Sequence[Slot], steps: int) -> tuple[Page, Schedule]:
     """Texts, all of whose positions go along the flow together."""
-    group = together(slots, 0, model.embedding.weight.device)
-    settings = Settings(SAMPLERS["ddim"], steps, temperature=1.0, seed=0)
+    group = together(slots, model.embedding.weight.device)
+    settings = Settings(SAMPLERS["ddim"], steps, temperature=1.0)
     at_once = Path(torch.zeros_like(group.ids, dtype=torch.float), 0.0)
     page = Page(model.denoiser, model.schedule, group, settings)
     return page, partial(level_along, model.schedule, at_once)

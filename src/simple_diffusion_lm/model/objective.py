@@ -7,13 +7,14 @@ twins/autoregressive.py.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
 from ..diffusion.likelihood import Bound
 from ..diffusion.loss import ALL, Losses, Part
 from .embedding import TokenEmbedding
-from .slots import Settings, Slot, Vocabulary
+from .slots import Frame, Settings, Slot, Slots, Vocabulary, Watch, batches_of
 
 
 class Objective(nn.Module, ABC):
@@ -21,9 +22,11 @@ class Objective(nn.Module, ABC):
 
     writes_length: it ends its lines itself, so that their length is paid for in its likelihood and
     cannot be prescribed.
+    is_guided: it can be led on (see model/guidance.py).
     """
 
     writes_length = False
+    is_guided = False
 
     @property
     @abstractmethod
@@ -81,11 +84,22 @@ class Objective(nn.Module, ABC):
         """
 
     @abstractmethod
+    def write(self, group: Slots, settings: Settings, vocabulary: Vocabulary) -> Iterator[Frame]:
+        """Writes texts, and yields after each step; the last frame has all that is to be had."""
+
+    @torch.no_grad()
     def generate(
         self,
         slots: Iterable[Slot],
         settings: Settings,
         vocabulary: Vocabulary,
         batch_size: int = 64,
+        watch: Watch | None = None,
     ) -> Iterator[tuple[int, Int[Tensor, " L"]]]:
-        """Yields (number, ids) for each slot, in the order they are done."""
+        """Yields (number, ids) for each slot, in the order they are done. watch sees each step."""
+        self.eval()
+        for group in batches_of(slots, batch_size, self.embedding.weight.device):
+            for frame in self.write(group, settings, vocabulary):
+                if watch is not None:
+                    watch(group, frame)
+            yield from group.texts(frame.ids)

@@ -12,24 +12,28 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..diffusion.loss import seeded
 from ..diffusion.sampler import Sampler
+from ..diffusion.schedule import finest
 from .guidance import NONE, Guidance
 
 
 class Slot(NamedTuple):
-    """One text to generate: its length, what of it is given, and the number that seeds it."""
+    """One text to generate: its length, what of it is given, and what its noise is drawn from."""
 
     ids: Int[Tensor, " L"]  # read where given, and where a part of them is to be kept
     cond_mask: Bool[Tensor, " L"]  # True: given
     begins: Bool[Tensor, " L"]  # True: a new word has to begin here
     goes_on: Bool[Tensor, " L"]  # True: the word before has to go on
-    number: int
+    number: int  # by which it is known
+    seed: tuple[int, ...]  # of all that is drawn for it
 
     @classmethod
-    def of(cls, ids: Sequence[int], end: Sequence[int], number: int) -> "Slot":
+    def of(
+        cls, ids: Sequence[int], end: Sequence[int], number: int = 0, seed: tuple[int, ...] = (0,)
+    ) -> "Slot":
         """A text of which everything may change but its end, EOS or nothing."""
         cond_mask = torch.tensor([False] * len(ids) + [True] * len(end))
         nowhere = torch.zeros_like(cond_mask)
-        return cls(torch.tensor([*ids, *end]), cond_mask, nowhere, nowhere, number)
+        return cls(torch.tensor([*ids, *end]), cond_mask, nowhere, nowhere, number, seed)
 
 
 class Vocabulary(NamedTuple):
@@ -46,7 +50,6 @@ class Settings(NamedTuple):
     sampler: Sampler
     steps: int
     temperature: float  # divides the logits: below 1 is safer and less varied
-    seed: int
     guidance: Guidance = NONE
     strength: float | None = None  # how far what stands there is noised; None: it is not looked at
 
@@ -86,9 +89,22 @@ class Slots(NamedTuple):
             banned | (begins & continues) | (goes_on & ~continues), -torch.inf
         )
 
+    def only(self, rows: Sequence[int]) -> "Slots":
+        """Some of the texts."""
+        return Slots(
+            self.ids[rows],
+            self.cond_mask[rows],
+            self.begins[rows],
+            self.goes_on[rows],
+            self.length_mask[rows],
+            [self.numbers[row] for row in rows],
+            [self.generators[row] for row in rows],
+        )
+
     def uniform(self) -> Float[Tensor, "B L"]:
         """Uniform numbers on [0, 1), in float64."""
-        return self._drawn(lambda length, g: torch.rand(length, generator=g, dtype=torch.float64))
+        fine = finest(self.ids.device)
+        return self._drawn(lambda n, g: torch.rand(n, generator=g, dtype=torch.float64).to(fine))
 
     def normal(self, dim: int) -> Float[Tensor, "B L D"]:
         """Standard normal numbers."""
@@ -105,13 +121,37 @@ class Slots(NamedTuple):
             yield number, row[mask]
 
 
+class Frame(NamedTuple):
+    """Texts after a step of writing them, and what the model said in that step."""
+
+    ids: Int[Tensor, "B L"]  # of what is given or written
+    free: Bool[Tensor, "B L"]  # not written yet
+    at: Int[Tensor, " N"]  # the positions that were predicted, as numbers b L + l
+    logits: Float[Tensor, "N V"]
+
+    def only(self, rows: Sequence[int]) -> "Frame":
+        """That of some of the texts."""
+        length = self.ids.shape[1]
+        place = torch.full((len(self.ids),), -1, device=self.at.device)
+        place[rows] = torch.arange(len(rows), device=place.device)
+        row = place[self.at // length]
+        kept = row >= 0
+        at = row[kept] * length + self.at[kept] % length
+        return Frame(self.ids[rows], self.free[rows], at, self.logits[kept])
+
+
+Watch = Callable[[Slots, Frame], None]
+Generate = Callable[
+    [Sequence[Slot], Settings, Vocabulary, int, Watch | None],
+    Iterable[tuple[int, Int[Tensor, " L"]]],
+]
+
+
 POOL_BATCHES = 64  # that are sorted by length at a time
 PADDED = 1.5  # the longest of a batch over its shortest, at most
 
 
-def batches_of(
-    slots: Iterable[Slot], batch_size: int, seed: int, device: torch.device
-) -> Iterator[Slots]:
+def batches_of(slots: Iterable[Slot], batch_size: int, device: torch.device) -> Iterator[Slots]:
     """Slots in batches, sorted by length within a pool, so that little is padding."""
     source = iter(slots)
     while pool := list(islice(source, POOL_BATCHES * batch_size)):
@@ -119,13 +159,13 @@ def batches_of(
         group: list[Slot] = []
         for slot in pool:
             if group and (len(group) == batch_size or len(slot.ids) > PADDED * len(group[0].ids)):
-                yield together(group, seed, device)
+                yield together(group, device)
                 group = []
             group.append(slot)
-        yield together(group, seed, device)
+        yield together(group, device)
 
 
-def together(group: Sequence[Slot], seed: int, device: torch.device) -> Slots:
+def together(group: Sequence[Slot], device: torch.device) -> Slots:
     """Slots as one batch."""
 
     def padded(column: Iterable[Tensor]) -> Tensor:
@@ -138,7 +178,7 @@ def together(group: Sequence[Slot], seed: int, device: torch.device) -> Slots:
         goes_on=padded(slot.goes_on for slot in group),
         length_mask=padded(torch.ones_like(slot.cond_mask) for slot in group),
         numbers=[slot.number for slot in group],
-        generators=[seeded(seed, slot.number) for slot in group],
+        generators=[seeded(*slot.seed) for slot in group],
     )
 
 
@@ -148,5 +188,6 @@ def draw_ids(logits: Float[Tensor, "N V"], u: Float[Tensor, " N"]) -> Int[Tensor
     In float64: in float32 rare ids are cut off, which is a lower temperature in disguise
     (2409.02908).
     """
-    cumulative = logits.double().softmax(-1).cumsum(-1)
-    return torch.searchsorted(cumulative, u[:, None] * cumulative[:, -1:], right=True).squeeze(1)
+    cumulative = logits.to(finest(logits.device)).softmax(-1).cumsum(-1)
+    found = torch.searchsorted(cumulative, u[:, None] * cumulative[:, -1:], right=True)
+    return found.squeeze(1).clamp(max=logits.shape[-1] - 1)

@@ -14,11 +14,12 @@ import numpy as np
 from jaxtyping import Int, UInt
 
 from ..errors import UserError
+from ..sealing import sealed
 from .tokenizer import Tokenizer
 from .tokenizer_training import train_tokenizer
 from .writing import Cache, HoldOutNone, hold_out, scan
 
-FORMAT = 1
+FORMAT = 2
 PARTS = ("train", "valid")
 
 COUNT_TOKENS = 10_000_000  # counted at a time
@@ -62,6 +63,17 @@ class Prepared:
     stream: bool
     meta: dict[str, Any]
 
+    def check(self) -> None:
+        """Reads all of it, once. Raises UserError where it is not what was written."""
+        for part, digests in self.meta["sha256"].items():
+            for name, digest in digests.items():
+                path = self.directory / f"{part}.{name}.bin"
+                with path.open("rb") as file:
+                    if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                        raise UserError(
+                            f"{path} is damaged: delete {self.directory}, prepare again"
+                        )
+
 
 def is_prepared(path: str | Path) -> bool:
     """Whether the path is a directory that `prepare` wrote."""
@@ -79,6 +91,8 @@ def open_prepared(directory: str | Path) -> Prepared:
         meta = json.loads((directory / "corpus.json").read_text(encoding="utf-8"))
         if meta["format"] != FORMAT:
             raise UserError(f"{directory}: prepared by another version: prepare the corpus again")
+        if meta != sealed(meta):
+            raise ValueError("another corpus.json")
         tokenizer = Tokenizer.load(directory / "tokenizer.model")
         if tokenizer.fingerprint != meta["tokenizer"]:
             raise ValueError("another tokenizer")
@@ -187,7 +201,7 @@ def _write(out: Path, cache: Cache, meta: dict[str, Any], *, quiet: bool) -> Non
             directory = Path(beside) / "corpus"
             directory.mkdir()
             meta |= cache.write(directory, quiet=quiet)
-            text = json.dumps(meta, indent=2, ensure_ascii=False)
+            text = json.dumps(sealed(meta), indent=2, ensure_ascii=False)
             (directory / "corpus.json").write_text(text + "\n", encoding="utf-8")
             directory.replace(out)
     except OSError as error:

@@ -107,12 +107,22 @@ class Part:
         self.counts = dict.fromkeys(("lines", "skipped", "characters", "tokens", "unknown"), 0)
         self._ids = (directory / f"{name}.ids.bin").open("wb")
         self._offsets = (directory / f"{name}.offsets.bin").open("wb")
-        self._offsets.write(np.zeros(1, np.int64).tobytes())
+        self._digests = {name: hashlib.sha256() for name in ("ids", "offsets")}
+        self._append("offsets", np.zeros(1, np.int64).tobytes())
+
+    def _append(self, name: str, content: bytes) -> None:
+        (self._ids if name == "ids" else self._offsets).write(content)
+        self._digests[name].update(content)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of both files."""
+        return {name: digest.hexdigest() for name, digest in self._digests.items()}
 
     def add(self, encoded: Encoded) -> None:
         lengths = np.frombuffer(encoded.lengths, np.int64)
-        self._ids.write(encoded.ids)
-        self._offsets.write((self.counts["tokens"] + lengths.cumsum()).tobytes())
+        self._append("ids", encoded.ids)
+        self._append("offsets", (self.counts["tokens"] + lengths.cumsum()).tobytes())
         for name, count in encoded.counts.items():
             self.counts[name] += count
 
@@ -151,6 +161,7 @@ class Cache(NamedTuple):
             "vocab_size": len(self.tokenizer),
             "tokenizer": self.tokenizer.fingerprint,
             "parts": {name: part.counts for name, part in parts.items()},
+            "sha256": {name: part.digests for name, part in parts.items()},
         }
 
     def _write(

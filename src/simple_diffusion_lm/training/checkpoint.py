@@ -3,10 +3,10 @@
 checkpoints/step-N/
     model.safetensors   the averaged weights and the schedule, ready to use
     state.safetensors   what resuming needs besides: raw weights, optimiser, average's count
-    manifest.json       the step, counters, and SHA-256 of both files; written last
+    manifest.json       the step, counters, and SHA-256 of both files and of itself; written last
 
-A checkpoint is built under a temporary name, synced to the disk, and renamed into place, so it is
-there whole or not at all.
+The newest stay, and the one whose bound on held-out text was lowest. A checkpoint is built under a
+temporary name, synced to the disk, and renamed into place, so it is there whole or not at all.
 """
 
 import hashlib
@@ -22,9 +22,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import UserError
+from ..sealing import digest_of, sealed
+from .config import MAY_CHANGE
 
 MODEL, STATE, MANIFEST = "model.safetensors", "state.safetensors", "manifest.json"
-KEPT = 2  # the newest checkpoints that stay on disk
+KEPT = 2  # the newest checkpoints that stay on disk, besides the best
 
 
 class Checkpoint(NamedTuple):
@@ -66,22 +68,26 @@ def write_atomically(path: Path, content: bytes) -> None:
 def save(
     run: Path, step: int, model: dict[str, Tensor], state: dict[str, Tensor], about: dict[str, Any]
 ) -> Path:
-    """Writes checkpoints/step-N and removes all but the newest. Returns its path.
+    """Writes checkpoints/step-N and removes all but the newest and the best. Returns its path.
 
+    about is told in the manifest; its "bound", if any, says which checkpoint is the best.
     Raises UserError when the disk refuses; the checkpoints before it are untouched.
     """
     folder = run / "checkpoints"
     final, temporary = folder / f"step-{step}", folder / f".step-{step}.tmp"
+    size = 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left in folder.glob(".step-*.tmp"):  # by a kill
+            shutil.rmtree(left)
         temporary.mkdir()
         digests = {}
         for name, tensors in ((MODEL, model), (STATE, state)):
             content = safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()})
             digests[name] = hashlib.sha256(content).hexdigest()
+            size = len(content)
             write_synced(temporary / name, content)
-        manifest = {**about, "step": step, "sha256": digests}
+        manifest = sealed({**about, "step": step, "sha256": digests})
         write_synced(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
         sync_directory(temporary)
         if final.exists():
@@ -91,17 +97,46 @@ def save(
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(
-            f"{final}: cannot save ({error.strerror}); checkpoints before it are whole, so make "
-            "room or rights there and run the same command again"
+            f"{final}: cannot save {size:,} bytes ({error.strerror}); checkpoints before it are "
+            "whole, so make room or rights there and run the same command again"
         ) from error
-    for old in _steps(run)[KEPT:]:
-        shutil.rmtree(old)
+    steps = _steps(run)
+    spared = best(run)
+    for old in steps[KEPT:]:
+        if old != spared:
+            shutil.rmtree(old)
     return final
 
 
-def newest(run: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; damaged ones are named on stderr and passed over."""
+def identity(about: dict[str, Any]) -> str:
+    """A digest of all in config.json that a model's weights mean nothing without."""
+    config = {k: v for k, v in about["config"].items() if k not in MAY_CHANGE}
+    fixed = [about[key] for key in ("vocab_size", "tokenizer", "corpus", "stream", "lengths")]
+    return digest_of([config, fixed])
+
+
+def best(run: Path) -> Path | None:
+    """The checkpoint whose held-out bound was lowest when it was written, if any has one."""
+    bounds = {}
     for path in _steps(run):
+        try:
+            bounds[path] = float(json.loads((path / MANIFEST).read_text())["bound"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return min(bounds, key=bounds.__getitem__, default=None)
+
+
+def run_of(path: Path) -> Path:
+    """The run directory that a path names: itself, or that of a checkpoint in it."""
+    return path.parent.parent if (path / MANIFEST).is_file() else path
+
+
+def newest(run: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole; damaged ones are named on stderr and passed over.
+
+    run may be a checkpoint too, which is then the one.
+    """
+    for path in _steps(run) if run_of(run) == run else [run]:
         fault = _fault(path)
         if fault is None:
             return Checkpoint(path, json.loads((path / MANIFEST).read_text()))
@@ -118,13 +153,16 @@ def _steps(run: Path) -> list[Path]:
 def _fault(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None. Only the digest notices a flipped bit."""
     try:
-        digests = json.loads((path / MANIFEST).read_text())["sha256"]
+        manifest = json.loads((path / MANIFEST).read_text())
+        if manifest != sealed(manifest):
+            return f"{MANIFEST} is not what was written"
+        digests = manifest["sha256"]
         for name in (MODEL, STATE):
             with (path / name).open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != digests[name]:
                     return f"{name} is not what was written"
             with safetensors.safe_open(path / name, framework="pt"):
                 pass
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         return f"{type(error).__name__}: {error}"
     return None

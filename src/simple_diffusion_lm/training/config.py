@@ -11,6 +11,8 @@ from ..model.embedding import NORMALISERS
 from .optimizers import OPTIMIZERS
 
 FITTED = "fitted"  # the schedule that is a module rather than a formula
+# Fields that a run may be resumed with another value of.
+MAY_CHANGE = ("steps", "epochs", "minutes", "samples", "validate_every", "save_every", "compile")
 OBJECTIVE_NAMES = ("continuous", "masked", "autoregressive")  # training/objectives.py builds them
 
 

@@ -105,6 +105,7 @@ def train(config: Config, state: State, batches: Batches, device: torch.device) 
             optimizer.zero_grad()
         state.average.update_parameters(state.model)
         progress.step += 1
+        progress.clipped += norm.item() > config.clip
         progress.seconds += largest(time.monotonic() - began)
         yield Step(losses, norm.item(), rate)
 

@@ -33,6 +33,13 @@ def rank() -> int:
     return 0 if _store is None else dist.get_rank()
 
 
+def pick_device() -> torch.device:
+    """CUDA (each process of a machine its own device), else Apple's MPS, else the processor."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
 @contextmanager
 def joined() -> Iterator[None]:
     """Meets the other processes that torchrun started, if it did. All but rank 0 fall silent.

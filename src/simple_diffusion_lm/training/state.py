@@ -2,15 +2,18 @@
 
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from ..errors import UserError
 from ..model.objective import Objective
 from ..text.cooccurrence import cooccurrence_vectors
 from ..text.corpus import Corpus
+from . import checkpoint
 from .config import Config
 from .distributed import averaging_gradients, divide, divided_like, whole
 from .objectives import OBJECTIVES
@@ -40,6 +43,7 @@ class Progress:
     batches: int = 0  # batches in all: the number that seeds noise
     tokens: int = 0  # real tokens seen
     seconds: float = 0.0  # in steps alone: validating and sampling do not count
+    clipped: int = 0  # steps whose gradient was longer than it may be
 
 
 class State:
@@ -111,6 +115,19 @@ class State:
 
     def counters(self) -> dict[str, Any]:
         return asdict(self.progress)
+
+    def start_from(self, run: Path) -> None:
+        """Begins with the weights of another run. Raises UserError where they do not fit."""
+        found = checkpoint.newest(run)
+        if found is None:
+            raise UserError(f"{run}: no whole checkpoint to begin with")
+        try:
+            for module in (self.model, self._average):
+                _load(module, found.model())
+        except (RuntimeError, KeyError):
+            raise UserError(
+                f"{run}: its weights do not fit: keep its network and its vocabulary"
+            ) from None
 
     def load(
         self, model: dict[str, Tensor], state: dict[str, Tensor], counters: dict[str, Any]

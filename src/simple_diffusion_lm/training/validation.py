@@ -72,7 +72,7 @@ def held_out_bound(
                 ids, length_mask, cond_mask, _ = (x.to(device) for x in batch)
                 generator = seeded(seed, draw, number)
                 bound = estimate(ids, length_mask, cond_mask, u[rows], generator)
-                parts[:, draw, rows] = torch.stack(bound).double().cpu()
+                parts[:, draw, rows] = torch.stack(bound).cpu()
     model.train(was_training)
     means = total(parts).mean(1)  # the others' columns are zero here
     lengths = torch.cat([batch.length_mask.sum(1) for batch in batched])

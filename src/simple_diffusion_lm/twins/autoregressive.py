@@ -3,7 +3,7 @@
 Its likelihood is exact, no bound, and it is the standard that text models are measured by.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from ..diffusion.likelihood import Bound
 from ..diffusion.loss import ALL, Losses, Part
 from ..diffusion.network import numbers, sum_texts
-from ..model.slots import Settings, Slot, Slots, Vocabulary, batches_of, draw_ids
+from ..model.slots import Frame, Settings, Slots, Vocabulary, draw_ids
 from ..model.transformer import Past
 from .predictor import TokenPredictor
 
@@ -82,25 +82,11 @@ class Autoregressive(TokenPredictor):
         return self._surprise(ids, length_mask, at)[0]
 
     @torch.no_grad()
-    def generate(
-        self,
-        slots: Iterable[Slot],
-        settings: Settings,
-        vocabulary: Vocabulary,
-        batch_size: int = 64,
-    ) -> Iterator[tuple[int, Int[Tensor, " L"]]]:
+    def write(self, group: Slots, settings: Settings, vocabulary: Vocabulary) -> Iterator[Frame]:
         """One token after the other, keys and values kept. A slot's length is the longest allowed.
 
         What is given must come first. `steps` and `sampler` have no meaning here.
         """
-        self.eval()
-        for group in batches_of(slots, batch_size, settings.seed, self.blank.device):
-            ids = self._continue(group, settings.temperature, vocabulary)
-            yield from group.texts(ids)
-
-    def _continue(
-        self, group: Slots, temperature: float, vocabulary: Vocabulary
-    ) -> Int[Tensor, "B L"]:
         count, length = group.ids.shape
         ids, eos = group.ids.clone(), vocabulary.last
         pasts = [Past() for _ in self.transformer.layers]
@@ -108,16 +94,19 @@ class Autoregressive(TokenPredictor):
         before, rows = self.blank.expand(count, 1, -1), torch.arange(count, device=ids.device)
         ended, ends, u = torch.zeros_like(one[:, 0]), group.ends, group.uniform()
         for i in range(length):
-            logits = self.predict(before, one, pasts=pasts) / temperature
-            may = group.allowed(logits[:, 0], rows * length + i, vocabulary)
+            logits = self.predict(before, one, pasts=pasts) / settings.temperature
+            at = rows * length + i
+            may = group.allowed(logits[:, 0], at, vocabulary)
             if eos is not None:
                 may[:, eos] = logits[:, 0, eos]
             drawn = draw_ids(may, u[:, i])
             ids[:, i] = torch.where(group.cond_mask[:, i], ids[:, i], drawn)
             if eos is not None:
                 ids[:, i].masked_fill_(ends[:, i], eos)
-                ended |= ids[:, i] == eos
-                if ended.all():
-                    break
+                ids[:, i].masked_fill_(ended, eos)
+                ended = ended | (ids[:, i] == eos)
+            free = group.free & ~ended[:, None] & (torch.arange(length, device=ids.device) > i)
+            yield Frame(ids, free, at, may)
+            if ended.all():
+                return
             before = self.embedding(ids[:, i : i + 1])
-        return ids

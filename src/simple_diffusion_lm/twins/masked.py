@@ -6,7 +6,7 @@ over t the number k of hidden tokens is uniform on 1..n, and the weight n/k over
 bound, with no infinite weights and no text without a hidden token. That form is used here.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from ..diffusion.likelihood import Bound
 from ..diffusion.loss import ALL, Losses, Part, seeded, stratified
 from ..diffusion.network import numbers, sum_texts
-from ..model.slots import Settings, Slot, Slots, Vocabulary, batches_of, draw_ids
+from ..model.slots import Frame, Settings, Slots, Vocabulary, draw_ids
 from .predictor import TokenPredictor
 
 
@@ -97,23 +97,11 @@ class Masked(TokenPredictor):
         return F.cross_entropy(logits, ids.flatten()[at], reduction="none")
 
     @torch.no_grad()
-    def generate(
-        self,
-        slots: Iterable[Slot],
-        settings: Settings,
-        vocabulary: Vocabulary,
-        batch_size: int = 64,
-    ) -> Iterator[tuple[int, Int[Tensor, " L"]]]:
-        """Ancestral sampling from all hidden to none. `sampler` has no meaning here."""
-        self.eval()
-        for group in batches_of(slots, batch_size, settings.seed, self.blank.device):
-            ids = self._reveal(group, settings, vocabulary)
-            yield from group.texts(ids)
+    def write(self, group: Slots, settings: Settings, vocabulary: Vocabulary) -> Iterator[Frame]:
+        """Ancestral sampling, all hidden to none. `sampler` has no meaning here.
 
-    def _reveal(
-        self, group: Slots, settings: Settings, vocabulary: Vocabulary
-    ) -> Int[Tensor, "B L"]:
-        """From t to s a hidden token is revealed with probability (t - s) / t (MDLM, eq. 6)."""
+        From t to s a hidden token is revealed with probability (t - s) / t (MDLM, eq. 6).
+        """
         ids, hidden, u = group.ids.clone(), group.free, group.uniform()
         for step in range(settings.steps, 0, -1):
             # t = step / steps, s = (step - 1) / steps
@@ -126,7 +114,7 @@ class Masked(TokenPredictor):
                 drawn = drawn.masked_fill(group.ends.flatten()[at], vocabulary.last)
             ids = ids.flatten().index_copy(0, at, drawn).view_as(ids)
             hidden = hidden & ~reveal
-        return ids
+            yield Frame(ids, hidden, at, may)
 
 
 def hide(

@@ -1,0 +1,170 @@
+"""Pictures of a run for the README: text coming out of noise, a terminal, and the page.
+
+    python benchmarks/pictures.py RUN --out docs/pictures
+
+Writes noise-to-text.svg, terminal.svg (it moves), and, where there is a Chromium and the extra
+`browser`, page.png, page-dark.png and page-phone.png.
+"""
+
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import tyro
+import uvicorn
+from tyro.conf import Positional
+
+from simple_diffusion_lm.exits import exit_cleanly
+from simple_diffusion_lm.generation import DiffusionLM
+from simple_diffusion_lm.model.slots import Frame, Slots
+from simple_diffusion_lm.serving.answers import Model
+from simple_diffusion_lm.serving.app import make_app
+from simple_diffusion_lm.watching import UNKNOWN, Onlooker, Shown
+
+STEPS, LINES, SEED = 64, 6, 3
+STRIP = 9  # steps of one line that the strip shows
+FRAMES, SECONDS, PAUSE = 32, 5.0, 0.3  # of the moving terminal; the pause is a share at its end
+SURE, UNSURE = (94, 234, 212), (251, 191, 36)
+GREY, FONT = "#8b949e", "15px ui-monospace, Menlo, Consolas, monospace"
+
+
+def frames_of(model: DiffusionLM) -> list[list[list[Shown]]]:
+    """Step after step, the tokens of each line."""
+    onlooker = Onlooker(model.writer)
+    by_line: dict[int, list[list[Shown]]] = {}
+
+    def watch(group: Slots, frame: Frame) -> None:
+        for number, line in onlooker(group, frame).items():
+            by_line.setdefault(number, []).append(line)
+
+    model.generate(LINES, steps=STEPS, seed=SEED, watch=watch)
+    return [[by_line[n][step] for n in sorted(by_line)] for step in range(STEPS)]
+
+
+def spans(line: Sequence[Shown]) -> str:
+    """A line as SVG: the colour tells the probability, paler what is not settled."""
+    parts = []
+    for token in line:
+        share = token.probability
+        colour = "".join(
+            f"{round(u + (s - u) * share):02x}" for s, u in zip(SURE, UNSURE, strict=True)
+        )
+        fill = GREY if token.text == UNKNOWN else f"#{colour}"
+        faint = "" if token.written else f' fill-opacity="{0.35 + 0.5 * share:.2f}"'
+        parts.append(f'<tspan fill="{fill}"{faint}>{escape(token.text)}</tspan>')
+    return "".join(parts)
+
+
+def svg(width: int, height: int, body: str, style: str = "") -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}">\n'
+        f"<style>text {{ font: {FONT}; white-space: pre; }}{style}</style>\n"
+        f'<rect width="{width}" height="{height}" rx="10" fill="#0d1117"/>\n{body}</svg>\n'
+    )
+
+
+def strip(frames: list[list[list[Shown]]]) -> str:
+    """One line at some of its steps, one under the other."""
+    rows = []
+    for row in range(STRIP):
+        step = round(row * (len(frames) - 1) / (STRIP - 1))
+        y = 34 + 28 * row
+        rows.append(f'<text x="20" y="{y}" fill="{GREY}">{step + 1:>3}</text>\n')
+        rows.append(f'<text x="64" y="{y}" xml:space="preserve">{spans(frames[step][0])}</text>\n')
+    return svg(860, 28 * STRIP + 28, "".join(rows))
+
+
+def terminal(frames: list[list[list[Shown]]], command: str) -> str:
+    """A terminal in which lines come out of noise, over and over."""
+    some = [round(i * (len(frames) - 1) / (FRAMES - 1)) for i in range(FRAMES)]
+    share = (1 - PAUSE) / FRAMES * 100
+    style, body = "", [f'<text x="20" y="36" fill="#e6edf3">$ {escape(command)}</text>\n']
+    for number, step in enumerate(some):
+        first = number * share
+        last = 100.0 if number == FRAMES - 1 else (number + 1) * share
+        style += (
+            f" @keyframes f{number} {{ 0%, {first:.2f}% {{ visibility: hidden }} "
+            f"{first + 0.01:.2f}%, {last - 0.01:.2f}% {{ visibility: visible }} "
+            f"{last:.2f}%, 100% {{ visibility: {'visible' if last == 100 else 'hidden'} }} }}"
+            f" #f{number} {{ animation: f{number} {SECONDS}s step-end infinite;"
+            f" visibility: {'visible' if last == 100 else 'hidden'} }}"
+        )
+        lines = "".join(
+            f'<text x="20" y="{66 + 28 * row}" xml:space="preserve">{spans(line)}</text>\n'
+            for row, line in enumerate(frames[step])
+        )
+        body.append(f'<g id="f{number}">\n{lines}</g>\n')
+    return svg(860, 28 * LINES + 60, "".join(body), style)
+
+
+@contextmanager
+def serving(run: Path) -> Iterator[str]:
+    """The address of a server of this run."""
+    config = uvicorn.Config(make_app(Model(run)), port=0, log_level="warning")
+    server, listening = uvicorn.Server(config), config.bind_socket()
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+def photograph(run: Path, out: Path, template: str, chromium: str) -> None:
+    from playwright.sync_api import expect, sync_playwright
+
+    kinds = {
+        "page": {"viewport": {"width": 1200, "height": 800}, "color_scheme": "light"},
+        "page-dark": {"viewport": {"width": 1200, "height": 800}, "color_scheme": "dark"},
+        "page-phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light"},
+    }
+    with serving(run) as address, sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium)
+        for name, options in kinds.items():
+            page = browser.new_page(device_scale_factor=1.5, **options)
+            page.goto(address)
+            for text in ("", template):
+                page.fill("#template", text)
+                page.fill("#seed", "5")
+                page.click("#go")
+                page.wait_for_selector("#stop", state="hidden")
+                expect(page.locator("#play")).to_have_text("▶", timeout=30_000)
+            page.locator("#step").fill("20")
+            page.locator(".token.open").first.hover()
+            page.screenshot(path=out / f"{name}.png", full_page=name == "page-phone")
+        browser.close()
+
+
+def main(
+    run: Positional[Path],
+    out: Path = Path("docs/pictures"),
+    template: str = "a man in a ___ shirt is ___ .",
+) -> None:
+    """Draws a run.
+
+    Args:
+        run: a run directory.
+        out: directory for the pictures.
+        template: what is written on the page.
+    """
+    model = DiffusionLM.from_pretrained(run)
+    frames = frames_of(model)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "noise-to-text.svg").write_text(strip(frames), encoding="utf-8")
+    command = f"sdlm generate run --count {LINES} --watch"
+    (out / "terminal.svg").write_text(terminal(frames, command), encoding="utf-8")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        print("no chromium here: no pictures of the page", file=sys.stderr)
+        return
+    photograph(run, out, template, chromium)
+
+
+if __name__ == "__main__":
+    exit_cleanly(lambda: tyro.cli(main))

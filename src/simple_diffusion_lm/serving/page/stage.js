@@ -1,0 +1,184 @@
+// The text as it is written: its frames, the slider through them, and what is known of each token.
+
+const FRAMES_PER_SECOND = 24;
+const SVG = "http://www.w3.org/2000/svg";
+const find = (id) => document.getElementById(id);
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+
+function element(name, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children);
+  return made;
+}
+
+export class Stage {
+  constructor() {
+    this.clear();
+    find("step").addEventListener("input", () => this.show(Number(find("step").value), true));
+    find("play").addEventListener("click", () => (this.timer ? this.pause() : this.play(0)));
+  }
+
+  clear() {
+    this.pause();
+    this.frames = new Map(); // of each line by its number: its tokens, step after step
+    this.chosen = null; // texts that were kept, once that is known
+    this.plain = null; // lines without a history
+    this.at = 0;
+    this.token = null; // [line, place] that is looked at
+    find("lines").replaceChildren();
+    for (const id of ["walk", "token-view", "legend"]) find(id).hidden = true;
+  }
+
+  get length() {
+    return Math.max(0, ...[...this.frames.values()].map((frames) => frames.length));
+  }
+
+  // Tokens of some lines after one more step.
+  add(lines) {
+    for (const [number, tokens] of Object.entries(lines)) {
+      if (!this.frames.has(number)) this.frames.set(number, []);
+      this.frames.get(number).push(tokens);
+    }
+    find("walk").hidden = find("legend").hidden = false;
+    find("step").max = Math.max(0, this.length - 1);
+    if (!this.timer) this.play(this.at);
+  }
+
+  finish(texts) {
+    this.chosen = texts;
+    if (this.frames.size === 0) this.setPlain(texts);
+    else if (!this.timer) this.show(this.length - 1);
+  }
+
+  // Lines that have no steps to be looked at: the slider goes from the first to the last.
+  setPlain(texts) {
+    this.plain = texts;
+    find("walk").hidden = false;
+    find("step").max = texts.length - 1;
+    this.play(0);
+  }
+
+  history() {
+    return { frames: this.frames, chosen: this.chosen, plain: this.plain };
+  }
+
+  restore({ frames, chosen, plain }) {
+    this.clear();
+    if (plain) return this.setPlain(plain);
+    Object.assign(this, { frames, chosen });
+    find("walk").hidden = find("legend").hidden = false;
+    find("step").max = this.length - 1;
+    this.show(this.length - 1);
+  }
+
+  play(from) {
+    this.pause();
+    const last = () => (this.plain ? this.plain.length : this.length) - 1;
+    if (calm.matches) return this.show(last());
+    this.show(from);
+    find("play").textContent = "❚❚";
+    find("play").setAttribute("aria-label", "Pause");
+    this.timer = setInterval(() => {
+      if (this.at < last()) this.show(this.at + 1);
+      else if (this.plain || this.chosen) this.pause();
+    }, this.plain ? 500 : 1000 / FRAMES_PER_SECOND);
+  }
+
+  pause() {
+    clearInterval(this.timer);
+    this.timer = null;
+    find("play").textContent = "▶";
+    find("play").setAttribute("aria-label", "Play from the start");
+  }
+
+  show(step, byHand = false) {
+    if (byHand) this.pause();
+    this.at = Math.max(0, step);
+    find("step").value = this.at;
+    const last = this.plain ? this.plain.length : this.length;
+    find("step-text").textContent = `${this.plain ? "line" : "step"} ${this.at + 1} of ${last}`;
+    find("step").setAttribute("aria-valuetext", find("step-text").textContent);
+    if (this.plain) {
+      const line = (text, n) => element("p", { className: `text small ${n === this.at ? "chosen" : "passed"}` }, text);
+      find("lines").replaceChildren(...this.plain.map(line));
+      return;
+    }
+    const active = document.activeElement?.dataset?.place;
+    const numbers = [...this.frames.keys()].sort((a, b) => a - b);
+    find("lines").replaceChildren(...numbers.map((number) => this.line(number, numbers.length > 1)));
+    if (active) find("lines").querySelector(`[data-place="${active}"]`)?.focus();
+    this.lookAt(this.token);
+  }
+
+  line(number, several) {
+    const frames = this.frames.get(number);
+    const tokens = frames[Math.min(this.at, frames.length - 1)];
+    const made = element("p", { className: several ? "text small" : "text" });
+    const text = tokens.map((token) => token.text).join("").trim();
+    if (several && this.chosen && this.at >= frames.length - 1) made.classList.add(this.chosen.includes(text) ? "chosen" : "passed");
+    tokens.forEach((token, place) => {
+      const words = token.text.replace(/^ /, "");
+      if (words !== token.text && place > 0) made.append(" ");
+      const span = element("span", { className: `token ${token.state}` }, words);
+      if (token.state !== "given") {
+        const share = probability(token);
+        span.style.setProperty("--p", share.toFixed(3));
+        span.tabIndex = 0;
+        span.dataset.place = `${number}.${place}`;
+        span.setAttribute("role", "button");
+        span.setAttribute("aria-label", `${words}, probability ${Math.round(100 * share)} percent, ${token.state}`);
+        if (this.token && this.token[0] === number && this.token[1] === place) span.classList.add("chosen");
+        for (const kind of ["mouseenter", "focus", "click"]) span.addEventListener(kind, () => this.lookAt([number, place]));
+      }
+      made.append(span);
+    });
+    return made;
+  }
+
+  // Probabilities over time, and the runners-up, of one place.
+  lookAt(token) {
+    this.token = token;
+    const frames = token && this.frames.get(token[0]);
+    const now = frames?.[Math.min(this.at, frames.length - 1)]?.[token[1]];
+    find("token-view").hidden = !now;
+    if (!now) return;
+    for (const span of find("lines").querySelectorAll(".token")) span.classList.toggle("chosen", span.dataset.place === token.join("."));
+    find("token-name").textContent = `“${now.text.trim()}”, ${now.state}`;
+    const of = (tokens) => (tokens[token[1]]?.likely ?? []).find(([text]) => text === now.text)?.[1] ?? 0;
+    find("chart").replaceChildren(chart(frames.map(of), Math.min(this.at, frames.length - 1), now.text.trim()));
+    find("rivals").replaceChildren(
+      ...now.likely.map(([text, share]) => {
+        const meter = element("meter", { value: share });
+        meter.setAttribute("aria-label", `${text.trim()}, ${Math.round(100 * share)} percent`);
+        return element("li", {}, element("span", {}, text.trim() || "␣"), element("span", {}, `${(100 * share).toFixed(1)}%`), meter);
+      })
+    );
+  }
+}
+
+const probability = (token) => token.likely.find(([text]) => text === token.text)?.[1] ?? 0;
+
+function chart(values, now, name) {
+  const [width, height, left, bottom] = [360, 130, 34, 20];
+  const x = (i) => left + ((width - left - 8) * i) / Math.max(1, values.length - 1);
+  const y = (value) => 6 + (height - bottom - 6) * (1 - value);
+  const drawn = document.createElementNS(SVG, "svg");
+  const draw = (kind, attributes, text) => {
+    const made = document.createElementNS(SVG, kind);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    if (text !== undefined) made.textContent = text;
+    drawn.append(made);
+  };
+  drawn.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  drawn.setAttribute("role", "img");
+  drawn.setAttribute("aria-label", `probability of ${name}: ${Math.round(100 * values[now])} percent at step ${now + 1}`);
+  for (const share of [0, 0.5, 1]) {
+    draw("line", { class: "axis", x1: left, x2: width - 8, y1: y(share), y2: y(share) });
+    draw("text", { x: left - 6, y: y(share) + 4, "text-anchor": "end" }, `${100 * share}%`);
+  }
+  draw("line", { class: "now", x1: x(now), x2: x(now), y1: y(0), y2: y(1) });
+  draw("polyline", { class: "curve", points: values.map((value, i) => `${x(i)},${y(value)}`).join(" ") });
+  draw("text", { x: left, y: height - 4 }, "noise");
+  draw("text", { x: width - 8, y: height - 4, "text-anchor": "end" }, "text");
+  return drawn;
+}

@@ -1,0 +1,127 @@
+"""What can be asked of the server, within which limits, and what it answers."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MOST_TEXTS = 32
+MOST_WORK = 32_768  # texts times steps of one request
+TEXT = Field(max_length=2000)
+Text = Annotated[str, TEXT]
+Word = Annotated[str, Field(min_length=1, max_length=50, pattern=r"^\S+$")]
+Words = Annotated[list[Word], Field(max_length=16)]
+Texts = Annotated[list[Text], Field(min_length=1, max_length=MOST_TEXTS)]
+Candidates = Annotated[int, Field(ge=1, le=32)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Sampling(Strict):
+    """How noise becomes text, and whether to tell of each step as it is taken."""
+
+    steps: int = Field(64, ge=1, le=512, description="evaluations of the network")
+    sampler: Literal["ancestral", "ddim", "dpm2m", "renoise"] = "ancestral"
+    temperature: float = Field(
+        0.9, ge=0.05, le=5, description="1 is the model's own; below it is safer and less varied"
+    )
+    guide_given: float = Field(
+        0, ge=0, le=5, description="how far to lead predictions on from those without given text"
+    )
+    guide_previous: float = Field(
+        0, ge=0, le=5, description="how far to lead them on from those without the one before"
+    )
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="the same seed gives the same texts")
+    stream: bool = Field(
+        False,
+        description="answer with server-sent events: `frame` after every step, and `done` (the "
+        "answer that there would have been) or `error` at the end",
+    )
+
+
+class Generate(Sampling):
+    """Texts out of noise alone."""
+
+    count: int = Field(1, ge=1, le=MOST_TEXTS)
+    length: str | None = Field(
+        None, max_length=9, pattern=r"^[0-9]+(-[0-9]+)?$", description="tokens, as 12 or 8-16"
+    )
+    must: Words = Field([], description="words that every text has, in any order")
+    never: Words = Field([], description="words that no text has")
+    candidates: Candidates = Field(1, description="written for each; the most probable is kept")
+
+
+class Infill(Sampling):
+    """Texts with gaps: `___` of any length, `[[5]]` of five tokens, `[[2-6]]` of two to six."""
+
+    templates: Texts
+    never: Words = Field([], description="words that no gap is filled with")
+    candidates: Candidates = Field(8, description="written for each; the most probable is kept")
+
+
+class Vary(Sampling):
+    """Texts that are noised part of the way and written anew."""
+
+    texts: Texts
+    strength: float = Field(0.4, gt=0, le=1, description="near 0 a copy, 1 a new text")
+
+
+class Blend(Strict):
+    """Texts from the first to the second, evenly apart in the noise they come from."""
+
+    first: Text
+    second: Text
+    count: int = Field(5, ge=2, le=12, description="with both ends")
+    steps: int = Field(64, ge=1, le=128, description="there, and back")
+
+
+class Score(Strict):
+    """How improbable texts are."""
+
+    texts: Texts
+
+
+class Line(BaseModel):
+    """A text that was written."""
+
+    text: str
+    fills: list[str] | None = Field(default=None, description="what stands in each gap")
+    widths: list[int] | None = Field(default=None, description="the tokens of each gap")
+    nats: float | None = Field(
+        default=None,
+        description="-log p of the whole text; null where there was nothing to choose from",
+    )
+    fits: bool = Field(default=True, description="it has none of the words it was not to have")
+
+
+class Lines(BaseModel):
+    lines: list[Line]
+
+
+class Scores(BaseModel):
+    nats: list[float] = Field(description="-log p of each text, from left to right, with its end")
+
+
+class Problem(BaseModel):
+    error: str
+
+
+class Card(BaseModel):
+    """The model, and what can be asked of it."""
+
+    parameters: int
+    vocabulary: int
+    longest: int = Field(description="tokens of a text, at most")
+    stream: bool = Field(description="trained on running text rather than lines")
+    objective: str
+    abilities: list[str] = Field(description="of generate, infill, vary, blend and score")
+    steps_trained: int
+    tokens_trained: int
+    bound: float | None = Field(
+        description="nats a token of held-out text, at most, when training ended"
+    )
+
+
+class Health(BaseModel):
+    status: Literal["ok"]

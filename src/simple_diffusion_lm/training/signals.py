@@ -1,0 +1,60 @@
+"""What a run does when it is asked to stop: it ends with a checkpoint."""
+
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from .processes import world
+
+
+class Stop(Exception):
+    """A signal asked the run to end; it ended with a checkpoint."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
+class Signals:
+    """SIGINT, SIGTERM and SIGUSR1 while a run is under way: it ends with a checkpoint.
+
+    Attributes:
+        seen: those that came. A step is finished first.
+    """
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+        self.may_leave = False
+        self.old: dict[int, Any] = {}
+
+    def __enter__(self) -> "Signals":
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            self.old[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.old.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.seen.append(number)
+        if self.may_leave:
+            self.may_leave = False
+            raise Stop(number)
+
+    def leaving_at_once(self, work: Callable[[], object]) -> None:
+        """Does what changes nothing of the run, until it is done or a signal comes.
+
+        Where several processes do it together it is done: one that had no signal would wait for
+        the others for ever.
+        """
+        try:
+            self.may_leave = world() == 1
+            work()
+            self.may_leave = False
+        except Stop:
+            pass  # it is in `seen`
+        except BaseException:
+            self.may_leave = False
+            raise

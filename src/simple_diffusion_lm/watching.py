@@ -1,0 +1,123 @@
+"""Texts while they are written: what can be seen of each token, and a terminal to see it on."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .model.slots import Frame, Slots
+from .text.tokenizer import SPACE
+from .writer import Writer
+
+SECONDS = 0.05  # that a step is shown, at least
+NEVER = 99  # the probability over which a token has the terminal's own colour, in percent
+COLOURS = {25: 131, 50: 173, 75: 179, NEVER: 108}  # below so many percent: one of 256
+GIVEN, PLAIN = "\x1b[1m", "\x1b[0m"
+WRAP_OFF, WRAP_ON, CLEAR_LINE, CLEAR_BELOW = "\x1b[?7l", "\x1b[?7h", "\x1b[K", "\x1b[J"
+UNKNOWN, LINE_BREAK = "·", "⏎"
+RIVALS = 4  # of the most probable tokens are told of each position
+
+
+class Shown(NamedTuple):
+    """A token at one step."""
+
+    text: str  # a space before what begins a word
+    given: bool
+    written: bool  # it stays from now on; else it is the best guess
+    likely: list[tuple[str, float]]  # what is, or last was, most probable here; none where given
+
+    @property
+    def probability(self) -> float:
+        """Of what stands here."""
+        return 1.0 if self.given else dict(self.likely).get(self.text, 0.0)
+
+
+class Onlooker:
+    """Turns frames into tokens to look at, and remembers what was last said of each."""
+
+    def __init__(self, writer: Writer, never: Sequence[str] = ()) -> None:
+        """never: the words that are not to be written."""
+        self.texts = [piece.replace(SPACE, " ") for piece in writer.pieces]
+        self.texts[writer.tokenizer.eos_id] = LINE_BREAK
+        self.vocabulary = writer.vocabulary(never)
+        self.likely: dict[tuple[int, int], list[tuple[str, float]]] = {}
+
+    def __call__(self, group: Slots, frame: Frame) -> dict[int, list[Shown]]:
+        """The tokens of each text by its number, without the EOS that ends it."""
+        allowed = group.allowed(frame.logits, frame.at, self.vocabulary)
+        best = allowed.softmax(-1).topk(min(RIVALS, allowed.shape[-1]))
+        length = frame.ids.shape[1]
+        found = zip(frame.at.tolist(), best.indices.tolist(), best.values.tolist(), strict=True)
+        for at, ids, shares in found:
+            texts = [self.texts[i] for i in ids]
+            place = group.numbers[at // length], at % length
+            self.likely[place] = list(zip(texts, shares, strict=True))
+        columns = (frame.ids, frame.free, group.cond_mask, group.length_mask)
+        rows = zip(group.numbers, *(column.tolist() for column in columns), strict=True)
+        return {number: self._line(number, *row) for number, *row in rows}
+
+    def _line(
+        self, number: int, ids: list[int], free: list[bool], given: list[bool], there: list[bool]
+    ) -> list[Shown]:
+        line = []
+        for i in range(sum(there)):
+            if not free[i] and ids[i] == self.vocabulary.last:
+                break
+            likely = [] if given[i] else self.likely.get((number, i), [])
+            guess = likely[0][0] if likely else UNKNOWN
+            text = guess if free[i] else self.texts[ids[i]]
+            line.append(Shown(text, given[i], not free[i], likely))
+        while line and line[-1].text == UNKNOWN:  # where a text ends is not known either
+            line.pop()
+        return line
+
+
+class Terminal:
+    """Draws texts in one place, step after step, each token in the colour of its probability."""
+
+    def __init__(self, onlooker: Onlooker) -> None:
+        self.onlooker = onlooker
+        self.file = sys.stderr
+        self.lines: dict[int, list[Shown]] = {}
+        self.height = 0  # lines that are drawn
+        self.last = 0.0
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.write(self._back() + CLEAR_BELOW + WRAP_ON)
+        self.file.flush()
+
+    def __call__(self, group: Slots, frame: Frame) -> None:
+        """What `watch` is called with (see writer.Sampling)."""
+        self.lines.update(self.onlooker(group, frame))
+        room = max(os.get_terminal_size(self.file.fileno()).lines - 1, 1)
+        shown = [self.lines[number] for number in sorted(self.lines)][-room:]
+        drawn = "".join(f"{coloured(line)}{CLEAR_LINE}\n" for line in shown)
+        self.file.write(f"{WRAP_OFF}{self._back()}{drawn}{WRAP_ON}")
+        self.file.flush()
+        self.height = len(shown)
+        time.sleep(max(0.0, self.last + SECONDS - time.monotonic()))
+        self.last = time.monotonic()
+
+    def _back(self) -> str:
+        return f"\x1b[{self.height}F" if self.height else "\r"
+
+
+def coloured(line: Sequence[Shown]) -> str:
+    """A line for a terminal: given text is bold, the rest the duller the less probable."""
+    parts = []
+    for number, token in enumerate(line):
+        share = 100 * token.probability
+        colour = next((c for below, c in COLOURS.items() if share < below), None)
+        style = GIVEN if token.given else "" if colour is None else f"\x1b[38;5;{colour}m"
+        text = printable(token.text if number else token.text.lstrip(" "))
+        parts.append(f"{style}{text}{PLAIN if style else ''}")
+    return "".join(parts)
+
+
+def printable(text: str) -> str:
+    """Text that moves no cursor, whatever the corpus held."""
+    return "".join(c if c.isprintable() else "�" for c in text)

@@ -1,0 +1,217 @@
+"""The API as its users meet it: over HTTP, at a port."""
+
+import json
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from servers import serving
+
+from simple_diffusion_lm.generation import DiffusionLM
+from simple_diffusion_lm.serving import app as app_module
+from simple_diffusion_lm.serving.answers import Model
+from simple_diffusion_lm.serving.app import make_app
+from simple_diffusion_lm.text.templates import Gap
+
+FEW = {"steps": 4, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def model(toy_run):
+    return DiffusionLM.from_pretrained(toy_run)
+
+
+def texts(response):
+    assert response.status_code == 200, response.text
+    return [line["text"] for line in response.json()["lines"]]
+
+
+def events(response):
+    """[kind, content] of server-sent events."""
+    blocks = response.text.strip().split("\n\n")
+    pairs = [block.split("\n") for block in blocks]
+    return [(kind.removeprefix("event: "), json.loads(data[6:])) for kind, data in pairs]
+
+
+def head(path, length):
+    """The head of a request as it goes over the wire."""
+    lines = [f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json"]
+    return "\r\n".join([*lines, f"Content-Length: {length}", "", ""]).encode()
+
+
+def test_answers_are_those_of_the_library(client, model):
+    asked = {"count": 3, "length": "5-9", "candidates": 2, **FEW}
+    wish = model.wish(Gap(5, 9))
+    expected = [line.text for line in model.write([wish] * 3, 2, steps=4, seed=3)]
+    assert texts(client.post("/v1/generate", json=asked)) == expected
+    template = "yesterday the ___ ."
+    infilled = client.post("/v1/infill", json={"templates": [template], **FEW})
+    assert texts(infilled) == model.infill([template], steps=4, seed=3)
+    line = "every morning the old woman feeds her goats ."
+    varied = client.post("/v1/vary", json={"texts": [line], "strength": 0.5, **FEW})
+    assert texts(varied) == model.vary([line], 0.5, steps=4, seed=3)
+    blended = client.post("/v1/blend", json={"first": line, "second": line, "count": 2, "steps": 4})
+    assert texts(blended) == model.blend(line, line, 2, 4)
+    scored = client.post("/v1/score", json={"texts": [line]}).json()["nats"]
+    assert scored == pytest.approx(model.score([line]))
+
+
+def test_a_stream_tells_every_step_and_ends_with_the_answer(client):
+    asked = {"count": 2, "steps": 6, "seed": 1}
+    answer = client.post("/v1/generate", json=asked).json()
+    told = events(client.post("/v1/generate", json={**asked, "stream": True}))
+    assert [kind for kind, _ in told[-1:]] == ["done"]
+    assert told[-1][1] == answer
+    last = {}
+    for kind, content in told[:-1]:
+        assert kind == "frame"
+        for number, tokens in content["lines"].items():
+            last.setdefault(number, []).append(tokens)
+    for number, line in enumerate(answer["lines"]):
+        frames = last[str(number)]
+        assert len(frames) == 6
+        assert "".join(token["text"] for token in frames[-1]).strip() == line["text"]
+
+
+def test_many_at_once_get_what_each_would_have_got_alone(client, served):
+    asked = [{"count": 1, "steps": 8, "seed": seed} for seed in range(24)]
+    alone = [texts(client.post("/v1/generate", json=each)) for each in asked]
+    before = served.loop.steps
+    with ThreadPoolExecutor(24) as pool:
+        together = list(pool.map(lambda each: texts(client.post("/v1/generate", json=each)), asked))
+    assert together == alone
+    assert served.loop.steps - before < 24 * 8 / 3  # and they shared their steps
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "status", "words"),
+    [
+        ("generate", "{", 400, "JSON"),
+        ("generate", '{"steps": 1000000000}', 422, "steps"),
+        ("generate", '{"length": "-1"}', 422, "length"),
+        ("generate", '{"length": "900"}', 422, "length"),
+        ("generate", '{"length": "9-3"}', 422, "9-3"),
+        ("generate", '{"steps": 2, "stps": 3}', 422, "stps"),
+        ("generate", '{"count": 32, "candidates": 32, "steps": 512}', 422, "too many"),
+        ("generate", '{"temperature": NaN}', 422, "temperature"),
+        ("infill", '{"templates": []}', 422, "templates"),
+        ("infill", '{"templates": ["a [[0-"]}', 422, "[["),
+        ("vary", '{"texts": [""], "strength": 0.4}', 422, "tokens"),
+        ("vary", '{"texts": ["a"], "strength": 0}', 422, "strength"),
+        ("score", '{"texts": ["' + "a" * 3000 + '"]}', 422, "texts"),
+        ("score", '{"texts": ["' + "a" * 200_000 + '"]}', 413, "bytes"),
+        ("score", '{"texts": ["\\ud800"]}', 400, "JSON"),
+    ],
+)
+def test_what_cannot_be_is_one_line(client, name, asked, status, words):
+    headers = {"Content-Type": "application/json"}
+    began = time.monotonic()
+    response = client.post(f"/v1/{name}", content=asked, headers=headers)
+    assert response.status_code == status, response.text
+    assert words in response.json()["error"]
+    assert "\n" not in response.json()["error"]
+    assert time.monotonic() - began < 2
+    assert client.get("/v1/health").json() == {"status": "ok"}
+
+
+def test_other_routes_and_kinds_are_refused(client):
+    assert client.get("/v1/nothing").status_code == 404
+    assert client.get("/page/../app.py").status_code == 404
+    assert client.get("/page/%2e%2e/app.py").status_code == 404
+    assert client.get("/v1/generate").status_code == 405
+    assert client.post("/v1/generate", content="{}").status_code == 415
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.binary(max_size=200))
+def test_no_bytes_break_it(client, body):
+    headers = {"Content-Type": "application/json"}
+    response = client.post("/v1/infill", content=body, headers=headers)
+    assert response.status_code in (400, 422)
+    assert response.json()["error"]
+
+
+def test_the_page_and_all_it_asks_for_come_from_here(client):
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert "http" not in page.text.replace("http-equiv", "")
+    for name in ("app.js", "stage.js", "style.css", "icon.svg"):
+        assert client.get(f"/page/{name}").status_code == 200
+
+
+def test_a_client_that_leaves_is_not_written_for(client, served, address):
+    host, port = address.removeprefix("http://").split(":")
+    body = json.dumps({"count": 32, "steps": 512, "stream": True}).encode()
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head("/v1/generate", len(body)) + body)
+        while b"event: frame" not in connection.recv(65536):
+            pass
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        before = served.loop.steps
+        time.sleep(0.3)
+        if served.loop.steps == before:
+            break
+    assert served.loop.steps == before
+    assert "sdlm_requests_under_way 0" in client.get("/v1/metrics").text
+    assert texts(client.post("/v1/generate", json=FEW))
+
+
+def test_more_than_it_takes_is_turned_away(toy_run, monkeypatch):
+    monkeypatch.setattr(app_module, "MOST_REQUESTS", 2)
+    with serving(make_app(Model(toy_run))) as address, ThreadPoolExecutor(12) as pool:
+        asked = {"count": 16, "steps": 64}
+        found = list(
+            pool.map(
+                lambda _: httpx.post(f"{address}/v1/generate", json=asked, timeout=60), range(12)
+            )
+        )
+    statuses = [response.status_code for response in found]
+    assert set(statuses) == {200, 503}
+    turned_away = found[statuses.index(503)]
+    assert turned_away.headers["retry-after"] == "1"
+    assert "try again" in turned_away.json()["error"]
+
+
+def test_a_token_opens_what_it_guards(toy_run):
+    with serving(make_app(Model(toy_run), token="secret")) as address:
+        assert httpx.get(f"{address}/v1/health").status_code == 200
+        assert httpx.get(f"{address}/").status_code == 200
+        refused = httpx.post(f"{address}/v1/generate", json=FEW)
+        assert refused.status_code == 401
+        assert "token" in refused.json()["error"]
+        wrong = {"Authorization": "Bearer secre"}
+        assert httpx.post(f"{address}/v1/generate", json=FEW, headers=wrong).status_code == 401
+        right = {"Authorization": "Bearer secret"}
+        assert texts(httpx.post(f"{address}/v1/generate", json=FEW, headers=right))
+
+
+def test_only_its_own_names_are_answered_to(toy_run):
+    with serving(make_app(Model(toy_run), hosts=["127.0.0.1"])) as address:
+        assert httpx.get(address).status_code == 200
+        assert httpx.get(address, headers={"Host": "evil.example"}).status_code == 400
+
+
+def test_a_request_that_does_not_arrive_is_let_go(toy_run, monkeypatch):
+    monkeypatch.setattr(app_module, "BODY_SECONDS", 0.3)
+    with serving(make_app(Model(toy_run))) as address:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(head("/v1/score", 99) + b"{")
+            assert b"408" in connection.recv(4096)
+
+
+def test_the_description_describes_what_there_is(client):
+    described = client.get("/openapi.json").json()
+    assert described["openapi"].startswith("3.1")
+    assert {f"/v1/{name}" for name in app_module.ANSWERS} < set(described["paths"])
+    card = client.get("/v1/model").json()
+    assert set(card) == set(described["components"]["schemas"]["Card"]["properties"])
+    assert card["abilities"] == list(app_module.ANSWERS)
