@@ -65,4 +65,4 @@ def test_what_is_known_at_a_level_runs_from_all_to_what_words_are_frequent(
     assert found.nats_alone[-1] < 0.5
     counts = toy_data.train.counts(len(toy_data.tokenizer)) + 0.1
     entropy = -(counts / counts.sum() * np.log(counts / counts.sum())).sum()
-    assert found.nats_alone[0] == pytest.approx(entropy, abs=0.6)
+    assert found.nats_alone[0] == pytest.approx(entropy, abs=1.0)

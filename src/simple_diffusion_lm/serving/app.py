@@ -16,7 +16,6 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -24,11 +23,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import UserError
 from .answers import ANSWERS, Model
 from .document import document
+from .headers import WithHeaders
 from .requests import Health
 from .shared import Gone
 
@@ -39,11 +38,6 @@ BODY_SECONDS = 10.0  # in which a request has to arrive
 MOST_BEHIND = 256  # frames that wait for a client; who reads more slowly misses some
 RETRY_SECONDS = 1
 FAILED = "the server failed; its log has the traceback"
-HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
 
 
 class Server:
@@ -181,21 +175,6 @@ async def _sent(events: "asyncio.Queue[tuple[str, object]]", gone: Event) -> Asy
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-class WithHeaders:
-    """Adds HEADERS to every answer."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def sending(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
-            await send(message)
-
-        await self.app(scope, receive, sending)
 
 
 def make_app(

@@ -190,9 +190,12 @@ async function introduce() {
   }
 }
 
+const narrow = matchMedia("(max-width: 52rem)");
+find("how").open = !narrow.matches;
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   go();
+  if (narrow.matches) find("stage").scrollIntoView();
 });
 form.addEventListener("input", numbersChanged);
 for (const radio of form.querySelectorAll("[name=mode]")) radio.addEventListener("change", modeChanged);

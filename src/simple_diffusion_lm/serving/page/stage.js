@@ -159,7 +159,7 @@ export class Stage {
 const probability = (token) => token.likely.find(([text]) => text === token.text)?.[1] ?? 0;
 
 function chart(values, now, name) {
-  const [width, height, left, bottom] = [360, 130, 34, 20];
+  const [width, height, left, bottom] = [360, 130, 42, 20];
   const x = (i) => left + ((width - left - 8) * i) / Math.max(1, values.length - 1);
   const y = (value) => 6 + (height - bottom - 6) * (1 - value);
   const drawn = document.createElementNS(SVG, "svg");
