@@ -107,7 +107,7 @@ def c5(bench: Bench) -> str:
     run = bench.place / "run"
     bench.sdlm(*bench.train(run, 4)).fine()
     before = weights(run)
-    full = bench.sdlm(*bench.train(run, 8), limits={resource.RLIMIT_FSIZE: 60_000})
+    full = bench.sdlm(*bench.train(run, 8), limits={resource.RLIMIT_FSIZE: 300_000})
     line = full.refused("bytes")
     assert str(run) in line, line
     assert weights(run) == before, "the old checkpoint is another now"

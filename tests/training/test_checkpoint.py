@@ -90,6 +90,20 @@ def test_a_failed_save_leaves_the_old_one_whole(tmp_path, monkeypatch):
     assert os.listdir(tmp_path / "checkpoints") == ["step-5"]
 
 
+def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    checkpoint.write_atomically(path, b"before")
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.write_atomically(path, b"after")
+    assert path.read_bytes() == b"before"
+    assert os.listdir(tmp_path) == ["metrics.jsonl"]
+
+
 def test_a_manifest_holds_only_json(tmp_path):
     path = saved(tmp_path, 5)
     assert json.loads((path / checkpoint.MANIFEST).read_text())["progress"] == {"step": 5}

@@ -151,7 +151,7 @@ class Server:
             gone.set()
             response = JSONResponse((await working).model_dump())
         except UserError as error:
-            raise HTTPException(422, str(error)) from None
+            raise HTTPException(409, str(error)) from None
         except Gone:
             raise HTTPException(503, "the server is shutting down") from None
         finally:

@@ -14,11 +14,20 @@ FAULTS = {
     "400": "this is not JSON",
     "401": "the token is missing or wrong",
     "408": "the request did not arrive in time",
+    "409": "this model cannot do it, or it is too much at once",
     "413": "the request is too large",
     "415": "this is not application/json",
-    "422": "a value is out of range, or the model cannot do this",
+    "422": "a value is not what it has to be",
     "500": "the server failed",
     "503": "too many requests are under way (see Retry-After), or the server is shutting down",
+}
+EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"enum": ["frame", "done", "error"]},
+        "data": {"type": "string", "description": "JSON, in one line"},
+    },
+    "required": ["event", "data"],
 }
 
 
@@ -53,7 +62,7 @@ def _asking(name: str, answer: type[BaseModel]) -> dict[str, Any]:
     _, asked = ANSWERS[name]
     content: dict[str, Any] = {"application/json": {"schema": _reference(answer)}}
     if "stream" in asked.model_fields:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {"schema": EVENT}
     body = {"required": True, "content": {"application/json": {"schema": _reference(asked)}}}
     return {
         "summary": (asked.__doc__ or "").split("\n")[0],

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 MOST_TEXTS = 32
 MOST_WORK = 32_768  # texts times steps of one request
@@ -11,7 +11,15 @@ Text = Annotated[str, TEXT]
 Word = Annotated[str, Field(min_length=1, max_length=50, pattern=r"^\S+$")]
 Words = Annotated[list[Word], Field(max_length=16)]
 Texts = Annotated[list[Text], Field(min_length=1, max_length=MOST_TEXTS)]
-Candidates = Annotated[int, Field(ge=1, le=32)]
+
+
+def whole(value: object) -> object:
+    """2.0 is a whole number in JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(whole)]
+Candidates = Annotated[Whole, Field(ge=1, le=32)]
 
 
 class Strict(BaseModel):
@@ -21,7 +29,7 @@ class Strict(BaseModel):
 class Sampling(Strict):
     """How noise becomes text, and whether to tell of each step as it is taken."""
 
-    steps: int = Field(64, ge=1, le=512, description="evaluations of the network")
+    steps: Whole = Field(64, ge=1, le=512, description="evaluations of the network")
     sampler: Literal["ancestral", "ddim", "dpm2m", "renoise"] = "ancestral"
     temperature: float = Field(
         0.9, ge=0.05, le=5, description="1 is the model's own; below it is safer and less varied"
@@ -32,7 +40,7 @@ class Sampling(Strict):
     guide_previous: float = Field(
         0, ge=0, le=5, description="how far to lead them on from those without the one before"
     )
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="the same seed gives the same texts")
+    seed: Whole = Field(0, ge=0, le=2**31 - 1, description="the same seed gives the same texts")
     stream: bool = Field(
         False,
         description="answer with server-sent events: `frame` after every step, and `done` (the "
@@ -43,7 +51,7 @@ class Sampling(Strict):
 class Generate(Sampling):
     """Texts out of noise alone."""
 
-    count: int = Field(1, ge=1, le=MOST_TEXTS)
+    count: Whole = Field(1, ge=1, le=MOST_TEXTS)
     length: str | None = Field(
         None, max_length=9, pattern=r"^[0-9]+(-[0-9]+)?$", description="tokens, as 12 or 8-16"
     )
@@ -72,8 +80,8 @@ class Blend(Strict):
 
     first: Text
     second: Text
-    count: int = Field(5, ge=2, le=12, description="with both ends")
-    steps: int = Field(64, ge=1, le=128, description="there, and back")
+    count: Whole = Field(5, ge=2, le=12, description="with both ends")
+    steps: Whole = Field(64, ge=1, le=128, description="there, and back")
 
 
 class Score(Strict):
