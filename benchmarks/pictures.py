@@ -131,7 +131,7 @@ def photograph(run: Path, out: Path, template: str, chromium: str) -> None:
             page.goto(address)
             for text in ("", template):
                 page.fill("#template", text)
-                page.fill("#seed", "5")
+                page.evaluate("document.getElementById('seed').value = 5")
                 page.click("#go")
                 page.wait_for_selector("#stop", state="hidden")
                 expect(page.locator("#play")).to_have_text("▶", timeout=30_000)

@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import os
 import random
 import shutil
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import sentencepiece as spm
@@ -123,10 +125,9 @@ def d8(bench: Bench) -> str:
 
 def t1(bench: Bench) -> str:
     """SentencePiece models without padding, with a vocabulary too large, of the wrong kind"""
-    corpus, place = bench.place / "corpus.txt", bench.place
-    corpus.write_bytes(text(LINES * 10))
+    corpus, place = bench.corpus, bench.place
     spm.SentencePieceTrainer.train(  # its own defaults: no padding
-        input=str(corpus), model_prefix=str(place / "own"), vocab_size=40, minloglevel=2
+        input=str(corpus), model_prefix=str(place / "own"), vocab_size=200, minloglevel=2
     )
     train = [*bench.train(place / "run", 2, corpus=corpus), "--tokenizer"]
     bench.sdlm(*train, place / "own.model").fine()
@@ -134,7 +135,7 @@ def t1(bench: Bench) -> str:
     bench.sdlm(*other, "--tokenizer", place / "own.vocab").refused("SentencePiece")
     bench.sdlm(*other, "--tokenizer", corpus).refused("SentencePiece")
     bench.sdlm(*other, "--tokenizer", place / "none.model").refused("none.model")
-    return bench.sdlm(*other, "--vocab-size", 5000).refused("5000")
+    return bench.sdlm(*other, "--vocab-size", 50_000).refused("50000")
 
 
 def a1(bench: Bench) -> str:
@@ -142,7 +143,7 @@ def a1(bench: Bench) -> str:
     run = bench.place / "run"
     bench.sdlm(*bench.train(run, 2)).fine()
     for words, *arguments in (
-        ("steps", "generate", run, "--steps", 0),
+        ("1 step", "generate", run, "--steps", 0),
         ("temperature", "generate", run, "--temperature", -1),
         ("length", "generate", run, "--length", "x"),
         ("tokens", "generate", run, "--length", 900),
@@ -187,10 +188,11 @@ def mutated(content: bytes, chance: random.Random) -> bytes:
 
 def meaning(run: Path) -> object:
     """All that a run means to who opens it, or None where it is refused."""
-    try:
-        model = DiffusionLM.from_pretrained(run)
-    except UserError:
-        return None
+    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+        try:
+            model = DiffusionLM.from_pretrained(run)
+        except UserError:
+            return None
     tensors = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
     return tensors, model.config, model.length_weights, model.stream, model.tokenizer.model
 

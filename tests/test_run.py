@@ -14,6 +14,7 @@ from small_models import small, tensors
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.generation import DiffusionLM
 from simple_diffusion_lm.run import run_training
+from simple_diffusion_lm.sealing import sealed
 from simple_diffusion_lm.text.corpus import prepare
 from simple_diffusion_lm.training import checkpoint
 from simple_diffusion_lm.training.loop import NonFinite
@@ -199,15 +200,20 @@ def test_a_damaged_corpus_is_not_trained_on(toy_text, tmp_path):
         run_training(small(modern(), steps=1), data, tmp_path / "run", quiet=True)
 
 
-def test_a_changed_configuration_does_not_load(toy_run, tmp_path):
+def test_a_changed_configuration_does_not_load(toy_run, toy_data, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(toy_run, run)
     about = json.loads((run / "config.json").read_text())
     about["config"]["heads"] = 1  # the same shapes, another model
     (run / "config.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
+        DiffusionLM.from_pretrained(run)
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
+        run_training(small(modern(), steps=7, samples=1), toy_data, run, quiet=True)
+    (run / "config.json").write_text(json.dumps(sealed(about)))
     with pytest.raises(UserError, match=r"config\.json is not that of step-6"):
         DiffusionLM.from_pretrained(run)
     about["config"]["heads"], about["config"]["minutes"] = 2, 30.0  # a budget may change
-    (run / "config.json").write_text(json.dumps(about))
+    (run / "config.json").write_text(json.dumps(sealed(about)))
     DiffusionLM.from_pretrained(run)
     DiffusionLM.from_pretrained(run / "checkpoints" / "step-6")

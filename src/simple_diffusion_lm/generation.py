@@ -12,6 +12,7 @@ from .model import flow
 from .model.continuous import Continuous
 from .model.objective import Objective
 from .model.slots import Generate, Slot
+from .sealing import sealed
 from .text.corpus import Prepared, open_prepared
 from .text.templates import Gap, Template
 from .text.tokenizer import Ids, Tokenizer
@@ -62,6 +63,8 @@ class DiffusionLM:
             config = Config(**about["config"])
             lengths, stream, vocab_size = about["lengths"], about["stream"], about["vocab_size"]
             identity = checkpoint.identity(about)
+            if about != sealed(about):
+                raise ValueError("not what was written")
         except FileNotFoundError:
             raise UserError(f"{run}: no run here (config.json is missing)") from None
         except OSError as error:

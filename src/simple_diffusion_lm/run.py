@@ -24,6 +24,7 @@ import torch
 
 from .errors import UserError
 from .run_log import Log
+from .sealing import sealed
 from .text.batches import Batches, Masks
 from .text.corpus import Corpus, Prepared
 from .training import checkpoint
@@ -80,9 +81,12 @@ def open_run(run: Path, about: dict[str, Any], data: Prepared) -> None:
     try:
         run.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            _check_same(run, json.loads(path.read_text()), about)
+            old = json.loads(path.read_text())
+            if old != sealed(old):
+                raise ValueError("not what was written")
+            _check_same(run, old, about)
         check_free(run)
-        checkpoint.write_atomically(path, json.dumps(about, indent=1).encode())
+        checkpoint.write_atomically(path, json.dumps(sealed(about), indent=1).encode())
         checkpoint.write_atomically(run / "tokenizer.model", data.tokenizer.model)
     except OSError as error:
         raise UserError(
