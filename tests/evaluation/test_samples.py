@@ -1,8 +1,10 @@
 import math
 from dataclasses import asdict
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from scipy.stats import entropy
 
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.evaluation.samples import (
@@ -62,6 +64,18 @@ def test_the_frontier_of_equal_histograms_is_one_and_of_disjoint_ones_near_zero(
     near, far = np.array([0.25, 0.45, 0.3, 0.0]), np.array([0.5, 0.2, 0.3, 0.0])
     assert frontier_area(p, far) < frontier_area(p, near) < 1
     assert frontier_area(p, far) == pytest.approx(frontier_area(far, p))
+
+
+def test_the_frontier_is_mauves_by_another_implementation():
+    """Of two histograms, with scipy's relative entropy, and the trapezoids summed by hand."""
+    p, q = np.array([0.7, 0.2, 0.1, 0.0]), np.array([0.1, 0.3, 0.4, 0.2])
+    corners = [(0.0, 1.0)]
+    for share in np.linspace(0.999, 0.001, 99):
+        mixture = share * p + (1 - share) * q
+        corners.append(tuple(np.exp([-5 * entropy(q, mixture), -5 * entropy(p, mixture)])))
+    corners.append((1.0, 0.0))
+    area = sum((c - a) * (b + d) / 2 for (a, b), (c, d) in pairwise(corners))
+    assert frontier_area(p, q) == pytest.approx(area)
 
 
 def test_the_toy_language_is_recognised_and_nothing_else_is():

@@ -5,13 +5,14 @@ import pytest
 import torch
 from small_models import small
 
+from simple_diffusion_lm.diffusion.likelihood import Bound
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.evaluation.evaluate import evaluate_run
-from simple_diffusion_lm.evaluation.metrics import likelihood
+from simple_diffusion_lm.evaluation.metrics import likelihood, plain_batches
 from simple_diffusion_lm.generation import DiffusionLM
 from simple_diffusion_lm.training.objectives import OBJECTIVES
 from simple_diffusion_lm.training.recipes import modern
-from simple_diffusion_lm.training.validation import length_cost
+from simple_diffusion_lm.training.validation import held_out_bound, length_cost
 
 
 def test_length_cost_is_a_distribution_that_rules_nothing_out():
@@ -53,3 +54,25 @@ def test_other_estimates_are_of_the_same(estimate, toy_run, toy_data):
     )
     with pytest.raises(UserError, match="only continuous diffusion"):
         likelihood(twin, toy_data.train, estimate=estimate)
+
+
+def test_every_draw_is_spread_over_all_levels(toy_run, toy_data):
+    """A cost that is u^2 at level u has the mean 1/3, at any number of draws."""
+    model = DiffusionLM.from_pretrained(toy_run)
+
+    def estimate(ids, length_mask, cond_mask, u, generator):
+        assert ((u >= 0) & (u < 1)).all()
+        nothing = torch.zeros(len(u))
+        return Bound(nothing, u**2, nothing, torch.ones(len(u), dtype=torch.long))
+
+    for draws in (1, 3):
+        found = held_out_bound(
+            model.model,
+            plain_batches(model, toy_data.train),
+            model.length_weights,
+            examples=300,
+            draws=draws,
+            device=torch.device("cpu"),
+            estimate=estimate,
+        )
+        assert found.diffusion == pytest.approx(1 / 3, abs=0.01)

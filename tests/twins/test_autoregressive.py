@@ -104,3 +104,31 @@ def test_a_line_ends_where_the_model_ends_it_and_at_the_longest_at_last():
         ends.append(end)
     assert max(ends) == L - 1
     assert min(ends) < 3
+
+
+def test_the_loss_is_the_mean_over_real_tokens_that_are_not_given():
+    model = network()
+    ids = torch.randint(V, (B, L), generator=seeded(1))
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    mask[0, 5:] = False
+    given = torch.zeros_like(mask)
+    given[:, :2] = True
+    loss = model.loss(ids, mask, given, torch.arange(B), seed=0, step=0)
+    bound = model.bound(ids, mask, given, torch.zeros(B), seeded(0))
+    torch.testing.assert_close(loss.total, bound.total.sum() / bound.tokens.sum())
+    assert int(loss.tokens) == int((mask & ~given).sum())
+
+
+def test_a_low_temperature_takes_the_most_probable():
+    model = network()
+    free = torch.zeros(L, dtype=torch.bool)
+    slots = [Slot(free.long(), free, free, free, n, (0, n)) for n in range(50)]
+    none = torch.zeros(V, dtype=torch.bool)
+
+    def written(temperature):
+        settings = Settings(SAMPLERS["ancestral"], steps=1, temperature=temperature)
+        lines = model.generate(slots, settings, Vocabulary(none, none, None))
+        return {tuple(line.tolist()) for _, line in lines}
+
+    assert len(written(1e-4)) == 1
+    assert len(written(1.0)) > 40

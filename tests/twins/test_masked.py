@@ -77,3 +77,18 @@ def test_padding_costs_nothing_and_changes_nothing():
     ]
     torch.testing.assert_close(*losses)
     assert (model.bound(ids, mask, none, torch.rand(B), seeded(2)).tokens == 4).all()
+
+
+def test_a_model_that_knows_frequencies_alone_pays_them_for_each_token():
+    """Whatever is hidden: so the weights have to make up for what is not."""
+    model = network()
+    model.start_from_counts(torch.arange(V))
+    nats = -((torch.arange(V) + 0.1) / (torch.arange(V) + 0.1).sum()).log()
+    ids = torch.randint(V, (4000, L), generator=seeded(1))
+    everywhere = torch.ones_like(ids, dtype=torch.bool)
+    exact = nats[ids].mean().item()
+    u = (torch.arange(4000) + 0.5) / 4000
+    bound = model.bound(ids, everywhere, ~everywhere, u, seeded(2))
+    assert (bound.total.sum() / bound.tokens.sum()).item() == pytest.approx(exact, rel=0.02)
+    losses = model.loss(ids, everywhere, ~everywhere, torch.arange(4000), seed=0, step=0)
+    assert losses.total.item() == pytest.approx(exact, rel=0.02)
