@@ -1,7 +1,9 @@
 """The command line as a user meets it: in processes of its own."""
 
+import contextlib
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -263,3 +265,22 @@ def test_a_run_is_finetuned_on_another_corpus(toy_run, toy_text, tmp_path):
     assert tuned["config"]["model_dim"] == first["config"]["model_dim"]
     refused(*train, "--finetune-from", toy_run, "--size", "small", words="takes recipe")
     refused(*train, "--finetune-from", tmp_path / "none", words="no run here")
+
+
+def test_on_a_terminal_lines_are_watched_and_stay(toy_run):
+    """What is drawn is taken away again, and what was written is there at the end."""
+    few = ["generate", str(toy_run), "--count", "2", "--steps", "3"]
+    plain = sdlm(*few).stdout.splitlines()
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "simple_diffusion_lm", *few, "--watch"]
+    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, cwd=ROOT)
+    os.close(theirs)
+    seen = b""
+    with contextlib.suppress(OSError):  # the end of a terminal is an error
+        while part := os.read(ours, 65536):
+            seen += part
+    os.close(ours)
+    assert process.wait(timeout=60) == 0
+    drawn, _, rest = seen.decode().rpartition("\x1b[J")
+    assert drawn.count("\x1b[K") >= 3
+    assert [line for line in rest.replace("\x1b[?7h", "").splitlines() if line] == plain

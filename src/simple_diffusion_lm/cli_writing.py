@@ -17,7 +17,7 @@ from .model.slots import Watch
 from .text.reading import read_lines
 from .text.templates import parse_length
 from .watching import Onlooker, Terminal
-from .writer import Written
+from .writer import AT_ONCE, Written
 
 Run = Positional[Path]
 Sampling = OmitArgPrefixes[WritingOptions]
@@ -48,9 +48,8 @@ def generate_command(
     """
     model = DiffusionLM.from_pretrained(run)
     wish = model.wish(None if length is None else parse_length(length), must)
-    with watched(model, watch, never) as onlooker:
-        settings = {"watch": onlooker, **sampling.settings()}
-        _print(model.write([wish] * count, candidates, never, **settings), count, watching=watch)
+    written = _written(model, [wish] * count, candidates, never, sampling, watch)
+    _print(written, count)
 
 
 def infill_command(
@@ -84,15 +83,13 @@ def infill_command(
     )
     model = DiffusionLM.from_pretrained(run)
     wishes = [Wish.of(each) for each in templates]
-    with watched(model, watch, never) as onlooker:
-        settings = {"watch": onlooker, **sampling.settings()}
-        written = model.write(wishes, candidates, never, **settings)
-        if not jsonl:
-            _print(written, len(wishes), watching=watch)
-            return
-        for each, line in zip(templates, written, strict=True):
-            record = {"template": each, **line._asdict(), "seed": sampling.seed}
-            print(json.dumps(record, ensure_ascii=False))
+    written = _written(model, wishes, candidates, never, sampling, watch)
+    if not jsonl:
+        _print(written, len(wishes))
+        return
+    for each, line in zip(templates, written, strict=True):
+        record = {"template": each, **line._asdict(), "seed": sampling.seed}
+        print(json.dumps(record, ensure_ascii=False))
 
 
 def vary_command(
@@ -160,10 +157,25 @@ def watched(model: DiffusionLM, wanted: bool, never: Sequence[str] = ()) -> Iter
         yield terminal
 
 
-def _print(written: Iterable[Written], count: int, *, watching: bool) -> None:
-    """Prints lines as they are done; on a terminal, with how many are left."""
+def _written(
+    model: DiffusionLM,
+    wishes: Sequence[Wish],
+    candidates: int,
+    never: Sequence[str],
+    sampling: Sampling,
+    watch: bool,
+) -> Iterable[Written]:
+    """Lines as they are done; where someone watches, all of them once there is no more to see."""
+    with watched(model, watch, never) as onlooker:
+        written = model.write(wishes, candidates, never, watch=onlooker, **sampling.settings())
+        return written if onlooker is None else list(written)
+
+
+def _print(written: Iterable[Written], count: int) -> None:
+    """Prints lines as they are done; where it is many, with how many are left."""
     unfit = 0
-    for line in tqdm(written, total=count, unit=" lines", disable=True if watching else None):
+    few = count <= AT_ONCE or not sys.stderr.isatty()
+    for line in tqdm(written, total=count, unit=" lines", disable=few):
         print(line.text)
         unfit += not line.fits
     if unfit:
