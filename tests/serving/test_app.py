@@ -215,3 +215,13 @@ def test_the_description_describes_what_there_is(client):
     card = client.get("/v1/model").json()
     assert set(card) == set(described["components"]["schemas"]["Card"]["properties"])
     assert card["abilities"] == list(app_module.ANSWERS)
+
+
+def test_the_description_has_every_limit(client):
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    for name in ("Generate", "Infill", "Vary", "Blend"):
+        for field, about in schemas[name]["properties"].items():
+            if about.get("type") in ("integer", "number"):
+                above = {"minimum", "exclusiveMinimum"} & set(about)
+                assert above, f"{name}.{field}"
+                assert "maximum" in about, f"{name}.{field}"

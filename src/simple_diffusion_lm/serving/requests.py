@@ -19,7 +19,7 @@ def whole(value: object) -> object:
 
 
 Whole = Annotated[int, BeforeValidator(whole)]
-Candidates = Annotated[Whole, Field(ge=1, le=32)]
+Candidates = Annotated[int, Field(ge=1, le=32), BeforeValidator(whole)]
 
 
 class Strict(BaseModel):
