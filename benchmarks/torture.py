@@ -34,6 +34,8 @@ def put_to(row: Row, bench: Bench, name: str) -> dict[str, object]:
         passed, note = True, row(bench.room(name)) or ""
     except AssertionError as fault:
         passed, note = False, " ".join(str(fault).split())[:300]
+    except Exception as fault:  # of the row itself: the others are run all the same
+        passed, note = False, f"{type(fault).__name__}: {' '.join(str(fault).split())[:300]}"
     seconds = round(time.monotonic() - began, 1)
     what = " ".join((row.__doc__ or "").split()).rstrip(".")
     print(f"{'pass' if passed else 'FAIL'}  {name:4} {what}: {note}  ({seconds:.0f} s)", flush=True)
@@ -63,7 +65,8 @@ def torture(
         if original is not None:
             print("\nthe original")
             rows = torture_original.rows(original)
-            theirs = {n: put_to(r, bench, n) for n, r in rows.items() if not only or n in chosen}
+            apart = bench.room("original")
+            theirs = {n: put_to(r, apart, n) for n, r in rows.items() if n in chosen}
     passed, their_passed = (
         sum(bool(each["passed"]) for each in found.values()) for found in (results, theirs)
     )

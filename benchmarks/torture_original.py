@@ -28,7 +28,7 @@ class Original:
         self.corpus.write_text("\n".join(bench.corpus.read_text().splitlines()[:64]) + "\n")
         self.tokenizer = bench.place / "tokenizer"
         spm.SentencePieceTrainer.train(
-            input=str(bench.corpus), model_prefix=str(self.tokenizer), vocab_size=300,
+            input=str(bench.corpus), model_prefix=str(self.tokenizer), vocab_size=200,
             pad_id=3, minloglevel=2,
         )  # fmt: skip
 
@@ -176,7 +176,7 @@ def t1(checkout: Path, bench: Bench) -> str:
     spm.SentencePieceTrainer.train(
         input=str(bench.corpus),
         model_prefix=str(bench.place / "own"),
-        vocab_size=300,
+        vocab_size=200,
         minloglevel=2,
     )
     own = bench.place / "own.model"
