@@ -47,6 +47,7 @@ def torture(
     only: tuple[str, ...] = (),
     quick: bool = False,
     original: Path | None = None,
+    served: Path | None = None,
 ) -> None:
     """Runs the table and prints it, row by row.
 
@@ -55,9 +56,10 @@ def torture(
         only: rows (C1) or kinds of rows (C).
         quick: fewer repetitions of each.
         original: a checkout of the original project, to put what applies to it too.
+        served: the run that the server's rows serve; by default a small one.
     """
     with tempfile.TemporaryDirectory() as directory:
-        bench = Bench.at(Path(directory), quick=quick)
+        bench = Bench.at(Path(directory), quick=quick, served=served)
         wanted = set(only or ROWS)
         chosen = {k: r for k, r in ROWS.items() if wanted & {k, k.rstrip("0123456789")}}
         results = {name: put_to(row, bench, name) for name, row in chosen.items()}

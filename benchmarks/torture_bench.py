@@ -51,12 +51,13 @@ class Bench:
     corpus: Path
     prepared: Path
     quick: bool
+    served: Path | None = None  # the run that is served, if not a small one made for it
 
     @classmethod
-    def at(cls, place: Path, *, quick: bool) -> "Bench":
+    def at(cls, place: Path, *, quick: bool, served: Path | None = None) -> "Bench":
         corpus = place / "toy.txt"
         corpus.write_text("\n".join(ToyLanguage().lines(2000, seed=0)) + "\n")
-        bench = cls(place, corpus, place / "prepared", quick)
+        bench = cls(place, corpus, place / "prepared", quick, served and served.resolve())
         bench.sdlm("prepare", corpus, "--out", bench.prepared, "--vocab-size", 300).fine()
         return bench
 

@@ -58,7 +58,7 @@ class Server:
 
 @contextmanager
 def serving(bench: Bench) -> Iterator[Server]:
-    run = bench.place / "run"
+    run = bench.served or bench.place / "run"
     if not run.exists():
         bench.sdlm(*bench.train(run, 3)).fine()
     process = bench.start("serve", run, "--port", 0)
