@@ -24,11 +24,11 @@ from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.evaluation import compare
 from simple_diffusion_lm.evaluation.evaluate import REFERENCE_TEXTS, real_rows
 from simple_diffusion_lm.evaluation.metrics import example_texts
-from simple_diffusion_lm.evaluation.report import read_metrics
 from simple_diffusion_lm.evaluation.samples import Reference
 from simple_diffusion_lm.exits import exit_cleanly
 from simple_diffusion_lm.generation import DiffusionLM
 from simple_diffusion_lm.run import run_training
+from simple_diffusion_lm.run_log import read_metrics
 from simple_diffusion_lm.text.corpus import Prepared, prepare
 from simple_diffusion_lm.training.config import Config
 from simple_diffusion_lm.training.processes import pick_device
@@ -66,7 +66,7 @@ def captions(
         example_texts(lm, data.train, REFERENCE_TEXTS), example_texts(lm, data.valid, samples)
     )
     result["lines"] = {k: dataclasses.asdict(v) for k, v in real_rows(reference).items()}
-    keep(result | compare.measure(lm, run, data, reference, 5_000, samples))
+    keep(result | compare.measure(lm, data, reference, 5_000, samples))
 
 
 def tables(results: dict[str, Any]) -> str:

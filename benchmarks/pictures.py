@@ -8,22 +8,18 @@ Writes noise-to-text.svg, terminal.svg (it moves), and, where there is a Chromiu
 
 import shutil
 import sys
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 import tyro
-import uvicorn
+from torture_server import serving
 from tyro.conf import Positional
 
+from simple_diffusion_lm.evaluation.run_report import evenly
 from simple_diffusion_lm.exits import exit_cleanly
 from simple_diffusion_lm.generation import DiffusionLM
 from simple_diffusion_lm.model.slots import Frame, Slots
-from simple_diffusion_lm.serving.answers import Model
-from simple_diffusion_lm.serving.app import make_app
 from simple_diffusion_lm.watching import UNKNOWN, Onlooker, Shown
 
 STEPS, LINES, SEED = 64, 6, 3
@@ -71,20 +67,18 @@ def svg(width: int, height: int, body: str, style: str = "") -> str:
 def strip(frames: list[list[list[Shown]]]) -> str:
     """One line at some of its steps, one under the other."""
     rows = []
-    for row in range(STRIP):
-        step = round(row * (len(frames) - 1) / (STRIP - 1))
+    for row, (step, lines) in enumerate(evenly(list(enumerate(frames, start=1)), STRIP)):
         y = 34 + 28 * row
-        rows.append(f'<text x="20" y="{y}" fill="{GREY}">{step + 1:>3}</text>\n')
-        rows.append(f'<text x="64" y="{y}" xml:space="preserve">{spans(frames[step][0])}</text>\n')
+        rows.append(f'<text x="20" y="{y}" fill="{GREY}">{step:>3}</text>\n')
+        rows.append(f'<text x="64" y="{y}" xml:space="preserve">{spans(lines[0])}</text>\n')
     return svg(860, 28 * STRIP + 28, "".join(rows))
 
 
 def terminal(frames: list[list[list[Shown]]], command: str) -> str:
     """A terminal in which lines come out of noise, over and over."""
-    some = [round(i * (len(frames) - 1) / (FRAMES - 1)) for i in range(FRAMES)]
     share = (1 - PAUSE) / FRAMES * 100
     style, body = "", [f'<text x="20" y="36" fill="#e6edf3">$ {escape(command)}</text>\n']
-    for number, step in enumerate(some):
+    for number, shown in enumerate(evenly(frames, FRAMES)):
         first = number * share
         last = 100.0 if number == FRAMES - 1 else (number + 1) * share
         style += (
@@ -96,24 +90,10 @@ def terminal(frames: list[list[list[Shown]]], command: str) -> str:
         )
         lines = "".join(
             f'<text x="20" y="{66 + 28 * row}" xml:space="preserve">{spans(line)}</text>\n'
-            for row, line in enumerate(frames[step])
+            for row, line in enumerate(shown)
         )
         body.append(f'<g id="f{number}">\n{lines}</g>\n')
     return svg(860, 28 * LINES + 60, "".join(body), style)
-
-
-@contextmanager
-def serving(run: Path) -> Iterator[str]:
-    """The address of a server of this run."""
-    config = uvicorn.Config(make_app(Model(run)), port=0, log_level="warning")
-    server, listening = uvicorn.Server(config), config.bind_socket()
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
 
 
 def photograph(run: Path, out: Path, template: str, chromium: str) -> None:
@@ -124,11 +104,11 @@ def photograph(run: Path, out: Path, template: str, chromium: str) -> None:
         "page-dark": {"viewport": {"width": 1200, "height": 800}, "color_scheme": "dark"},
         "page-phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light"},
     }
-    with serving(run) as address, sync_playwright() as started:
+    with serving(run) as server, sync_playwright() as started:
         browser = started.chromium.launch(executable_path=chromium)
         for name, options in kinds.items():
             page = browser.new_page(device_scale_factor=1.5, **options)
-            page.goto(address)
+            page.goto(f"http://127.0.0.1:{server.port}")
             for text in ("", template):
                 page.fill("#template", text)
                 page.evaluate("document.getElementById('seed').value = 5")

@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -12,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import quantiles
 
 from torture_bench import Bench, Row
@@ -57,11 +59,10 @@ class Server:
 
 
 @contextmanager
-def serving(bench: Bench) -> Iterator[Server]:
-    run = bench.served or bench.place / "run"
-    if not run.exists():
-        bench.sdlm(*bench.train(run, 3)).fine()
-    process = bench.start("serve", run, "--port", 0)
+def serving(run: Path) -> Iterator[Server]:
+    """`sdlm serve` of a run, at a port of its own."""
+    command = [sys.executable, "-m", "simple_diffusion_lm", "serve", str(run), "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     found = None
     while found is None and (line := process.stderr.readline()):
@@ -83,10 +84,18 @@ def serving(bench: Bench) -> Iterator[Server]:
         process.communicate(timeout=30)
 
 
+def served(bench: Bench) -> Path:
+    """The run that is served: that which was asked for, or a small one."""
+    run = bench.served or bench.place / "run"
+    if not run.exists():
+        bench.sdlm(*bench.train(run, 3)).fine()
+    return run
+
+
 def s1(bench: Bench) -> str:
     """50 clients at once, against one"""
     asked = {"count": 1, "steps": 64}
-    with serving(bench) as server:
+    with serving(served(bench)) as server:
 
         def once(seed: int) -> tuple[int, float]:
             began = time.monotonic()
@@ -110,7 +119,7 @@ def s1(bench: Bench) -> str:
 def s2(bench: Bench) -> str:
     """ten minutes at two requests a second"""
     minutes = 0.25 if bench.quick else 10
-    with serving(bench) as server:
+    with serving(served(bench)) as server:
         warm, statuses, number = 0, set(), 0
         began = time.monotonic()
         while (passed := time.monotonic() - began) < 60 * minutes:
@@ -129,7 +138,7 @@ def s2(bench: Bench) -> str:
 def s3(bench: Bench) -> str:
     """a client that leaves in the middle"""
     body = json.dumps({"count": 32, "steps": 512, "stream": True}).encode()
-    with serving(bench) as server:
+    with serving(served(bench)) as server:
         for _ in range(3):
             with server.connect() as connection:
                 connection.sendall(server.raw(body))
@@ -146,7 +155,7 @@ def s3(bench: Bench) -> str:
 def s4(bench: Bench) -> str:
     """bad JSON, a megabyte, absurd numbers, unknown routes, paths out of the page, a slow client"""
     slowest = 0.0
-    with serving(bench) as server:
+    with serving(served(bench)) as server:
         with server.connect() as slow:
             slow.sendall(b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-")
             for path, body, status in (
@@ -175,7 +184,7 @@ def s4(bench: Bench) -> str:
 def s5(bench: Bench) -> str:
     """SIGTERM in the middle of an answer"""
     body = json.dumps({"count": 32, "steps": 512, "stream": True}).encode()
-    with serving(bench) as server, server.connect() as connection:
+    with serving(served(bench)) as server, server.connect() as connection:
         connection.sendall(server.raw(body))
         while b"event: frame" not in connection.recv(65536):
             pass

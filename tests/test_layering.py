@@ -21,6 +21,7 @@ MAY_IMPORT = {
         "text",
         "generation",
         "run",
+        "run_log",
         "watching",
     },
     "serving": {
@@ -32,6 +33,7 @@ MAY_IMPORT = {
         "watching",
         "writer",
         "filling",
+        "run_log",
     },
 }
 MODULES = sorted(p for room in MAY_IMPORT for p in (PACKAGE / room).glob("*.py"))

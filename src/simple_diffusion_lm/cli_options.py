@@ -58,19 +58,17 @@ class TextOptions:
     def open(self, corpus: tuple[str, ...], run: Path) -> Prepared:
         """The corpus, prepared inside the run's directory where it is not yet."""
         if len(corpus) == 1 and is_prepared(corpus[0]):
-            if self.vocab_size or self.valid or self.stream or self._another_tokenizer(corpus[0]):
+            prepared = open_prepared(corpus[0])
+            another = self.tokenizer and (
+                Tokenizer.load(self.tokenizer).fingerprint != prepared.tokenizer.fingerprint
+            )
+            if self.vocab_size or self.valid or self.stream or another:
                 raise UserError(
                     f"{corpus[0]} is prepared already: --tokenizer, --vocab-size, --valid and "
                     "--stream belong to sdlm prepare"
                 )
-            return open_prepared(corpus[0])
+            return prepared
         return self.prepare(corpus, run / "corpus")
-
-    def _another_tokenizer(self, prepared: str) -> bool:
-        """Whether another is asked for than a corpus was prepared with."""
-        if self.tokenizer is None:
-            return False
-        return Tokenizer.load(self.tokenizer).model != open_prepared(prepared).tokenizer.model
 
 
 @dataclass

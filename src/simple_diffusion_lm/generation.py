@@ -1,10 +1,10 @@
 """Text out of a trained run: the API people use from Python, and the command line's."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from .errors import UserError
 from .filling import Wish
@@ -23,6 +23,27 @@ from .training.processes import pick_device
 from .writer import LEFT_TO_RIGHT, Sampling, Writer, Written
 
 
+def about_run(run: str | Path) -> dict[str, Any]:
+    """What config.json says of a run, or of the run that a checkpoint is in (see run.describe).
+
+    Raises UserError when there is none, or it is not what was written.
+    """
+    run = checkpoint.run_of(Path(run))
+    try:
+        about: dict[str, Any] = json.loads((run / "config.json").read_text())
+        Config(**about["config"])
+        checkpoint.identity(about)
+        if about != sealed(about):
+            raise ValueError("not what was written")
+    except FileNotFoundError:
+        raise UserError(f"{run}: no run here (config.json is missing)") from None
+    except OSError as error:
+        raise UserError(f"{run}: cannot read config.json ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{run}/config.json is damaged or of another version") from None
+    return about
+
+
 class DiffusionLM:
     """A trained model with its tokenizer: text in, text out.
 
@@ -31,6 +52,7 @@ class DiffusionLM:
         length_weights: how many training examples had each length (index: tokens, EOS included).
         stream: trained on running text, where EOS ends a line and not the example.
         config: the run's configuration, None for a model put together by hand.
+        progress: how far the run had come (training/state.py), None likewise.
         writer: what writes lines for the methods here, and can say more of them.
     """
 
@@ -42,12 +64,14 @@ class DiffusionLM:
         *,
         stream: bool,
         config: Config | None = None,
+        progress: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.length_weights = list(length_weights)
         self.stream = stream
         self.config = config
+        self.progress = progress
         self.writer = Writer(model, tokenizer, self.length_weights, stream=stream)
 
     @classmethod
@@ -58,19 +82,7 @@ class DiffusionLM:
         """
         found = checkpoint.newest(Path(run))
         run = checkpoint.run_of(Path(run))
-        try:
-            about = json.loads((run / "config.json").read_text())
-            config = Config(**about["config"])
-            lengths, stream, vocab_size = about["lengths"], about["stream"], about["vocab_size"]
-            identity = checkpoint.identity(about)
-            if about != sealed(about):
-                raise ValueError("not what was written")
-        except FileNotFoundError:
-            raise UserError(f"{run}: no run here (config.json is missing)") from None
-        except OSError as error:
-            raise UserError(f"{run}: cannot read config.json ({error.strerror})") from None
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{run}/config.json is damaged or of another version") from None
+        about = about_run(run)
         tokenizer = Tokenizer.load(run / "tokenizer.model")
         if tokenizer.fingerprint != about["tokenizer"]:
             raise UserError(
@@ -78,12 +90,20 @@ class DiffusionLM:
             )
         if found is None:
             raise UserError(f"{run}: no whole checkpoint yet; train it first (sdlm train)")
-        if found.manifest.get("run") != identity:
+        if found.manifest.get("run") != checkpoint.identity(about):
             raise UserError(f"{run}/config.json is not that of {found.path.name}: put that back")
-        model = OBJECTIVES[config.objective](config, vocab_size)
+        config = Config(**about["config"])
+        model = OBJECTIVES[config.objective](config, about["vocab_size"])
         model.load_state_dict(found.model())
         model.to(pick_device()).eval()
-        return cls(model, tokenizer, lengths, stream=stream, config=config)
+        return cls(
+            model,
+            tokenizer,
+            about["lengths"],
+            stream=about["stream"],
+            config=config,
+            progress=found.manifest["progress"],
+        )
 
     def writing_with(self, generate: Generate) -> "DiffusionLM":
         """The same model, whose texts are written by another function than its own `generate`."""
@@ -95,7 +115,7 @@ class DiffusionLM:
     @staticmethod
     def trained_on(run: str | Path) -> Prepared:
         """The corpus a run was trained on, if that is still where it was; else UserError."""
-        about = json.loads((checkpoint.run_of(Path(run)) / "config.json").read_text())
+        about = about_run(run)
         data = open_prepared(about["prepared"])
         if data.meta["key"] != about["corpus"]:
             raise UserError(f"{about['prepared']} is not the corpus {run} was trained on")

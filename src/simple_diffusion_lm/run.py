@@ -33,7 +33,7 @@ from .training.config import MAY_CHANGE, Config
 from .training.distributed import check_divisible
 from .training.lock import locked
 from .training.loop import train
-from .training.processes import largest, on_rank_0, pick_device, rank
+from .training.processes import on_rank_0, pick_device, rank
 from .training.signals import Signals, Stop
 from .training.state import State
 
@@ -169,20 +169,22 @@ def _train_in(
     device = pick_device()
     state = State(config, len(data.tokenizer), data.train, device, shard=shard)
     log = Log(run, config, state, len(batches.order(0)), quiet=quiet)
-    if not log.resume() and start_from is not None:
+    resumed = log.resume()
+    if not resumed and start_from is not None:
         state.start_from(start_from)
-    on_rank_0(partial(check_room, run, state))
+    on_rank_0(partial(check_room, run, state, resumed=resumed))
     validate = partial(log.validate, held_out, data, device)
     saved = state.progress.step
     with Signals() as signals, log:
         signals.leaving_at_once(lambda: log.begin(compile_layers(config, state.model, device)))
-        _stop(signals)
+        if stop := signals.agreed():
+            raise Stop(stop)
         for step in train(config, state, batches, device):
             number = state.progress.step
             log.step(step)
             if number % config.validate_every == 0:
                 signals.leaving_at_once(validate)
-            stop = int(largest(float(signals.seen[0] if signals.seen else 0)))  # stops all
+            stop = signals.agreed()
             if number % config.save_every == 0 or stop:
                 log.save()
                 saved = number
@@ -194,23 +196,18 @@ def _train_in(
             if state.progress.step % config.validate_every:
                 signals.leaving_at_once(validate)
             log.save()
-        _stop(signals)
+        if stop := signals.agreed():
+            raise Stop(stop)
 
 
-def _stop(signals: Signals) -> None:
-    """Ends where a signal came to any process; what was to be saved is."""
-    if number := int(largest(float(signals.seen[0] if signals.seen else 0))):
-        raise Stop(number)
-
-
-def check_room(run: Path, state: State) -> None:
+def check_room(run: Path, state: State, *, resumed: bool) -> None:
     """Raises UserError where the disk has no room for the checkpoints of a run.
 
     While one is written, those that are kept are there too.
     """
     one = BYTES_SAVED * sum(parameter.numel() for parameter in state.model.parameters())
     free = shutil.disk_usage(run).free
-    if free < (more := one * (1 if checkpoint.newest(run) else checkpoint.KEPT + 2)):
+    if free < (more := one * (1 if resumed else checkpoint.KEPT + 2)):
         raise UserError(
             f"{run}: checkpoints need {more:,} bytes there, and {free:,} are free: make room, or "
             "choose another --out"

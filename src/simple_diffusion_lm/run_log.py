@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from .diffusion.schedule import FittedSchedule
+from .errors import UserError
 from .generation import DiffusionLM
 from .model.continuous import Continuous
 from .model.objective import Objective
@@ -37,7 +38,9 @@ class Log:
     ) -> None:
         self.run, self.config, self.state = run, config, state
         self.batches_in_epoch = batches_in_epoch
-        self.length_weights: list[int] = json.loads((run / "config.json").read_text())["lengths"]
+        about = json.loads((run / "config.json").read_text())
+        self.length_weights: list[int] = about["lengths"]
+        self.identity = checkpoint.identity(about)
         self.bar = tqdm(
             total=1.0,
             disable=quiet,
@@ -89,7 +92,8 @@ class Log:
             f"{sum(p.numel() for p in self.state.model.parameters()) / 1e6:.2f} M parameters, "
             f"{sum(self.length_weights):,} examples, "
             f"{f'{world()} x ' * (world() > 1)}{device.type} in "
-            f"{'bfloat16' if autocast_dtype(device) else 'float32'}, {threads()} threads"
+            f"{'bfloat16' if autocast_dtype(device) else 'float32'}, "
+            f"{torch.get_num_threads()} threads"
             f"{', compiled' if compiled else ''}"
         )
 
@@ -161,8 +165,11 @@ class Log:
 
     def save(self) -> None:
         state = self.state
-        identity = checkpoint.identity(json.loads((self.run / "config.json").read_text()))
-        about: dict[str, Any] = {"progress": state.counters(), "run": identity, "ran_on": ran_on()}
+        about: dict[str, Any] = {
+            "progress": state.counters(),
+            "run": self.identity,
+            "ran_on": ran_on(),
+        }
         if self.bound is not None and self.bound[0] == state.progress.step:
             about["bound"] = self.bound[1]
         tensors = state.model_tensors(), state.state_tensors()
@@ -178,15 +185,22 @@ class Log:
             file.write(json.dumps(record) + "\n")
 
 
+def read_metrics(run: Path, kind: str) -> list[dict[str, Any]]:
+    """The records of one kind, `train` or `valid`, in order."""
+    try:
+        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        records = [json.loads(line) for line in lines]
+    except OSError as error:
+        raise UserError(f"{run}/metrics.jsonl: {error.strerror}") from None
+    except ValueError:
+        raise UserError(f"{run}/metrics.jsonl is damaged") from None
+    return [record for record in records if record["kind"] == kind]
+
+
 def ran_on() -> str:
     """What a run's last bits depend on: how sums are divided."""
-    return (
-        f"{world()} process{'es' * (world() > 1)} of {threads()} threads, torch {torch.__version__}"
-    )
-
-
-def threads() -> int:
-    return torch.get_num_threads()
+    processes = f"{world()} process{'es' * (world() > 1)}"
+    return f"{processes} of {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def step_of(line: str) -> float:

@@ -91,7 +91,7 @@ def run_compare(
             rows = real_rows(reference)
             results["lines"] = {k: dataclasses.asdict(v) for k, v in rows.items()}
         print(f"measuring {name}", file=sys.stderr)
-        results["runs"][name] = measure(model, out / name, data, reference, examples, samples)
+        results["runs"][name] = measure(model, data, reference, examples, samples)
         results["machine"] = machine()
         checkpoint.write_atomically(
             path, json.dumps(results, indent=1, ensure_ascii=False).encode()
@@ -112,20 +112,17 @@ def train_until(config: Config, data: Prepared, run: Path, seconds: float) -> No
 
 def measure(
     model: DiffusionLM,
-    run: Path,
     data: Prepared,
     reference: Reference,
     examples: int,
     samples: int,
 ) -> dict[str, Any]:
     """The likelihood, and a point for every way of sampling: steps, temperature, time, figures."""
-    found = checkpoint.newest(run)
-    assert found is not None
     points = [(STEPS, TEMPERATURE), *((STEPS, t) for t in TEMPERATURES)]
     if not model.model.writes_length:
         points += [(steps, TEMPERATURE) for steps in FEWER_STEPS]
     result: dict[str, Any] = {
-        "progress": found.manifest["progress"],
+        "progress": model.progress,
         "parameters": sum(p.numel() for p in model.model.parameters()),
         "likelihood": dataclasses.asdict(likelihood(model, data.valid, examples=examples)),
         "points": [],

@@ -142,4 +142,5 @@ def as_svg(figure: Any) -> str:
         simplefilter("ignore")  # a font here may lack what the reader's has
         figure.savefig(content, format="svg", metadata={"Date": None})
     plt.close(figure)
-    return content.getvalue().partition("<svg")[1] + content.getvalue().partition("<svg")[2]
+    svg = content.getvalue()
+    return svg[svg.index("<svg") :]

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 
 from ..diffusion.loss import seeded, stratified
 from ..diffusion.network import Targets, numbers
-from ..diffusion.schedule import Path, reading_order
 from ..model.continuous import Continuous
 from ..text.batches import Batches
 
@@ -38,19 +37,17 @@ def by_level(
     columns = []
     for number, indices in enumerate(batches.spread(examples)):
         ids, length_mask, cond_mask, _ = (x.to(device) for x in batches.batch(0, indices))
-        order = torch.rand(ids.shape, generator=seeded(number))
-        order = reading_order(order) if model.left_to_right else order
-        path = Path.of(order.to(device), length_mask & ~cond_mask, model.stagger)
+        text, _ = model.text(ids, length_mask, cond_mask)
         for draw in range(draws):
             generator = seeded(number, draw)
-            t = path(stratified(len(ids), generator).to(device))
+            t = text.path(stratified(len(ids), generator).to(device))
             eps = torch.randn(*ids.shape, model.embedding.dim, generator=generator).to(device)
             level = model.schedule(t[..., None])
             x_t = level.noise(model.embedding(ids), eps)
-            moving = Targets.of(t, length_mask & ~cond_mask).moving
-            known = {"ids": ids, "cond_mask": cond_mask | (t == 0), "length_mask": length_mask}
+            moving = Targets.of(t, text.free).moving
             targets = Targets(moving, moving[:0])
-            logits = model.denoiser(x_t, level, torch.zeros_like(x_t), **known, targets=targets)
+            nothing = torch.zeros_like(x_t)
+            logits = model.denoiser(x_t, level, nothing, **text.known(t), targets=targets)
             alone = model.denoiser.read(x_t.flatten(0, 1)[moving], level.at(ids.shape, moving))
             there = ids.flatten()[moving]
             log_snr = level.log_snr.expand(*ids.shape, 1).flatten()[moving]

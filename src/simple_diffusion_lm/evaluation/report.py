@@ -1,6 +1,5 @@
 """Tables and pictures of what was measured."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -8,6 +7,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from ..errors import UserError
+from ..run_log import read_metrics
 from .metrics import Likelihood
 from .samples import SampleMetrics
 
@@ -45,18 +45,6 @@ def likelihood_lines(result: Likelihood) -> str:
         f"{result.reconstruction:.4f}, length {result.length:.4f} nats per token; "
         f"{result.texts:,} texts, {result.tokens:,} tokens, {result.characters:,} characters"
     )
-
-
-def read_metrics(run: Path, kind: str) -> list[dict[str, Any]]:
-    """The records of one kind, `train` or `valid`, in order."""
-    try:
-        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        records = [json.loads(line) for line in lines]
-    except OSError as error:
-        raise UserError(f"{run}/metrics.jsonl: {error.strerror}") from None
-    except ValueError:
-        raise UserError(f"{run}/metrics.jsonl is damaged") from None
-    return [record for record in records if record["kind"] == kind]
 
 
 def plot_losses(run: Path, picture: Path, *, entropy: float | None = None) -> None:

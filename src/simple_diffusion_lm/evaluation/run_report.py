@@ -1,8 +1,8 @@
 """report.html: one or several runs on a page of its own: curves, noise, table, text."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,16 +11,18 @@ from markupsafe import Markup
 
 from ..diffusion.sampler import SAMPLERS
 from ..errors import UserError
-from ..generation import DiffusionLM
+from ..generation import DiffusionLM, about_run
 from ..model.continuous import Continuous
 from ..model.slots import Frame, Settings, Slots
+from ..run_log import read_metrics
 from ..text.tokenizer import SPACE
 from ..training.checkpoint import run_of, write_atomically
 from ..training.recipes import modern
 from ..watching import Onlooker, Shown
 from .figures import Seen, as_svg, frequent_words, noise_figure, table_figure, training_figure
-from .report import pyplot, read_metrics
+from .report import pyplot
 
+Item = TypeVar("Item")
 NEIGHBOURS_OF = 24  # of the most frequent whole words
 WAY_STEPS = 64
 SHOWN_STEPS = 12
@@ -59,9 +61,8 @@ def write_report(runs: Sequence[Path], out: Path) -> None:
 def _see(run: Path) -> Seen:
     model = DiffusionLM.from_pretrained(run)
     run = run_of(run)
-    about = json.loads((run / "config.json").read_text())
     train, valid = read_metrics(run, "train"), read_metrics(run, "valid")
-    return Seen(run.resolve().name, about, train, valid, model)
+    return Seen(run.resolve().name, about_run(run), train, valid, model)
 
 
 def _facts(seen: Seen) -> Mapping[str, str]:
@@ -116,11 +117,7 @@ def _samples(run: Path) -> list[tuple[str, list[str]]]:
     for line in lines:
         step, _, text = line.removeprefix("step ").partition("\t")
         by_step.setdefault(step, []).append(text)
-    steps = list(by_step)
-    chosen = steps if len(steps) <= SAMPLE_STEPS else [
-        steps[round(i * (len(steps) - 1) / (SAMPLE_STEPS - 1))] for i in range(SAMPLE_STEPS)
-    ]  # fmt: skip
-    return [(step, by_step[step]) for step in chosen]
+    return evenly(list(by_step.items()), SAMPLE_STEPS)
 
 
 def _way(model: DiffusionLM) -> list[tuple[int, list[Shown]]]:
@@ -137,6 +134,10 @@ def _way(model: DiffusionLM) -> list[tuple[int, list[Shown]]]:
     slot = draft.form.slot(draft.widths, writer.end, 0, (1, 0))
     settings = Settings(SAMPLERS["ancestral"], WAY_STEPS, temperature=0.9)
     list(model.model.generate([slot], settings, writer.vocabulary(), watch=watch))
-    count = min(SHOWN_STEPS, len(frames))
-    places = [round(i * (len(frames) - 1) / max(count - 1, 1)) for i in range(count)]
-    return [(place + 1, frames[place]) for place in places]
+    return evenly(list(enumerate(frames, start=1)), SHOWN_STEPS)
+
+
+def evenly(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many of the items, evenly from the first to the last."""
+    count = min(most, len(items))
+    return [items[round(i * (len(items) - 1) / max(count - 1, 1))] for i in range(count)]

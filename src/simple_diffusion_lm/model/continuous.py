@@ -123,11 +123,11 @@ class Continuous(Objective):
         u: Float[Tensor, " B"],
         generator: Generator,
     ) -> Bound:
-        text, proposal = self._text(ids, length_mask, cond_mask)
+        text, proposal = self.text(ids, length_mask, cond_mask)
         eps = torch.randn(2, *ids.shape, self.embedding.dim, generator=generator).to(ids.device)
         return variational_bound(self.denoiser, proposal, text, u, eps)
 
-    def _text(
+    def text(
         self,
         ids: Int[Tensor, "B L"],
         length_mask: Bool[Tensor, "B L"],
@@ -152,7 +152,7 @@ class Continuous(Objective):
         generator: Generator,
     ) -> Bound:
         """The bound of the ancestral sampler as it is, in CARRIED_STEPS steps."""
-        text, proposal = self._text(ids, length_mask, cond_mask)
+        text, proposal = self.text(ids, length_mask, cond_mask)
         shape = (*ids.shape, self.embedding.dim)
         return carried_bound(
             self.denoiser,
@@ -171,7 +171,7 @@ class Continuous(Objective):
         generator: Generator,
     ) -> Bound:
         """The second estimate: of the deterministic sampler, by the change of variables."""
-        text, proposal = self._text(ids, length_mask, cond_mask)
+        text, proposal = self.text(ids, length_mask, cond_mask)
         shape = (*ids.shape, self.embedding.dim)
         eps = torch.randn(shape, generator=generator).to(ids.device)
         probe = (torch.rand(shape, generator=generator) < 0.5).to(eps) * 2 - 1

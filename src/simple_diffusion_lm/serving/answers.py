@@ -1,6 +1,5 @@
 """What the server does with each request, in a thread of the request's own."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,9 +13,9 @@ from ..filling import Wish
 from ..generation import DiffusionLM
 from ..model.continuous import Continuous
 from ..model.guidance import Guidance
-from ..model.slots import Frame, Slots
+from ..model.slots import Frame, Slots, Watch
+from ..run_log import read_metrics
 from ..text.templates import parse_length
-from ..training import checkpoint
 from ..watching import Onlooker
 from ..writer import Written
 from .requests import (
@@ -55,7 +54,7 @@ class Asked:
         guidance = Guidance(request.guide_given, request.guide_previous)
         return {**options, "guidance": guidance, "watch": self.tell and self.watch(never)}
 
-    def watch(self, never: list[str]) -> Callable[[Slots, Frame], None]:
+    def watch(self, never: list[str]) -> Watch:
         """Tells of every step: each text's tokens, and what is probable where."""
         writer, tell = self.model.writer, self.tell
         assert tell is not None
@@ -139,17 +138,16 @@ class Model:
         return do(Asked(lm, tell), request)
 
     def _card(self, run: Path) -> Card:
-        found = checkpoint.newest(run)
-        assert found is not None
-        assert self.lm.config is not None
-        progress = found.manifest["progress"]
+        config, progress = self.lm.config, self.lm.progress
+        assert config is not None
+        assert progress is not None
         continuous = isinstance(self.lm.model, Continuous)
         return Card(
             parameters=sum(p.numel() for p in self.lm.model.parameters()),
             vocabulary=len(self.lm.tokenizer),
             longest=self.lm.writer.longest,
             stream=self.lm.stream,
-            objective=self.lm.config.objective,
+            objective=config.objective,
             abilities=[name for name in ANSWERS if continuous or name not in ("vary", "blend")],
             steps_trained=progress["step"],
             tokens_trained=progress["tokens"],
@@ -160,8 +158,7 @@ class Model:
 def _last_bound(run: Path) -> float | None:
     """What the last validation found, where metrics.jsonl tells."""
     try:
-        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        bounds = [record["bound"] for record in map(json.loads, lines) if "bound" in record]
-    except (OSError, ValueError):
+        bounds = [record["bound"] for record in read_metrics(run, "valid") if "bound" in record]
+    except UserError:
         return None
     return bounds[-1] if bounds else None

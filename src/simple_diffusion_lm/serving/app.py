@@ -43,9 +43,8 @@ FAILED = "the server failed; its log has the traceback"
 class Server:
     """The handlers, and what they share."""
 
-    def __init__(self, model: Model, token: str | None) -> None:
+    def __init__(self, model: Model) -> None:
         self.model = model
-        self.token = token
         self.threads = ThreadPoolExecutor(MOST_REQUESTS, thread_name_prefix="request")
         self.under_way = 0
         self.answered: Counter[tuple[str, int]] = Counter()
@@ -185,7 +184,7 @@ def make_app(
     token: what requests to the API have to bear, if anything. hosts: the names it may be asked by,
     so that no other site's page reaches it by renaming; any, if None.
     """
-    server = Server(model, token)
+    server = Server(model)
 
     def guarded(handler: Callable[[Request], Awaitable[Response]]) -> Callable[..., object]:
         async def guard(request: Request) -> Response:

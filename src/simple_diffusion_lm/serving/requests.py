@@ -6,8 +6,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 MOST_TEXTS = 32
 MOST_WORK = 32_768  # texts times steps of one request
-TEXT = Field(max_length=2000)
-Text = Annotated[str, TEXT]
+Text = Annotated[str, Field(max_length=2000)]
 Word = Annotated[str, Field(min_length=1, max_length=50, pattern=r"^\S+$")]
 Words = Annotated[list[Word], Field(max_length=16)]
 Texts = Annotated[list[Text], Field(min_length=1, max_length=MOST_TEXTS)]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from .processes import world
+from .processes import largest, world
 
 
 class Stop(Exception):
@@ -42,6 +42,10 @@ class Signals:
         if self.may_leave:
             self.may_leave = False
             raise Stop(number)
+
+    def agreed(self) -> int:
+        """The first that came to any process, which stops all at the same step; 0: none did."""
+        return int(largest(float(self.seen[0] if self.seen else 0)))
 
     def leaving_at_once(self, work: Callable[[], object]) -> None:
         """Does what changes nothing of the run, until it is done or a signal comes.
