@@ -9,6 +9,7 @@ Writes noise-to-text.svg, terminal.svg (it moves), and, where there is a Chromiu
 import shutil
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -140,8 +141,8 @@ def main(
     command = f"sdlm generate run --count {LINES} --watch"
     (out / "terminal.svg").write_text(terminal(frames, command), encoding="utf-8")
     chromium = shutil.which("chromium")
-    if chromium is None:
-        print("no chromium here: no pictures of the page", file=sys.stderr)
+    if chromium is None or find_spec("playwright") is None:
+        print("no Chromium or no extra `browser` here: no pictures of the page", file=sys.stderr)
         return
     photograph(run, out, template, chromium)
 
