@@ -4,8 +4,9 @@
 
 Each row injects one fault into real commands in processes of their own, and passes if nothing is
 lost and what is said is one line. The rows are in torture_runs.py (C: checkpoints and signals, N:
-numbers), torture_input.py (D: corpora, T: tokenizers, A: arguments, F: fuzzing) and
-torture_server.py (S). With --original some are also put to a checkout of the original project.
+numbers), torture_input.py (D: corpora, T: tokenizers, A: arguments, F: fuzzing),
+torture_memory.py (M) and torture_server.py (S). With --original some are also put to a checkout of
+the original project.
 """
 
 import json
@@ -15,6 +16,7 @@ import time
 from pathlib import Path
 
 import torture_input
+import torture_memory
 import torture_original
 import torture_runs
 import torture_server
@@ -24,7 +26,9 @@ from torture_bench import Bench, Row
 from simple_diffusion_lm.evaluation.compare import machine
 from simple_diffusion_lm.exits import exit_cleanly
 
-ROWS: dict[str, Row] = {**torture_runs.ROWS, **torture_input.ROWS, **torture_server.ROWS}
+ROWS: dict[str, Row] = {
+    **torture_runs.ROWS, **torture_input.ROWS, **torture_memory.ROWS, **torture_server.ROWS,
+}  # fmt: skip
 
 
 def put_to(row: Row, bench: Bench, name: str) -> dict[str, object]:

@@ -126,7 +126,7 @@ def test_pictures(toy_run, tmp_path):
 
 def test_torture(tmp_path):
     """A part of `make torture`, with fewer repetitions."""
-    rows = ["C1", "N1", "F1", "P1"]
+    rows = ["C1", "N1", "F1", "P1", "M1", "M3"]
     done = run("torture.py", "--quick", "--only", *rows, "--out", tmp_path / "t.json")
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((tmp_path / "t.json").read_text())["rows"]
