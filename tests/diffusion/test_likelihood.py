@@ -10,14 +10,8 @@ from simple_diffusion_lm.diffusion.likelihood import (
     probability_flow,
     variational_bound,
 )
-from simple_diffusion_lm.diffusion.network import Output, Text, outlook
-from simple_diffusion_lm.diffusion.schedule import (
-    SCHEDULES,
-    FittedSchedule,
-    Path,
-    level_at,
-    reading_order,
-)
+from simple_diffusion_lm.diffusion.network import Output, Text
+from simple_diffusion_lm.diffusion.schedule import SCHEDULES, FittedSchedule, Path
 
 V, D, L = 16, 16, 6
 
@@ -34,9 +28,8 @@ class ExactUniform:
     def interpolate(self, logits):
         return logits.softmax(-1) @ self.table
 
-    def read(self, x_t, level, prior=None):
-        logits = (level.alpha / level.sigma**2) * x_t @ self.table.T
-        return logits if prior is None else logits + prior
+    def read(self, x_t, level):
+        return (level.alpha / level.sigma**2) * x_t @ self.table.T
 
     def __call__(self, x_t, level, x0_prev, *, ids, cond_mask, length_mask, targets):
         return Output(self.read(x_t, level).flatten(0, 1)[targets.all])
@@ -182,49 +175,8 @@ def test_the_bound_of_a_markov_chain_meets_its_entropy(given, stagger):
         draws.append(bound.total + log_p)  # of the same lines, so that only the noise is left
     difference = torch.stack(draws).mean(0)
     error = difference.std().item() / len(ids) ** 0.5
-    # The control variate is too high by what the prior costs, at most 0.001 nats a token.
-    assert difference.mean().item() == pytest.approx(0.002, abs=3 * error + 0.004)
-    assert error < 0.03 * -log_p.mean().item()
-
-
-def one_by_one(ids, stagger=40.0):
-    """Texts along a path on which their positions are clean one after the other, from the left."""
-    nothing = torch.zeros_like(ids, dtype=torch.bool)
-    path = Path.of(reading_order(torch.empty(ids.shape)), ~nothing, stagger)
-    return Text(ids, ~nothing, nothing, path)
-
-
-def test_the_outlook_from_left_to_right_is_on_the_next_token():
-    model, first, transition, ids = chain(torch.Generator().manual_seed(0))
-    ids = ids[:50]
-    noisy = level_at(torch.tensor(-20.0))
-    found = outlook(model, one_by_one(ids), torch.arange(ids.numel()), noisy).softmax(-1)
-    expected = torch.cat([first.expand(50, 1, V), transition[ids[:, :-1]]], dim=1)
-    torch.testing.assert_close(found.view(50, L, V), expected, rtol=1e-4, atol=1e-6)
-
-
-def test_one_position_at_a_time_the_bound_has_hardly_noise():
-    """Draws that see each position once add up to nearly -log p of each single text."""
-    generator = torch.Generator().manual_seed(0)
-    model, first, transition, ids = chain(generator)
-    ids, draws = ids[:400], 41
-    steps = transition[ids[:, :-1]].gather(2, ids[:, 1:, None]).squeeze(2)
-    log_p = first[ids[:, 0]].log() + steps.log().sum(1)
-    start = torch.rand(len(ids), generator=generator)
-    proposal = Proposal.of(FittedSchedule(D, V), D, torch.device("cpu"))
-    totals = [
-        variational_bound(
-            model,
-            proposal,
-            one_by_one(ids, draws - 1.0),
-            (start + draw / draws) % 1,
-            torch.randn(2, *ids.shape, D, generator=generator),
-        ).total
-        for draw in range(draws)
-    ]
-    difference = torch.stack(totals).mean(0) + log_p
-    assert difference.mean().item() == pytest.approx(0.0, abs=0.03)
-    assert difference.std().item() < 0.3  # what the noise of blank positions still says, of 14 nats
+    assert difference.mean().item() == pytest.approx(0.0, abs=3 * error)
+    assert error < (0.06 if stagger else 0.03) * -log_p.mean().item()
 
 
 @pytest.mark.parametrize("stagger", [0.0, 1.0])

@@ -59,11 +59,6 @@ class Text(NamedTuple):
     def free(self) -> Bool[Tensor, "B L"]:
         return self.length_mask & ~self.cond_mask
 
-    def rows(self, index: Int[Tensor, " N"]) -> "Text":
-        """Some of the texts, any number of times."""
-        parts = (self.ids[index], self.length_mask[index], self.cond_mask[index])
-        return Text(*parts, Path(self.path.place[index], self.path.stagger))
-
     def known(self, t: Float[Tensor, "B L_or_1"]) -> dict[str, Tensor]:
         """What the network is told at these times: a position at time 0 is as good as given."""
         given = self.cond_mask | (self.free & (t == 0))
@@ -85,17 +80,14 @@ class Output(NamedTuple):
 class Network(Protocol):
     """What the loss and the bound need of a model: embeddings, and predictions of them.
 
-    read gives the logits of each position from its own x_t alone, under the unigram or the given
-    prior.
+    read gives the logits of each position from its own x_t alone.
     """
 
     def embed(self, ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L D"]: ...
 
     def interpolate(self, logits: Float[Tensor, "*S V"]) -> Float[Tensor, "*S D"]: ...
 
-    def read(
-        self, x_t: Float[Tensor, "*S D"], level: Level, prior: Float[Tensor, "*S V"] | None = None
-    ) -> Float[Tensor, "*S V"]: ...
+    def read(self, x_t: Float[Tensor, "*S D"], level: Level) -> Float[Tensor, "*S V"]: ...
 
     def __call__(
         self,
@@ -108,49 +100,3 @@ class Network(Protocol):
         length_mask: Bool[Tensor, "B L"],
         targets: Targets,
     ) -> Output: ...
-
-
-def two_pass(
-    model: Network,
-    x_t: Float[Tensor, "B L D"],
-    level: Level,
-    text: Text,
-    t: Float[Tensor, "B L_or_1"],
-) -> tuple[Float[Tensor, "N D"], Targets]:
-    """x0_hat of the moving positions, shown the model's own first prediction of the same x_t.
-
-    A function of (x_t, level) alone, so the bound holds for it as for any denoiser.
-    """
-    targets, known = Targets.of(t, text.free), text.known(t)
-    nothing = torch.zeros_like(x_t)
-    first = model(x_t, level, nothing, **known, targets=targets)
-    x0_prev = targets.put(model.interpolate(first.logits), nothing)
-    moving = Targets(targets.moving, targets.silent[:0])
-    second = model(x_t, level, x0_prev, **known, targets=moving)
-    return model.interpolate(second.logits), moving  # x0_hat as in sampling
-
-
-def outlook(
-    model: Network, text: Text, at: Int[Tensor, " N"], noisy: Level
-) -> Float[Tensor, "N V"]:
-    """Logits of positions before any of their own noise is seen.
-
-    What is clean by the time that a position is half way is given to it, and all others are at pure
-    noise: a function of the text and its path, whatever noise is drawn.
-    """
-    length = text.ids.shape[1]
-    logits = []
-    for part in at.split(len(text.ids)):  # as many rows at a time as there are texts
-        row, place = part // length, part % length
-        times = text.path.halfway(row, place)
-        # Positions of one text that take on noise together have one view of it.
-        views, number = torch.stack([row.to(times), times], 1).unique(dim=0, return_inverse=True)
-        seen = text.rows(views[:, 0].long())
-        nothing = torch.zeros_like(model.embed(seen.ids))
-        known, targets = (
-            seen.known(seen.path(views[:, 1])),
-            Targets(part[:0], number * length + place),
-        )
-        level = Level(*(each.expand(len(views), 1, 1) for each in noisy))
-        logits.append(model(nothing, level, nothing, **known, targets=targets).logits)
-    return torch.cat(logits)

@@ -107,10 +107,6 @@ class Path(NamedTuple):
             return t
         return ((1 + self.stagger) * t - self.stagger * self.place).clamp(0, 1)
 
-    def halfway(self, row: Int[Tensor, " N"], place: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
-        """The time of its text at which a position is half way from clean to noise."""
-        return (0.5 + self.stagger * self.place[row, place]) / (1 + self.stagger)
-
 
 def reading_order(like: Float[Tensor, "B L"]) -> Float[Tensor, "B L"]:
     """Numbers whose order along a path is that texts are written from left to right."""

@@ -177,11 +177,6 @@ class Denoiser(nn.Module):
         with torch.autocast(x_t.device.type, enabled=False):
             return left @ torch.cat([table, -energy], dim=1).T
 
-    def read(
-        self, x_t: Float[Tensor, "*S D"], level: Level, prior: Float[Tensor, "*S V"] | None = None
-    ) -> Float[Tensor, "*S V"]:
-        """Logits of the single-token posterior: log p(v) + log N(x_t; alpha e_v, sigma^2 I).
-
-        The unigram is the prior where no other is given.
-        """
-        return self.evidence(x_t, level) + (self.log_unigram if prior is None else prior)
+    def read(self, x_t: Float[Tensor, "*S D"], level: Level) -> Float[Tensor, "*S V"]:
+        """Logits of the single-token posterior: log p(v) + log N(x_t; alpha e_v, sigma^2 I)."""
+        return self.evidence(x_t, level) + self.log_unigram
