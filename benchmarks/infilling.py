@@ -10,7 +10,9 @@ with what stands after it. An n-gram model of tokens, trained on the same lines,
 import json
 import sys
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -32,7 +34,7 @@ from simple_diffusion_lm.model.guidance import NONE, Guidance
 from simple_diffusion_lm.text.tokenizer import SPACE, Tokenizer
 
 LONGEST = 5  # tokens of a gap
-ORDER, BEAM = 5, 16  # of the n-gram filler
+ORDER, BEAM, GROWN = 5, 16, 64  # of the n-gram filler
 GUIDED, PATHS = (0.5, 1.0, 2.0), (0.0, 8.0)
 BATCH = 64
 
@@ -127,11 +129,19 @@ def by_continuing(model: DiffusionLM, candidates: int) -> Fill:
     return fill
 
 
-def by_counting(judge: KneserNey, tokenizer: Tokenizer) -> Fill:
-    """Of an n-gram model of tokens: beam search, and at last with what follows."""
+def by_counting(lines: Sequence[str], tokenizer: Tokenizer) -> Fill:
+    """Of an n-gram model of tokens: beam search, and at last with what follows.
+
+    A beam goes on with what most often followed its last token, then with what is most frequent.
+    """
     pieces = [tokenizer.pieces([i])[0] for i in range(len(tokenizer))]
-    special = set(tokenizer.special_ids)
-    choices = [i for i in range(len(tokenizer)) if i not in special]
+    texts = [tokenizer.encode(line) for line in lines]
+    judge = KneserNey([" ".join(pieces[i] for i in ids) for ids in texts], ORDER)
+    common = [i for i, _ in Counter(chain(*texts)).most_common(GROWN)]
+    after: dict[int, Counter[int]] = defaultdict(Counter)
+    for ids in texts:
+        for last, following in pairwise(ids):
+            after[last][following] += 1
 
     def nats(ids: Sequence[int], of_last: int) -> float:
         return float(judge.nats(" ".join(pieces[i] for i in ids))[:-1][-of_last:].sum())
@@ -142,7 +152,9 @@ def by_counting(judge: KneserNey, tokenizer: Tokenizer) -> Fill:
             grown = []
             for cost, ids in beams:
                 context = (case.before + ids)[-(ORDER - 1) :]
-                may = [i for i in choices if place > 0 or pieces[i].startswith(SPACE)]
+                seen = [i for i, _ in after[context[-1]].most_common()]
+                seen = list(dict.fromkeys(seen + common))
+                may = [i for i in seen if place > 0 or pieces[i].startswith(SPACE)][:GROWN]
                 grown += [(cost + nats([*context, i], 1), [*ids, i]) for i in may]
             beams = sorted(grown, key=lambda beam: beam[0])[:BEAM]
         length = len(case.gap) + min(len(case.after), ORDER - 1)
@@ -208,12 +220,9 @@ def main(
     gaps = cases(example_texts(first, data.valid, 20 * count), tokenizer, count)
     lines = example_texts(first, data.train, REFERENCE_TEXTS)
     judge = KneserNey(lines)
-    counted = KneserNey(
-        [" ".join(tokenizer.pieces(tokenizer.encode(line))) for line in lines], ORDER
-    )
     fills: dict[str, Fill] = {
         "what stood there": lambda gaps: [case.gap for case in gaps],
-        f"{ORDER}-gram model": by_counting(counted, tokenizer),
+        f"{ORDER}-gram model": by_counting(lines, tokenizer),
     }
     for run in runs:
         model = DiffusionLM.from_pretrained(run)
