@@ -34,7 +34,7 @@ from simple_diffusion_lm.model.guidance import NONE, Guidance
 from simple_diffusion_lm.text.tokenizer import SPACE, Tokenizer
 
 LONGEST = 5  # tokens of a gap
-ORDER, BEAM, GROWN = 5, 16, 64  # of the n-gram filler
+ORDER, BEAM, GROWN = 5, 8, 32  # of the n-gram filler
 GUIDED, PATHS = (0.5, 1.0, 2.0), (0.0, 8.0)
 BATCH = 64
 
