@@ -34,6 +34,7 @@ from simple_diffusion_lm.model.guidance import NONE, Guidance
 from simple_diffusion_lm.text.tokenizer import SPACE, Tokenizer
 
 LONGEST = 5  # tokens of a gap
+ROOM = 50  # tokens that a line has at most, so that one more or less still fits any model
 ORDER, BEAM, GROWN = 5, 8, 32  # of the n-gram filler
 GUIDED, PATHS = (0.5, 1.0, 2.0), (0.0, 8.0)
 BATCH = 64
@@ -61,6 +62,8 @@ def cases(lines: Sequence[str], tokenizer: Tokenizer, count: int) -> list[Case]:
     found: dict[int, list[Case]] = {length: [] for length in range(1, LONGEST + 1)}
     for line in lines:
         ids = tokenizer.encode(line)
+        if len(ids) > ROOM:
+            continue
         starts = [i for i, piece in enumerate(tokenizer.pieces(ids)) if piece.startswith(SPACE)]
         for length in rng.permutation(LONGEST) + 1:
             fitting = [i for i in starts if i > 0 and i + length in starts]
