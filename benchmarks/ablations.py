@@ -41,7 +41,10 @@ ABLATIONS: dict[str, dict[str, Overrides]] = {
         "nothing causal": {"causal_until": "0"},
         "random and nothing causal": {"left_to_right": "0", "causal_until": "0"},
     },
-    "masks": {"nothing given": NOTHING_GIVEN},
+    "masks": {
+        "nothing given": NOTHING_GIVEN,
+        "spans": {"prefix_rate": "0", "span_rate": "0.4", "random_rate": "0"},
+    },
     "embedding": {
         "dimension 32": {"embedding_dim": "32"},
         "dimension 128": {"embedding_dim": "128"},
