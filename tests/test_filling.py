@@ -1,7 +1,7 @@
 """Templates on their way through tokens: any text, any gaps."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simple_diffusion_lm.filling import LONGEST_GAP, Form
@@ -20,7 +20,6 @@ def tokenizer(request, toy_data, toy_text):
     return train_tokenizer(toy_text.read_text().splitlines(), 300, stream=True, seed=0)
 
 
-@settings(deadline=None)
 @given(parts=st.lists(texts, min_size=2, max_size=4), data=st.data())
 def test_given_text_is_intact_and_gaps_are_what_was_written(tokenizer, parts, data):
     template = Template(tuple(parts), (Gap(),) * (len(parts) - 1))

@@ -69,7 +69,7 @@ def test_it_is_modified_kneser_ney(order):
             assert math.exp(-nats) == pytest.approx(slow, rel=1e-9)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from(TOY), st.integers(0, 12), st.integers(1, 4))
 def test_probabilities_after_any_words_add_up_to_one(line, cut, order):
     judge = KneserNey(TOY, order)

@@ -126,9 +126,7 @@ def test_other_routes_and_kinds_are_refused(client):
     assert client.post("/v1/generate", content="{}").status_code == 415
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200))
 def test_no_bytes_break_it(client, body):
     headers = {"Content-Type": "application/json"}

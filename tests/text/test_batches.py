@@ -41,7 +41,7 @@ def same(a: list[np.ndarray], b: list[np.ndarray]) -> bool:
     return len(a) == len(b) and all(map(np.array_equal, a, b))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     lengths=st.lists(st.integers(0, 60), max_size=300),
     batch_tokens=st.integers(30, 400),
@@ -110,7 +110,7 @@ def example(batch: Batch, index: int) -> tuple[list[int], list[bool]]:
     return batch.ids[row][mask].tolist(), batch.cond_mask[row][mask].tolist()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=seeds, epoch=st.integers(0, 1000), data=st.data())
 def test_an_example_is_the_same_in_any_batch(
     tokenizer: Tokenizer, lines: list[str], seed: int, epoch: int, data: st.DataObject
@@ -154,7 +154,7 @@ def test_a_segmentation_that_grew_is_cropped(tokenizer: Tokenizer, lines: list[s
     assert batch.ids.shape[1] == 8
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(length=st.integers(1, 40), seed=st.integers(0, 2**32))
 def test_masks_are_what_they_are_named_for(length: int, seed: int) -> None:
     def drawn(masks: Masks) -> np.ndarray:
@@ -184,7 +184,7 @@ def test_masks_come_in_the_shares_asked_for() -> None:
     assert np.histogram(rates, bins=4, range=(0, 1))[0].min() > 0.2 * len(rates)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(size=st.integers(1, 300), crop=st.integers(1, 40), epoch=st.integers(0, 50), seed=seeds)
 def test_windows_cover_running_text_without_overlap(
     tokenizer: Tokenizer, size: int, crop: int, epoch: int, seed: int

@@ -51,7 +51,7 @@ def test_words_are_encoded_apart_only_where_that_is_sound(tokenizers) -> None:
     assert [t.encodes_words_apart() for t, _ in tokenizers] == [apart for _, apart in tokenizers]
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(extra=some_lines)
 def test_lines_by_their_words_are_the_ids_of_whole_lines(
     tokenizers, lines: list[str], extra: list[str]
@@ -75,9 +75,7 @@ def test_memory_of_words_is_bounded(
     assert max(map(len, words)) <= 4
 
 
-@settings(
-    deadline=None, max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(extra=some_lines, stream=st.booleans(), size=st.integers(1, 300))
 def test_any_number_of_workers_and_any_chunks_write_the_same(
     tmp_path_factory: pytest.TempPathFactory,

@@ -38,9 +38,7 @@ def test_lines_end_at_line_feeds_only(
     assert read(write(tmp_path / name, content)) == lines
 
 
-@settings(
-    deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(st.text(st.characters(exclude_characters="\0\r\n", codec="utf-8"))))
 def test_whatever_is_written_is_read(tmp_path: Path, texts: list[str]) -> None:
     # Only at the start of the file is this character a byte order mark.

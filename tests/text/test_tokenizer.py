@@ -41,7 +41,7 @@ def test_digits_are_pieces_of_their_own(tokenizer: Tokenizer) -> None:
     assert tokenizer.pieces(tokenizer.encode("a 2034")) == ["▁a", "▁", "2", "0", "3", "4"]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(text=in_alphabet)
 def test_lines_come_back_with_their_spaces_normalised(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text)
@@ -49,7 +49,7 @@ def test_lines_come_back_with_their_spaces_normalised(tokenizer: Tokenizer, text
     assert tokenizer.decode(ids) == " ".join(text.split())
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(lines=st.lists(in_alphabet, min_size=1, max_size=5))
 def test_running_text_comes_back_exactly(stream_tokenizer: Tokenizer, lines: list[str]) -> None:
     encoded = stream_tokenizer.encode_lines(lines)
@@ -57,7 +57,7 @@ def test_running_text_comes_back_exactly(stream_tokenizer: Tokenizer, lines: lis
     assert stream_tokenizer.decode_stream(stream[:-1]) == "\n".join(lines)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(text=in_alphabet, seed=st.integers(0, 2**31 - 1))
 def test_a_sampled_segmentation_is_the_same_text(
     tokenizer: Tokenizer, text: str, seed: int

@@ -13,9 +13,7 @@ from simple_diffusion_lm.text.encoding import Words
 from simple_diffusion_lm.text.tokenizer import Tokenizer
 
 some_lines = st.lists(st.text("adeims 12é", max_size=12), max_size=30)
-per_example = settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+per_example = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @per_example

@@ -197,19 +197,20 @@ class Continuous(Objective):
     @torch.no_grad()
     def write(self, group: Slots, settings: Settings, vocabulary: Vocabulary) -> Iterator[Frame]:
         """Ids out of noise: the reverse process. A position that is clean is written, and given."""
-        order = group.uniform()
-        if settings.strength is None:  # what is kept of a text is anywhere in it
-            order = self._order(order)
+        order, first, start = group.uniform(), 1.0, None
+        if settings.strength is not None and self.stagger:  # what is not pure noise is kept
+            noised = Path.of(order, group.free, self.stagger)
+            kept = noised(torch.tensor(settings.strength, device=order.device)) < 1
+            group = group.giving(kept)
+        order = self._order(order)
         path = Path.of(order, group.free, self.stagger)
         page = Page(self.denoiser, self.schedule, group, settings)
         draw_noise = partial(group.normal, self.embedding.dim)
         schedule = partial(level_along, self.schedule, path)
-        first, start = 1.0, None
-        if settings.strength is not None:  # some way along the path, from what stands there
+        if settings.strength is not None and not self.stagger:  # some way, from what stands there
             first = settings.strength
             t = torch.tensor(first, device=group.ids.device)
             start = schedule(t).noise(self.embedding(group.ids), draw_noise()), first
-            page.free = page.free & (path(t) > 0)
         steps = sample(page.denoise, draw_noise, schedule, settings.steps, settings.sampler, start)
         for number, (_, prediction) in enumerate(steps, start=1):
             t = path(torch.tensor(first * (1 - number / settings.steps), device=group.ids.device))

@@ -89,6 +89,10 @@ class Slots(NamedTuple):
             banned | (begins & continues) | (goes_on & ~continues), -torch.inf
         )
 
+    def giving(self, kept: Bool[Tensor, "B L"]) -> "Slots":
+        """With more of the texts given."""
+        return self._replace(cond_mask=self.cond_mask | (kept & self.length_mask))
+
     def only(self, rows: Sequence[int]) -> "Slots":
         """Some of the texts."""
         return Slots(
