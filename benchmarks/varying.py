@@ -56,11 +56,11 @@ def draw(rows: list[dict], real: float, path: Path) -> None:
     other = axes.twinx()
     other.plot(strengths, [row["judge_perplexity"] for row in rows], "s-", color="C1")
     other.axhline(real, color="C1", linestyle=":", label="held-out text")
-    other.set(ylabel="judge perplexity", yscale="log")
+    other.set(ylabel="judge perplexity", ylim=(0, None))
     other.yaxis.label.set_color("C1")
     axes.yaxis.label.set_color("C0")
     axes.set_title("A line noised part of the way and written anew")
-    other.legend(loc="center right", frameon=False)
+    other.legend(loc="lower left", frameon=False)
     figure.savefig(path, dpi=150)
 
 

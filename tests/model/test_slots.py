@@ -49,6 +49,27 @@ def test_what_is_drawn_for_a_text_does_not_depend_on_its_company():
         torch.testing.assert_close(together.normal(4)[row, :5], alone.normal(4)[0])
 
 
+@given(st.data(), st.floats(0, 1))
+def test_words_are_lost_whole(data, share):
+    lengths = data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=4))
+    continues = torch.tensor(data.draw(st.lists(st.booleans(), min_size=12, max_size=12)))
+    vocabulary = Vocabulary(torch.zeros(12, dtype=torch.bool), continues, None)
+    group = together(slots_of(lengths), CPU)
+    u = group.uniform()
+    lost = group.losing(share, u, vocabulary)
+    for row, length in enumerate(lengths):
+        words = (~continues[:length]).cumsum(0)
+        for word in words.unique():
+            (at,) = torch.nonzero(words == word, as_tuple=True)
+            kept = bool(u[row, at[0]] >= share)
+            assert lost.cond_mask[row, at].tolist() == [kept] * len(at)
+            first_lost = not kept and (at[0] == 0 or bool(lost.cond_mask[row, at[0] - 1]))
+            may_begin = not continues[at[0]]
+            assert bool(lost.begins[row, at[0]]) == (first_lost and may_begin)
+            assert not lost.begins[row, at[1:]].any()
+    assert not (lost.cond_mask & ~group.length_mask).any()
+
+
 def test_ids_are_drawn_as_often_as_their_probability_says():
     probability = torch.tensor([0.05, 0.0, 0.6, 0.35, 0.0])
     u = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000

@@ -198,10 +198,8 @@ class Continuous(Objective):
     def write(self, group: Slots, settings: Settings, vocabulary: Vocabulary) -> Iterator[Frame]:
         """Ids out of noise: the reverse process. A position that is clean is written, and given."""
         order, first, start = group.uniform(), 1.0, None
-        if settings.strength is not None and self.stagger:  # what is not pure noise is kept
-            noised = Path.of(order, group.free, self.stagger)
-            kept = noised(torch.tensor(settings.strength, device=order.device)) < 1
-            group = group.giving(kept)
+        if settings.strength is not None and self.stagger:
+            group = group.losing(settings.strength, order, vocabulary)
         order = self._order(order)
         path = Path.of(order, group.free, self.stagger)
         page = Page(self.denoiser, self.schedule, group, settings)

@@ -89,9 +89,17 @@ class Slots(NamedTuple):
             banned | (begins & continues) | (goes_on & ~continues), -torch.inf
         )
 
-    def giving(self, kept: Bool[Tensor, "B L"]) -> "Slots":
-        """With more of the texts given."""
-        return self._replace(cond_mask=self.cond_mask | (kept & self.length_mask))
+    def losing(self, share: float, u: Float[Tensor, "B L"], vocabulary: Vocabulary) -> "Slots":
+        """All words of the texts given, but a share of them, chosen by u.
+
+        What takes the place of words begins with one, so that no word is half given.
+        """
+        continues = vocabulary.continues.to(u.device)[self.ids]
+        place = torch.arange(u.shape[1], device=u.device).expand_as(self.ids)
+        beginning = place.masked_fill(continues, 0).cummax(1).values
+        given = self.cond_mask | (self.length_mask & (u.gather(1, beginning) >= share))
+        begins = ~given & F.pad(given[:, :-1], (1, 0), value=True) & ~continues
+        return self._replace(cond_mask=given, begins=self.begins | begins)
 
     def only(self, rows: Sequence[int]) -> "Slots":
         """Some of the texts."""
