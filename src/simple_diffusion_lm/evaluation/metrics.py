@@ -77,6 +77,7 @@ def likelihood(
         seed=seed,
         device=model.model.embedding.weight.device,
         estimate=measure,
+        quiet=False,
     )
     texts = example_texts(model, corpus, examples)
     ends = 0 if model.stream else len(texts)  # a line costs its end, shown as a line break

@@ -100,10 +100,11 @@ def _settings(seen: Sequence[Seen]) -> list[tuple[str, list[str], bool]]:
 
 def _neighbours(model: DiffusionLM) -> list[tuple[str, list[str]]]:
     table = model.model.embedding.table.detach().float().cpu()
-    distances = torch.cdist(table, table).fill_diagonal_(torch.inf)
+    long = [i for i in frequent_words(model) if len(model.writer.pieces[i]) > 3][:NEIGHBOURS_OF]
     rows = []
-    for i in [i for i in frequent_words(model) if len(model.writer.pieces[i]) > 3][:NEIGHBOURS_OF]:
-        nearest = distances[i].topk(5, largest=False).indices.tolist()
+    for i, distances in zip(long, torch.cdist(table[long], table), strict=True):
+        distances[i] = torch.inf
+        nearest = distances.topk(5, largest=False).indices.tolist()
         texts = [model.writer.pieces[n].replace(SPACE, "") for n in [i, *nearest]]
         rows.append((texts[0], texts[1:]))
     return rows

@@ -9,7 +9,7 @@ from torch import Tensor
 OFFSETS = (-2, -1, 1, 2)  # where a context stands
 CONTEXTS = 1000  # the most frequent ids serve as contexts
 MOST_IDS = 20_000_000  # read at most; more would change little
-BLOCK = 2_000_000  # pairs counted at a time
+BLOCK, ROWS = 2_000_000, 4096  # pairs counted, and rows written, at a time
 OWN = 0.25
 
 
@@ -28,8 +28,9 @@ def cooccurrence_vectors(
     contexts = np.argsort(-frequency, kind="stable")[: min(CONTEXTS, vocab_size)]
     column = np.full(vocab_size, -1)
     column[contexts] = np.arange(len(contexts))
-    blocks = []
-    for offset in OFFSETS:
+    # Written in its place, block by block: with 64,000 ids the table alone is a gigabyte.
+    matrix = torch.empty(vocab_size, len(OFFSETS) * len(contexts))
+    for number, offset in enumerate(OFFSETS):
         here, there = (ids[:-offset], ids[offset:]) if offset > 0 else (ids[-offset:], ids[:offset])
         counts = np.zeros(vocab_size * len(contexts), np.int64)
         for start in range(0, len(here), BLOCK):
@@ -37,8 +38,8 @@ def cooccurrence_vectors(
             rows = here[start : start + BLOCK].astype(np.int64)
             cells = (rows * len(contexts) + near)[near >= 0]
             counts += np.bincount(cells, minlength=len(counts))
-        blocks.append(_ppmi(counts.reshape(vocab_size, len(contexts))))
-    matrix = torch.from_numpy(np.concatenate(blocks, axis=1)).float()
+        part = slice(number * len(contexts), (number + 1) * len(contexts))
+        _ppmi(counts.reshape(vocab_size, len(contexts)), matrix[:, part])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         u, s, _ = torch.svd_lowrank(matrix, q=min(dim, *matrix.shape), niter=4)
@@ -48,10 +49,13 @@ def cooccurrence_vectors(
     return F.normalize(vectors, dim=1) + OWN * F.normalize(noise, dim=1)
 
 
-def _ppmi(counts: np.ndarray) -> np.ndarray:
+def _ppmi(counts: Integer[np.ndarray, "V C"], out: Float[Tensor, "V C"]) -> None:
     """max(0, log p(a, b) / (p(a) p(b))) of a table of counts."""
     total = max(counts.sum(), 1)
-    expected = counts.sum(1, keepdims=True) * (counts.sum(0, keepdims=True) / total)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        information = np.log(counts / expected)
-    return np.where(counts > 0, np.maximum(information, 0), 0.0)
+    a, b = counts.sum(1, keepdims=True), counts.sum(0, keepdims=True) / total
+    for start in range(0, len(counts), ROWS):
+        rows = slice(start, start + ROWS)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            information = np.log(counts[rows] / (a[rows] * b))
+        positive = np.where(counts[rows] > 0, np.maximum(information, 0), 0.0)
+        out[rows] = torch.from_numpy(positive)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm import tqdm
 
 from ..diffusion.likelihood import Bound
 from ..diffusion.loss import seeded, stratified
@@ -41,6 +42,7 @@ def held_out_bound(
     seed: int = 0,
     device: torch.device,
     estimate: Callable[..., Bound] | None = None,
+    quiet: bool = True,
 ) -> HeldOut:
     """The bound on (up to) the given number of examples, `draws` noise draws each.
 
@@ -48,7 +50,8 @@ def held_out_bound(
     histogram `length_weights` (index: tokens, EOS included), smoothed. A model that writes its
     own length has paid for it.
 
-    estimate is what to call for each batch, by default the model's own `bound`.
+    estimate is what to call for each batch, by default the model's own `bound`. quiet: no bar of
+    progress on a terminal.
 
     Noise levels are stratified over the whole set, and the draws of a text stand evenly apart: of
     texts whose positions take on noise one after the other, each draw then measures others. The
@@ -61,8 +64,9 @@ def held_out_bound(
     model.eval()
     batched = [batches.batch(0, indices) for indices in batches.spread(examples)]
     count = sum(len(batch.ids) for batch in batched)
-    parts = torch.zeros(4, draws, count, dtype=torch.float64)
+    parts = torch.zeros(4, count, dtype=torch.float64)  # means over draws
     first = stratified(count, seeded(seed))
+    bar = tqdm(desc="measuring", total=draws * count, unit=" texts", disable=quiet or None)
     for draw in range(draws):
         u = ((first + draw / draws) % 1).to(device)
         end = 0
@@ -72,13 +76,14 @@ def held_out_bound(
                 ids, length_mask, cond_mask, _ = (x.to(device) for x in batch)
                 generator = seeded(seed, draw, number)
                 bound = estimate(ids, length_mask, cond_mask, u[rows], generator)
-                parts[:, draw, rows] = torch.stack(bound).cpu()
+                parts[:, rows] += torch.stack(bound).cpu() / draws
+            bar.update(len(batch.ids))
+    bar.close()
     model.train(was_training)
-    means = total(parts).mean(1)  # the others' columns are zero here
     lengths = torch.cat([batch.length_mask.sum(1) for batch in batched])
     free_length = batches.stream or model.writes_length
     length = torch.zeros(count) if free_length else length_cost(lengths, length_weights)
-    prior, diffusion, reconstruction, tokens = means
+    prior, diffusion, reconstruction, tokens = total(parts)  # the others' columns are zero here
     return _summary(prior, diffusion, reconstruction, tokens, length)
 
 
@@ -104,5 +109,5 @@ def _summary(
         length=(length.sum() / tokens.sum()).item(),
         error=spread.item(),
         sequences=len(tokens),
-        tokens=int(tokens.sum()),
+        tokens=round(tokens.sum().item()),
     )
