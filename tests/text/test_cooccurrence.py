@@ -8,10 +8,14 @@ from simple_diffusion_lm.text import cooccurrence
 from simple_diffusion_lm.text.cooccurrence import _ppmi, cooccurrence_vectors
 
 
-def test_ppmi_is_the_formula():
+@pytest.mark.parametrize("rows", [1, 2, 3])  # at a time
+def test_ppmi_is_the_formula(monkeypatch, rows):
+    monkeypatch.setattr(cooccurrence, "ROWS", rows)
     table = np.array([[4, 0], [1, 5]])
     expected = [[math.log(4 * 10 / (4 * 5)), 0.0], [0.0, math.log(5 * 10 / (6 * 5))]]
-    np.testing.assert_allclose(_ppmi(table), expected)
+    found = torch.empty(2, 2)
+    _ppmi(table, found)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def twins(count=4000):
