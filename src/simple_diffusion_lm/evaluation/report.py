@@ -118,10 +118,17 @@ def mean_metrics(several: Sequence[SampleMetrics]) -> SampleMetrics:
 
 
 def plot_comparison(results: Mapping[str, Any], picture: Path) -> None:
-    """Judge perplexity against steps, against seconds, and against entropy over temperature."""
+    """Judge perplexity against steps, against seconds, and against entropy over temperature.
+
+    Runs that differ only in their seed share a colour.
+    """
     plt = pyplot()
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained", sharey=True)
-    for number, (name, run) in enumerate(results["runs"].items()):
+    colours: dict[str, str] = {}
+    for run_name, run in results["runs"].items():
+        name = run_name.rsplit("-", 1)[0]
+        label = None if name in colours else name
+        colour = colours.setdefault(name, f"C{len(colours)}")
         first, others = run["points"][0], run["points"][1:]
         warm = sorted(
             (p for p in run["points"] if p["steps"] == first["steps"]),
@@ -129,7 +136,7 @@ def plot_comparison(results: Mapping[str, Any], picture: Path) -> None:
         )
         fewer = [p for p in others if p["temperature"] == first["temperature"]]
         fewer = sorted([*fewer, first], key=lambda p: p["steps"])
-        style = {"marker": "o", "color": f"C{number}", "label": name}
+        style = {"marker": "o", "color": colour, "label": label}
         for axis, points, x in (
             (axes[0], fewer, "steps"),
             (axes[1], fewer, "seconds_per_line"),
