@@ -39,8 +39,8 @@ def fill(
     told = together(slots, model.embedding.weight.device)
     given = told.cond_mask[..., None]
     group = told._replace(cond_mask=torch.zeros_like(told.cond_mask))
-    settings = Settings(SAMPLERS["ancestral"], steps, temperature)
-    page = Page(model.denoiser, model.schedule, group, settings)
+    settings = Settings(SAMPLERS["ddpm"], steps, temperature)
+    page = Page(model.denoiser, model.schedule, group, settings, vocabulary, draws=False)
     x0, draw = model.embedding(told.ids), partial(group.normal, model.embedding.dim)
     eps = draw()
 
@@ -61,7 +61,7 @@ def fill(
         moved = said.x0_hat.detach()
         if slope is not None and gradient is not None:
             moved = moved + gradient * (level.sigma**2 / level.alpha) * slope
-        return Prediction(moved, said.logits.detach(), said.targets)
+        return said._replace(x0_hat=moved, logits=said.logits.detach())
 
     path = Path.of(group.uniform(), group.free, stagger)
     schedule = partial(level_along, model.schedule, path)
@@ -69,6 +69,6 @@ def fill(
     walk = sample(denoise, draw, schedule, steps, settings.sampler)
     for number, (_, prediction) in enumerate(walk, start=1):
         t = path(torch.tensor(1 - number / steps, device=page.ids.device))
-        page.write(prediction, t == 0, vocabulary)
+        page.write(prediction, t == 0)
         page.ids = torch.where(told.cond_mask, told.ids, page.ids)
     return [ids.tolist() for _, ids in group.texts(page.ids)]

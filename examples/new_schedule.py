@@ -13,7 +13,8 @@ from simple_diffusion_lm.diffusion.network import Targets
 from simple_diffusion_lm.diffusion.sampler import SAMPLERS, Prediction, sample
 from simple_diffusion_lm.diffusion.schedule import SCHEDULES, Level, level_at
 
-NO_TOKENS = torch.zeros(0, 1), Targets(torch.arange(0), torch.arange(0))
+NOTHING = torch.arange(0)
+NO_TOKENS = torch.zeros(0, 1), NOTHING, Targets(NOTHING, NOTHING)
 
 
 def straight(t: torch.Tensor) -> Level:

@@ -8,6 +8,7 @@ import torch
 from small_models import small
 
 from simple_diffusion_lm import writer
+from simple_diffusion_lm.diffusion.sampler import SAMPLERS
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.evaluation.metrics import likelihood
 from simple_diffusion_lm.filling import Wish
@@ -30,7 +31,7 @@ def test_the_same_seed_gives_the_same_text_whatever_the_company(model):
     assert model.generate(6, steps=4, seed=4) != few
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ancestral", "renoise", "dpm2m"])
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
 def test_every_sampler_samples(model, sampler):
     assert len(model.generate(2, steps=3, sampler=sampler)) == 2
 

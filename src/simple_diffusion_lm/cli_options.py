@@ -11,7 +11,7 @@ from .text.tokenizer import Tokenizer
 from .training.checkpoint import run_of
 from .training.processes import on_rank_0
 
-SamplerName = Literal["ancestral", "ddim", "dpm2m", "renoise"]
+SamplerName = Literal["ancestral", "ddpm", "ddim", "dpm2m", "renoise"]
 
 
 @dataclass

@@ -9,7 +9,8 @@ from simple_diffusion_lm.diffusion.sampler import SAMPLERS, Prediction, sample, 
 from simple_diffusion_lm.diffusion.schedule import SCHEDULES, FittedSchedule, Level, level_at
 
 MEAN, DEVIATION = 0.7, 0.5
-NOTHING, NO_TARGETS = torch.zeros(0, 1), Targets(torch.arange(0), torch.arange(0))
+NOTHING = torch.arange(0)
+NO_TOKENS = torch.zeros(0, 1), NOTHING, Targets(NOTHING, NOTHING)
 ALL = {**SCHEDULES, "fitted": FittedSchedule(1, 50)}
 
 
@@ -17,7 +18,7 @@ def gaussian_denoise(x_t, level, x0_prev):
     """E[x0 | x_t] when x0 ~ N(MEAN, DEVIATION^2): the exact denoiser, in closed form."""
     gain = level.alpha * DEVIATION**2 / (level.alpha**2 * DEVIATION**2 + level.sigma**2)
     x0_hat = MEAN + gain * (x_t - level.alpha * MEAN)
-    return Prediction(x0_hat, NOTHING, NO_TARGETS)
+    return Prediction(x0_hat, *NO_TOKENS)
 
 
 def run(schedule, sampler, steps, shape=(16, 16, 16), seed=0):
@@ -84,7 +85,7 @@ def test_steps_count_evaluations_and_end_at_the_clean_end():
 
     def denoise(x_t, level, x0_prev):
         seen.append(level)
-        return Prediction(torch.ones_like(x_t), NOTHING, NO_TARGETS)
+        return Prediction(torch.ones_like(x_t), *NO_TOKENS)
 
     draw = lambda: torch.zeros(1, 1, 1)  # noqa: E731
     states = list(sample(denoise, draw, SCHEDULES["linear"], 5, SAMPLERS["ddim"]))
@@ -99,7 +100,7 @@ def test_the_previous_estimate_is_handed_back():
 
     def denoise(x_t, level, x0_prev):
         previous.append(x0_prev.clone())
-        return Prediction(torch.full_like(x_t, len(previous)), NOTHING, NO_TARGETS)
+        return Prediction(torch.full_like(x_t, len(previous)), *NO_TOKENS)
 
     list(sample(denoise, lambda: torch.zeros(1, 1, 1), SCHEDULES["cosine"], 4, SAMPLERS["dpm2m"]))
     assert [p.item() for p in previous] == [0, 1, 2, 3]

@@ -10,6 +10,7 @@ from simple_diffusion_lm.diffusion.schedule import (
     FittedSchedule,
     Path,
     level_at,
+    reading_order,
 )
 
 ALL = {**SCHEDULES, "fitted": FittedSchedule(64, 2048)}
@@ -110,3 +111,28 @@ def test_every_position_goes_from_clean_to_noise(stagger):
     assert (times[:, 0] >= times[:, 2]).all()  # the last in place is written first
     between = ((times > 0) & (times < 1))[:, :3].float().mean().item()
     assert between == pytest.approx(1 / (1 + stagger), abs=0.02)
+
+
+@given(
+    rows=st.lists(st.lists(st.booleans(), min_size=9, max_size=9), min_size=1, max_size=4),
+    steps=st.integers(1, 12),
+)
+def test_what_one_step_writes_are_no_neighbours_and_each_place_goes_left_to_right(rows, steps):
+    free = torch.tensor(rows)
+    order = reading_order(free, steps)
+    for row, numbers in zip(free, order, strict=True):
+        count = int(row.sum())
+        written = numbers[row].argsort(descending=True).tolist()  # the last in place comes first
+        places = max(math.ceil(count / steps), 1)
+        if places == 1:
+            assert written == list(range(count))
+        stride = math.ceil(count / places)
+        assert stride <= steps
+        turn = {i: turn for turn, i in enumerate(written)}
+        for i in range(1, count):
+            if i % stride:
+                assert turn[i - 1] < turn[i]  # after its left neighbour,
+                if stride > 1:
+                    assert turn[i] - turn[i - 1] >= count // stride  # and not at once with it
+            else:
+                assert turn[i] < places  # where a place begins

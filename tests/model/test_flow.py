@@ -19,7 +19,7 @@ def exact(x_t, level, x0_prev):
     """The posterior mean of one of three points."""
     distance = (x_t[..., None, :] - level.alpha[..., None] * POINTS).square().sum(-1)
     weights = (-distance / (2 * level.sigma**2)).softmax(-1)
-    return Prediction(weights @ POINTS, weights.log(), NONE)
+    return Prediction(weights @ POINTS, weights.log(), weights.argmax(-1), NONE)
 
 
 def schedule(t):

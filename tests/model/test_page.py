@@ -1,17 +1,21 @@
+import pytest
 import torch
-from small_models import denoiser
+from small_models import denoiser, small
 
 from simple_diffusion_lm.diffusion.loss import seeded
-from simple_diffusion_lm.diffusion.sampler import SAMPLERS, Prediction
+from simple_diffusion_lm.diffusion.sampler import SAMPLERS
 from simple_diffusion_lm.diffusion.schedule import FittedSchedule, Path
 from simple_diffusion_lm.model.page import Page, level_along
 from simple_diffusion_lm.model.slots import Settings, Slot, Vocabulary, batches_of
+from simple_diffusion_lm.training.objectives import OBJECTIVES
+from simple_diffusion_lm.training.recipes import modern
 
 V, D = 23, 16
 NONE = torch.zeros(V, dtype=torch.bool)
+ANYTHING = Vocabulary(NONE, NONE, None)
 
 
-def page_of(lengths, given=()):
+def page_of(lengths, given=(), vocabulary=ANYTHING):
     slots = []
     for number, length in enumerate(lengths):
         nowhere = torch.zeros(length, dtype=torch.bool)
@@ -24,7 +28,11 @@ def page_of(lengths, given=()):
     torch.manual_seed(0)
     schedule = FittedSchedule(D, V)
     settings = Settings(SAMPLERS["ancestral"], steps=4, temperature=1.0)
-    return Page(denoiser(V).eval(), schedule, group, settings), group, schedule
+    return (
+        Page(denoiser(V).eval(), schedule, group, settings, vocabulary, draws=True),
+        group,
+        schedule,
+    )
 
 
 def test_what_is_written_is_given_from_then_on():
@@ -38,10 +46,9 @@ def test_what_is_written_is_given_from_then_on():
     clean = path(torch.tensor(0.5)) == 0
     done = clean & group.free
     assert 0 < int(done.sum()) < 9
-    page.write(prediction, clean, Vocabulary(NONE, NONE, None))
+    page.write(prediction, clean)
     written = page.ids.clone()
-    best = prediction.logits.argmax(-1)
-    kept = {int(n): int(i) for n, i in zip(prediction.targets.all, best, strict=True)}
+    kept = {int(n): int(i) for n, i in zip(prediction.targets.all, prediction.ids, strict=True)}
     assert all(written.flatten()[n] == kept[int(n)] for n in done.flatten().nonzero())
     assert (written[group.cond_mask] == 7).all()
 
@@ -51,22 +58,41 @@ def test_what_is_written_is_given_from_then_on():
         blind = page.denoise(elsewhere, level, torch.zeros_like(x))
     assert len(after.targets.all) == 9 - int(done.sum())
     torch.testing.assert_close(after.logits, blind.logits)
-    other = Prediction(after.x0_hat, -after.logits, after.targets)
-    page.write(other, clean, Vocabulary(NONE, NONE, None))
+    page.write(after._replace(ids=(after.ids + 1) % V), clean)
     assert torch.equal(page.ids, written)
 
 
 def test_every_text_ends_with_the_last_token():
-    page, group, schedule = page_of([6, 5])
+    banned = NONE.clone()
+    banned[3] = True
+    page, group, schedule = page_of([6, 5], vocabulary=Vocabulary(banned, NONE, 3))
     x = torch.randn(2, 6, D, generator=seeded(1))
     path = Path.of(group.uniform(), group.free, 0.0)
     with torch.no_grad():
         prediction = page.denoise(
             x, level_along(schedule, path, torch.tensor(0.5)), torch.zeros_like(x)
         )
-    banned = NONE.clone()
-    banned[3] = True
-    page.write(prediction, path(torch.tensor(0.0)) == 0, Vocabulary(banned, NONE, 3))
+    page.write(prediction, path(torch.tensor(0.0)) == 0)
     for _, ids in group.texts(page.ids):
         assert ids[-1] == 3
         assert not (ids[:-1] == 3).any()
+
+
+@pytest.mark.parametrize("stagger", [0.5, 3.0])
+def test_drawn_steps_are_right_for_tokens_by_themselves_however_long_they_are(stagger):
+    """An untrained network is the exact denoiser of independent tokens (test_denoiser.py)."""
+    torch.manual_seed(0)
+    model = OBJECTIVES["continuous"](small(modern(), stagger=stagger), V).eval()
+    counts = torch.arange(1, V + 1) ** 2
+    model.start_from_counts(counts)
+    nowhere = torch.zeros(4, dtype=torch.bool)
+    slots = [Slot(nowhere.long(), nowhere, nowhere, nowhere, n, (1, n)) for n in range(1500)]
+    share = counts / counts.sum()
+    off = {}
+    for sampler in ("ancestral", "ddpm"):
+        settings = Settings(SAMPLERS[sampler], steps=5, temperature=1.0)
+        ids = torch.stack([ids for _, ids in model.generate(slots, settings, ANYTHING)])
+        found = torch.bincount(ids.flatten(), minlength=V) / ids.numel()
+        off[sampler] = ((found - share) / (share * (1 - share) / ids.numel()).sqrt()).abs().max()
+    assert off["ancestral"] < 4
+    assert off["ddpm"] > 6

@@ -11,7 +11,7 @@ Every term is a sum over the positions that are text and not given, so with a co
 bounds -log p(free | given).
 
 There are three estimates, each of another sampler with the same denoiser: `variational_bound` of
-one that makes two passes at every one of infinitely many levels, `carried_bound` of the ancestral
+one that makes two passes at every one of infinitely many levels, `carried_bound` of the ddpm
 sampler as it is, `probability_flow` of the deterministic one.
 """
 
@@ -145,7 +145,7 @@ def carried_bound(
     steps: int,
     draw: Callable[[], Float[Tensor, "B L D"]],
 ) -> Bound:
-    """The bound of the ancestral sampler itself, which carries each prediction on to the next.
+    """The bound of the `ddpm` sampler itself, which carries each prediction on to the next.
 
     A step's distribution may depend on all the noisier states before it, so the KLs of the steps
     still add up to a bound (VDM, eq. 11-13, x0_hat being a function of the path drawn from q):

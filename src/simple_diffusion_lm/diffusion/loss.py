@@ -118,7 +118,9 @@ def draw(
         own = seeded(seed, step, number)
         eps[row, :count].normal_(generator=own)
         order[row, :count].uniform_(generator=own)
-    return Draws(t, eps, torch.where(ordered[:, None], reading_order(order), order), self_cond)
+    return Draws(
+        t, eps, torch.where(ordered[:, None], reading_order(length_mask), order), self_cond
+    )
 
 
 def diffusion_loss(

@@ -1,9 +1,10 @@
 """Reverse diffusion: from noise to an estimate of the clean embeddings.
 
 One loop serves every sampler. What differs is how much of the noise at the next level is drawn
-fresh instead of carried over from this one, and whether the estimate is extrapolated from the
-last two. A sampler sees a function `denoise(x_t, level, x0_prev)`, never a model: given tokens,
-temperature and guidance are wrapped around that function.
+fresh instead of carried over from this one, whether the estimate is the embedding of a token that
+is drawn or the mean of all, and whether it is extrapolated from the last two. A sampler sees a
+function `denoise(x_t, level, x0_prev)`, never a model: the drawing, given tokens, temperature and
+guidance are wrapped around that function.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .network import Targets
@@ -19,10 +20,14 @@ from .schedule import Level, Schedule
 
 
 class Prediction(NamedTuple):
-    """What a denoiser says of the clean text: its embeddings, and its tokens at the targets."""
+    """What a denoiser says of the clean text: its embeddings, and its tokens at the targets.
+
+    ids are the tokens to write where a target becomes clean in the step.
+    """
 
     x0_hat: Float[Tensor, "B L D"]
     logits: Float[Tensor, "N V"]
+    ids: Int[Tensor, " N"]
     targets: Targets
 
 
@@ -37,7 +42,7 @@ def no_fresh_noise(now: Level, nxt: Level) -> Tensor:
 
 
 def posterior_noise(now: Level, nxt: Level) -> Tensor:
-    """DDPM: the deviation of q(x_s | x_t, x0), a function of the fall in log-SNR (VDM, eq. 33)."""
+    """The deviation of q(x_s | x_t, x0), a function of the fall in log-SNR (VDM, eq. 33)."""
     return nxt.sigma * (-torch.expm1(now.log_snr - nxt.log_snr)).sqrt()
 
 
@@ -51,15 +56,25 @@ def all_fresh_noise(now: Level, nxt: Level) -> Tensor:
 
 
 class Sampler(NamedTuple):
-    """A rule for the fresh noise, and whether the estimate is extrapolated to second order."""
+    """A rule for the fresh noise, and what a step goes towards.
+
+    draws: the embedding of a token drawn from its distribution, where positions take turns; else
+        the mean embedding. A step to q(x_s | x_t, x0) with x0 drawn is right for a token by itself,
+        however long the step; with the mean its variance lacks what x0 is uncertain of, unless the
+        step is short. Where all positions move together steps are short, and drawing each by
+        itself makes them disagree (docs/log.md).
+    second_order: the estimate is extrapolated from the last two.
+    """
 
     fresh_noise: FreshNoise
+    draws: bool = False
     second_order: bool = False
 
 
 SAMPLERS: dict[str, Sampler] = {
+    "ancestral": Sampler(posterior_noise, draws=True),
+    "ddpm": Sampler(posterior_noise),
     "ddim": Sampler(no_fresh_noise),
-    "ancestral": Sampler(posterior_noise),
     "renoise": Sampler(all_fresh_noise),
     "dpm2m": Sampler(no_fresh_noise, second_order=True),
 }

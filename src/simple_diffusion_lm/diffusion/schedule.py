@@ -108,9 +108,19 @@ class Path(NamedTuple):
         return ((1 + self.stagger) * t - self.stagger * self.place).clamp(0, 1)
 
 
-def reading_order(like: Float[Tensor, "B L"]) -> Float[Tensor, "B L"]:
-    """Numbers whose order along a path is that texts are written from left to right."""
-    return torch.arange(like.shape[1], 0, -1, device=like.device).expand_as(like).to(like)
+def reading_order(free: Bool[Tensor, "B L"], steps: int | None = None) -> Float[Tensor, "B L"]:
+    """Numbers whose order along a path is that texts are written from left to right.
+
+    Where there are fewer steps than tokens to write, each step has to decide several. Neighbours
+    decided at once do not know of each other, so they are far apart: n tokens in S steps are
+    written at ceil(n / S) places at once, each with its own part of the text before it.
+    """
+    turn = free.cumsum(1) - 1
+    if steps is not None:
+        count = free.sum(1, keepdim=True)
+        places = (count / steps).ceil().clamp(min=1)
+        turn = turn % (count / places).ceil().clamp(min=1)
+    return -turn.argsort(dim=1, stable=True).argsort(1).float()
 
 
 def useful_range(embedding_dim: int) -> tuple[float, float]:

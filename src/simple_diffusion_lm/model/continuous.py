@@ -26,7 +26,7 @@ from .page import Page, level_along
 from .slots import Frame, Settings, Slots, Vocabulary
 
 FLOW_STEPS = 64  # of the flow's likelihood; on the exact model of the tests, 0.01 nats too high
-CARRIED_STEPS = 128  # of the ancestral sampler's bound
+CARRIED_STEPS = 128  # of the ddpm sampler's bound
 
 
 class Continuous(Objective):
@@ -111,10 +111,6 @@ class Continuous(Objective):
         right, count = logits.argmax(-1) == there, ids.new_tensor(len(at))
         return Losses.plain(ce, ce, right.float().mean(), count, count)
 
-    def _order(self, uniform: Float[Tensor, "B L"]) -> Float[Tensor, "B L"]:
-        """The order in which texts are measured and written."""
-        return reading_order(uniform) if self.left_to_right else uniform
-
     def bound(
         self,
         ids: Int[Tensor, "B L"],
@@ -138,7 +134,10 @@ class Continuous(Objective):
         Along the same path at every call: draws at several times of a text then add up to its whole
         path.
         """
-        order = self._order(torch.rand(ids.shape, generator=seeded(0)).to(ids.device))
+        if self.left_to_right:
+            order = reading_order(length_mask)
+        else:
+            order = torch.rand(ids.shape, generator=seeded(0)).to(ids.device)
         path = Path.of(order, length_mask & ~cond_mask, self.stagger)
         proposal = Proposal.of(self.schedule, self.embedding.dim, ids.device)
         return Text(ids, length_mask, cond_mask, path), proposal
@@ -151,7 +150,7 @@ class Continuous(Objective):
         u: Float[Tensor, " B"],
         generator: Generator,
     ) -> Bound:
-        """The bound of the ancestral sampler as it is, in CARRIED_STEPS steps."""
+        """The bound of the ddpm sampler as it is, in CARRIED_STEPS steps."""
         text, proposal = self.text(ids, length_mask, cond_mask)
         shape = (*ids.shape, self.embedding.dim)
         return carried_bound(
@@ -200,9 +199,11 @@ class Continuous(Objective):
         order, first, start = group.uniform(), 1.0, None
         if settings.strength is not None and self.stagger:
             group = group.losing(settings.strength, order, vocabulary)
-        order = self._order(order)
+        if self.left_to_right:
+            order = reading_order(group.free, settings.steps)
         path = Path.of(order, group.free, self.stagger)
-        page = Page(self.denoiser, self.schedule, group, settings)
+        draws = settings.sampler.draws and self.stagger > 0
+        page = Page(self.denoiser, self.schedule, group, settings, vocabulary, draws=draws)
         draw_noise = partial(group.normal, self.embedding.dim)
         schedule = partial(level_along, self.schedule, path)
         if settings.strength is not None and not self.stagger:  # some way, from what stands there
@@ -212,7 +213,7 @@ class Continuous(Objective):
         steps = sample(page.denoise, draw_noise, schedule, settings.steps, settings.sampler, start)
         for number, (_, prediction) in enumerate(steps, start=1):
             t = path(torch.tensor(first * (1 - number / settings.steps), device=group.ids.device))
-            page.write(prediction, t == 0, vocabulary)
+            page.write(prediction, t == 0)
             yield Frame(page.ids, page.free, prediction.targets.all, prediction.logits)
 
 

@@ -70,7 +70,7 @@ class Denoiser(nn.Module):
         if self.regress is None:
             self.head.weight.zero_()
 
-    def embed(self, ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
+    def embed(self, ids: Int[Tensor, "*S"]) -> Float[Tensor, "*S D"]:
         """Clean embeddings x0."""
         return self.embedding(ids)
 

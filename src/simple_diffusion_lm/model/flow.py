@@ -65,27 +65,29 @@ def blend(
     lengths = [len(ids) for ids in texts]
     noises = torch.randn(2, max(lengths), dim, generator=seeded(0)).to(device)
     for noise, ids in zip(noises, texts, strict=True):
-        page, schedule = _page(model, [Slot.of(ids, end)], steps)
+        page, schedule = _page(model, [Slot.of(ids, end)], vocabulary, steps)
         x0 = model.embedding(page.ids)
         noise[: len(ids)] = encode(by_itself(page.denoise), schedule, x0, steps)[0, : len(ids)]
     shares = torch.linspace(0, 1, count).tolist()
     between_lengths = [round((1 - s) * lengths[0] + s * lengths[1]) for s in shares]
     slots = [Slot.of([0] * length, end, n) for n, length in enumerate(between_lengths)]
-    page, schedule = _page(model, slots, steps)
+    page, schedule = _page(model, slots, vocabulary, steps)
     x_t = torch.zeros(*page.ids.shape, dim, device=device)
     for row, (share, length) in enumerate(zip(shares, between_lengths, strict=True)):
         x_t[row, :length] = between(noises[0], noises[1], share)[:length]
     ddim, nothing = SAMPLERS["ddim"], torch.zeros_like(x_t)
     walk = sample(by_itself(page.denoise), lambda: nothing, schedule, steps, ddim, (x_t, 1.0))
     *_, (_, prediction) = walk
-    page.write(prediction, page.free, vocabulary)
+    page.write(prediction, page.free)
     return [ids[:length].tolist() for ids, length in zip(page.ids, between_lengths, strict=True)]
 
 
-def _page(model: Continuous, slots: Sequence[Slot], steps: int) -> tuple[Page, Schedule]:
+def _page(
+    model: Continuous, slots: Sequence[Slot], vocabulary: Vocabulary, steps: int
+) -> tuple[Page, Schedule]:
     """Texts, all of whose positions go along the flow together."""
     group = together(slots, model.embedding.weight.device)
     settings = Settings(SAMPLERS["ddim"], steps, temperature=1.0)
     at_once = Path(torch.zeros_like(group.ids, dtype=torch.float), 0.0)
-    page = Page(model.denoiser, model.schedule, group, settings)
+    page = Page(model.denoiser, model.schedule, group, settings, vocabulary, draws=False)
     return page, partial(level_along, model.schedule, at_once)

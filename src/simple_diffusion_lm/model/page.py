@@ -1,7 +1,7 @@
 """Texts while continuous diffusion writes them: what is given so far, and what a sampler sees."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..diffusion.network import Targets, numbers
@@ -16,18 +16,27 @@ class Page:
     """Texts while they are written: what a sampler sees of a model, with what is given so far."""
 
     def __init__(
-        self, denoiser: Denoiser, schedule: Schedule, group: Slots, settings: Settings
+        self,
+        denoiser: Denoiser,
+        schedule: Schedule,
+        group: Slots,
+        settings: Settings,
+        vocabulary: Vocabulary,
+        *,
+        draws: bool,
     ) -> None:
         self.denoiser = denoiser
         self.ids = group.ids.clone()
         self.free = group.free  # not written yet
         self.group = group
         self.settings = settings
+        self.vocabulary = vocabulary
+        self.draws = draws
         self.uniform = group.uniform()
         self.noise = schedule(torch.ones((), device=self.ids.device)).log_snr
 
     def denoise(self, x_t: Float[Tensor, "B L D"], level: Level, x0_prev: Tensor) -> Prediction:
-        """The mean embedding under the guided, tempered logits, in either recipe."""
+        """Tokens by the guided, tempered logits, and their embeddings or the mean one."""
         silent = (level.log_snr <= self.noise).squeeze(-1)
         targets = Targets(numbers(self.free & ~silent), numbers(self.free & silent))
         known = self.group.length_mask & ~self.free
@@ -54,32 +63,32 @@ class Page:
         logits = logits / self.settings.temperature
         if guidance.score is not None:
             logits = raise_score(guidance.score, logits, targets, self.ids, self.group.length_mask)
-        x0_hat = targets.put(self.denoiser.interpolate(logits), torch.zeros_like(x_t))
-        return Prediction(x0_hat, logits, targets)
+        ids = self._choose(logits, targets)
+        values = self.denoiser.embed(ids) if self.draws else self.denoiser.interpolate(logits)
+        return Prediction(targets.put(values, torch.zeros_like(x_t)), logits, ids, targets)
 
-    def write(
-        self,
-        prediction: Prediction,
-        clean: Bool[Tensor, "B L_or_1"],
-        vocabulary: Vocabulary,
-    ) -> None:
-        """Writes the tokens of positions that have just become clean.
+    def _choose(self, logits: Float[Tensor, "N V"], targets: Targets) -> Int[Tensor, " N"]:
+        """A token for each target, of those that are allowed: drawn anew in each step, or fixed.
 
-        What was still at pure noise is drawn from its distribution: nothing else has chosen. Of the
-        others noise has chosen, and the most probable allowed token is taken; drawing those too
-        is the same at a higher temperature (docs/log.md).
+        Where steps go towards the mean, noise has chosen what is not silent any more, and the most
+        probable token is taken. What is still at pure noise has had nothing to choose for it.
         """
+        allowed = self.group.allowed(logits, targets.all, self.vocabulary)
+        if self.draws:
+            ids = draw_ids(allowed, self.group.uniform().flatten()[targets.all])
+        else:
+            ids, silent = allowed.argmax(-1), slice(len(targets.moving), None)
+            ids[silent] = draw_ids(allowed[silent], self.uniform.flatten()[targets.silent])
+        if self.vocabulary.last is not None:
+            ids = ids.masked_fill(self.group.ends.flatten()[targets.all], self.vocabulary.last)
+        return ids
+
+    def write(self, prediction: Prediction, clean: Bool[Tensor, "B L_or_1"]) -> None:
+        """Writes the tokens of positions that have just become clean."""
         done = (clean & self.free).flatten()
-        at = prediction.targets.all
-        here = done[at]
-        silent = (torch.arange(len(at), device=at.device) >= len(prediction.targets.moving))[here]
-        at, logits = at[here], prediction.logits[here]
-        allowed = self.group.allowed(logits, at, vocabulary)
-        tokens = allowed.argmax(-1)
-        tokens[silent] = draw_ids(allowed[silent], self.uniform.flatten()[at[silent]])
-        if vocabulary.last is not None:
-            tokens = tokens.masked_fill(self.group.ends.flatten()[at], vocabulary.last)
-        self.ids = self.ids.flatten().index_copy(0, at, tokens).view_as(self.ids)
+        here = done[prediction.targets.all]
+        at = prediction.targets.all[here]
+        self.ids = self.ids.flatten().index_copy(0, at, prediction.ids[here]).view_as(self.ids)
         self.free = self.free & ~done.view_as(self.free)
 
 

@@ -29,7 +29,7 @@ class Sampling(Strict):
     """How noise becomes text, and whether to tell of each step as it is taken."""
 
     steps: Whole = Field(64, ge=1, le=512, description="evaluations of the network")
-    sampler: Literal["ancestral", "ddim", "dpm2m", "renoise"] = "ancestral"
+    sampler: Literal["ancestral", "ddpm", "ddim", "dpm2m", "renoise"] = "ancestral"
     temperature: float = Field(
         0.9, ge=0.05, le=5, description="1 is the model's own; below it is safer and less varied"
     )

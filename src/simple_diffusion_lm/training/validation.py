@@ -62,25 +62,25 @@ def held_out_bound(
     estimate = model.bound if estimate is None else estimate
     was_training = model.training
     model.eval()
-    batched = [batches.batch(0, indices) for indices in batches.spread(examples)]
-    count = sum(len(batch.ids) for batch in batched)
+    chosen = batches.spread(examples)
+    count = sum(map(len, chosen))
     parts = torch.zeros(4, count, dtype=torch.float64)  # means over draws
+    lengths = torch.zeros(count, dtype=torch.int64)
     first = stratified(count, seeded(seed))
-    bar = tqdm(desc="measuring", total=draws * count, unit=" texts", disable=quiet or None)
-    for draw in range(draws):
-        u = ((first + draw / draws) % 1).to(device)
-        end = 0
-        for number, batch in enumerate(batched):
-            rows = slice(end, end := end + len(batch.ids))
-            if number % world() == rank():
-                ids, length_mask, cond_mask, _ = (x.to(device) for x in batch)
+    end = 0
+    for number, indices in enumerate(tqdm(chosen, "measuring", disable=quiet or None)):
+        batch = batches.batch(0, indices)
+        rows = slice(end, end := end + len(indices))
+        lengths[rows] = batch.length_mask.sum(1)
+        if number % world() == rank():
+            ids, length_mask, cond_mask, _ = (x.to(device) for x in batch)
+            bounds = []
+            for draw in range(draws):
+                u = ((first[rows] + draw / draws) % 1).to(device)
                 generator = seeded(seed, draw, number)
-                bound = estimate(ids, length_mask, cond_mask, u[rows], generator)
-                parts[:, rows] += torch.stack(bound).cpu() / draws
-            bar.update(len(batch.ids))
-    bar.close()
+                bounds.append(torch.stack(estimate(ids, length_mask, cond_mask, u, generator)))
+            parts[:, rows] = torch.stack(bounds).cpu().double().mean(0)
     model.train(was_training)
-    lengths = torch.cat([batch.length_mask.sum(1) for batch in batched])
     free_length = batches.stream or model.writes_length
     length = torch.zeros(count) if free_length else length_cost(lengths, length_weights)
     prior, diffusion, reconstruction, tokens = total(parts)  # the others' columns are zero here
@@ -109,5 +109,5 @@ def _summary(
         length=(length.sum() / tokens.sum()).item(),
         error=spread.item(),
         sequences=len(tokens),
-        tokens=round(tokens.sum().item()),
+        tokens=int(tokens.sum()),
     )
