@@ -141,10 +141,14 @@ def by_counting(lines: Sequence[str], tokenizer: Tokenizer) -> Fill:
     texts = [tokenizer.encode(line) for line in lines]
     judge = KneserNey([" ".join(pieces[i] for i in ids) for ids in texts], ORDER)
     common = [i for i, _ in Counter(chain(*texts)).most_common(GROWN)]
-    after: dict[int, Counter[int]] = defaultdict(Counter)
+    counted: dict[int, Counter[int]] = defaultdict(Counter)
     for ids in texts:
         for last, following in pairwise(ids):
-            after[last][following] += 1
+            counted[last][following] += 1
+    after = {
+        last: list(dict.fromkeys([*(i for i, _ in following.most_common()), *common]))
+        for last, following in counted.items()
+    }
 
     def nats(ids: Sequence[int], of_last: int) -> float:
         return float(judge.nats(" ".join(pieces[i] for i in ids))[:-1][-of_last:].sum())
@@ -155,8 +159,7 @@ def by_counting(lines: Sequence[str], tokenizer: Tokenizer) -> Fill:
             grown = []
             for cost, ids in beams:
                 context = (case.before + ids)[-(ORDER - 1) :]
-                seen = [i for i, _ in after[context[-1]].most_common()]
-                seen = list(dict.fromkeys(seen + common))
+                seen = after.get(context[-1], common)
                 may = [i for i in seen if place > 0 or pieces[i].startswith(SPACE)][:GROWN]
                 grown += [(cost + nats([*context, i], 1), [*ids, i]) for i in may]
             beams = sorted(grown, key=lambda beam: beam[0])[:BEAM]

@@ -81,6 +81,11 @@ def plot_losses(run: Path, picture: Path, *, entropy: float | None = None) -> No
     plt.close(figure)
 
 
+def contender(run: str) -> str:
+    """The name of a run without its seed."""
+    return run.rsplit("-", 1)[0]
+
+
 def comparison_tables(results: Mapping[str, Any]) -> str:
     """Two Markdown tables: the likelihood of held-out text, and the samples at the defaults.
 
@@ -89,7 +94,7 @@ def comparison_tables(results: Mapping[str, Any]) -> str:
     """
     contenders: dict[str, list[Mapping[str, Any]]] = {}
     for name, run in results["runs"].items():
-        contenders.setdefault(name.rsplit("-", 1)[0], []).append(run)
+        contenders.setdefault(contender(name), []).append(run)
     rows = [
         "| contender | nats per token | bits per character | tokens seen | steps |",
         "|---|---|---|---|---|",
@@ -126,7 +131,7 @@ def plot_comparison(results: Mapping[str, Any], picture: Path) -> None:
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained", sharey=True)
     colours: dict[str, str] = {}
     for run_name, run in results["runs"].items():
-        name = run_name.rsplit("-", 1)[0]
+        name = contender(run_name)
         label = None if name in colours else name
         colour = colours.setdefault(name, f"C{len(colours)}")
         first, others = run["points"][0], run["points"][1:]

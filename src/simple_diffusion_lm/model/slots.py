@@ -51,7 +51,9 @@ class Settings(NamedTuple):
     steps: int
     temperature: float  # divides the logits: below 1 is safer and less varied
     guidance: Guidance = NONE
-    strength: float | None = None  # how far what stands there is noised; None: it is not looked at
+    # How far what stands there is noised, or the share of its words that are taken away where
+    # positions take turns. None: it is not looked at.
+    strength: float | None = None
 
 
 class Slots(NamedTuple):
