@@ -45,6 +45,7 @@ def test_the_last_frame_is_the_text(model):
         last = frames[number][-1]
         assert "".join(token.text for token in last).strip() == line.strip()
         assert all(token.written for token in last)
+        assert all(token.probability > 0 for token in last)
         for frame in frames[number]:
             for token in frame:
                 shares = [share for _, share in token.likely]

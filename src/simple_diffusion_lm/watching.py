@@ -25,7 +25,8 @@ class Shown(NamedTuple):
     text: str  # a space before what begins a word
     given: bool
     written: bool  # it stays from now on; else it is the best guess
-    likely: list[tuple[str, float]]  # what is, or last was, most probable here; none where given
+    likely: list[tuple[str, float]]  # what is, or last was, most probable here; none where given.
+    # A token that was drawn although others were likelier comes last.
 
     @property
     def probability(self) -> float:
@@ -46,15 +47,22 @@ class Onlooker:
     def __call__(self, group: Slots, frame: Frame) -> dict[int, list[Shown]]:
         """The tokens of each text by its number, without the EOS that ends it."""
         allowed = group.allowed(frame.logits, frame.at, self.vocabulary)
-        best = allowed.softmax(-1).topk(min(RIVALS, allowed.shape[-1]))
+        probability = allowed.softmax(-1)
+        best = probability.topk(min(RIVALS, allowed.shape[-1]))
         length = frame.ids.shape[1]
-        found = zip(frame.at.tolist(), best.indices.tolist(), best.values.tolist(), strict=True)
-        for at, ids, shares in found:
-            texts = [self.texts[i] for i in ids]
+        standing = frame.ids.flatten()[frame.at]
+        share = probability.gather(-1, standing[:, None]).squeeze(-1)
+        written = ~frame.free.flatten()[frame.at]
+        columns = (frame.at, best.indices, best.values, standing, share, written)
+        for at, ids, shares, own, own_share, stands in zip(
+            *(column.tolist() for column in columns), strict=True
+        ):
+            if stands and own not in ids:  # drawn, though others were likelier
+                ids, shares = [*ids, own], [*shares, own_share]
             place = group.numbers[at // length], at % length
-            self.likely[place] = list(zip(texts, shares, strict=True))
-        columns = (frame.ids, frame.free, group.cond_mask, group.length_mask)
-        rows = zip(group.numbers, *(column.tolist() for column in columns), strict=True)
+            self.likely[place] = [(self.texts[i], p) for i, p in zip(ids, shares, strict=True)]
+        lines = (frame.ids, frame.free, group.cond_mask, group.length_mask)
+        rows = zip(group.numbers, *(column.tolist() for column in lines), strict=True)
         return {number: self._line(number, *row) for number, *row in rows}
 
     def _line(
