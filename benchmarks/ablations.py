@@ -41,6 +41,11 @@ ABLATIONS: dict[str, dict[str, Overrides]] = {
         "nothing causal": {"causal_until": "0"},
         "random and nothing causal": {"left_to_right": "0", "causal_until": "0"},
     },
+    "causal": {
+        "0.2": {"causal_until": "0.2"},
+        "0.4": {"causal_until": "0.4"},
+        "0.8": {"causal_until": "0.8", "self_cond_from": "0.85"},
+    },
     "masks": {
         "nothing given": NOTHING_GIVEN,
         "spans": {"prefix_rate": "0", "span_rate": "0.4", "random_rate": "0"},
