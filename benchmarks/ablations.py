@@ -38,13 +38,12 @@ ABLATIONS: dict[str, dict[str, Overrides]] = {
     "order": {
         "random": {"left_to_right": "0"},
         "left to right": {"left_to_right": "1"},
-        "nothing causal": {"causal_until": "0"},
-        "random and nothing causal": {"left_to_right": "0", "causal_until": "0"},
+        "nothing causal": {"causal": "0"},
+        "random and nothing causal": {"left_to_right": "0", "causal": "0"},
     },
     "causal": {
-        "0.2": {"causal_until": "0.2"},
-        "0.4": {"causal_until": "0.4"},
-        "0.8": {"causal_until": "0.8", "self_cond_from": "0.85"},
+        "0.5": {"causal": "0.5"},
+        "0.9": {"causal": "0.9"},
     },
     "masks": {
         "nothing given": NOTHING_GIVEN,

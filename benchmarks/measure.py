@@ -141,7 +141,7 @@ class Training:
         if isinstance(
             self.state.model, Continuous
         ):  # the dearer steps: on noise, and with a first pass
-            self.state.model.causal_until = self.state.model.self_cond_from = 0.0
+            self.state.model.causal = self.state.model.self_cond_from = 0.0
         self.state.model.to(device)
         self.state.average.to(device)
         self.batches = make_batches(self.config, data, data.train, masks=True)

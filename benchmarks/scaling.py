@@ -72,8 +72,8 @@ def forward_flops(s: Shape) -> dict[str, float]:
 def training_flops(s: Shape) -> dict[str, float]:
     """FLOPs a token of a training step on noise, by part: the main pass, and the first one of some.
 
-    Before that the trunk learns to go on from a text, in two fifths of the recipe's budget: one
-    pass, with a head at every position.
+    From seven batches in ten of the recipe the trunk learns to go on from a text: one pass, with a
+    head at every position.
     """
     once = forward_flops(s)
     main = {part: 3 * flops for part, flops in once.items()}  # to weights and to inputs too

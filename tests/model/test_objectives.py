@@ -87,10 +87,9 @@ def test_given_tokens_come_back_and_decide_the_rest(name):
             assert (line == ids[number % 2]).all()
 
 
-def test_a_budget_begins_with_going_on_then_noise_then_self_conditioning():
+def test_batches_take_turns_and_self_conditioning_comes_late():
     torch.manual_seed(0)
-    config = small(modern(), causal_until=0.4, self_cond_from=0.6)
-    model = OBJECTIVES["continuous"](config, V)
+    model = OBJECTIVES["continuous"](small(modern(), causal=0.7, self_cond_from=0.6), V)
     shown = []
 
     def watch(_, args, kwargs):
@@ -99,11 +98,13 @@ def test_a_budget_begins_with_going_on_then_noise_then_self_conditioning():
     model.get_submodule("denoiser").register_forward_pre_hook(watch, with_kwargs=True)
     ids = two_lines().repeat(12, 1)
     everywhere = torch.ones_like(ids, dtype=torch.bool)
-    passes = []
-    for done in (0.0, 0.39, 0.41, 0.61, 1.0):
-        shown.clear()
-        index = torch.arange(len(ids))
-        losses = model.loss(ids, everywhere, ~everywhere, index, seed=0, step=0, done=done)
-        assert int(losses.tokens) == ids.numel() if done < 0.4 else int(losses.tokens) < ids.numel()
-        passes.append(list(shown))
-    assert passes == [[], [], [False], [False, True], [False, True]]
+    index = torch.arange(len(ids))
+    for done, on_noise in ((0.0, [False]), (0.59, [False]), (0.61, [False, True])):
+        passes = []
+        for step in range(20):
+            shown.clear()
+            losses = model.loss(ids, everywhere, ~everywhere, index, seed=0, step=step, done=done)
+            assert (int(losses.tokens) == ids.numel()) == (shown == [])  # every token, or some
+            passes.append(list(shown))
+        assert passes.count([]) == 14
+        assert all(each in ([], on_noise) for each in passes)

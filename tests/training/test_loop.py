@@ -37,9 +37,7 @@ def test_the_average_is_exponential_with_a_decay_that_warms_up(toy_data):
 
 
 def test_accumulated_gradients_are_the_mean_over_batches(toy_data):
-    config, state, batches = begin(
-        toy_data, accumulate=2, clip=1e9, causal_until=0.0, self_cond_from=0.0
-    )
+    config, state, batches = begin(toy_data, accumulate=2, clip=1e9, causal=0.0, self_cond_from=0.0)
     by_hand = copy.deepcopy(state)
     state.optimizers = {}  # so that the gradients stay
     next(train(config, state, batches, CPU))

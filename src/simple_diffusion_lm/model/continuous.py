@@ -48,7 +48,7 @@ class Continuous(Objective):
         self_cond_from: float,
         stagger: float,
         left_to_right: float,
-        causal_until: float,
+        causal: float,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
@@ -59,7 +59,7 @@ class Continuous(Objective):
         self.self_cond_from = self_cond_from
         self.stagger = stagger
         self.left_to_right = left_to_right
-        self.causal_until = causal_until
+        self.causal = causal
 
     @property
     def embedding(self) -> TokenEmbedding:
@@ -80,7 +80,7 @@ class Continuous(Objective):
         done: float = 1.0,
         part: Part = ALL,
     ) -> Losses:
-        if done < self.causal_until:
+        if int((step + 1) * self.causal) > int(step * self.causal):  # by turns
             # What another process lends, all of it given, is no text of this one.
             return self._loss_of_going_on(ids, length_mask & ~cond_mask.all(1, keepdim=True))
         rate = self.self_cond_rate if done >= self.self_cond_from else 0.0

@@ -30,7 +30,7 @@ def compile_layers(config: Config, model: Objective, device: torch.device) -> bo
     for layer in trunk.layers:
         layer.compile(dynamic=True)
     try:
-        goes_on = config.objective == "continuous" and config.causal_until > 0
+        goes_on = config.objective == "continuous" and config.causal > 0
         _try(trunk, device, {False, goes_on})
     except Exception as error:  # whatever compilers raise
         for layer in trunk.layers:

@@ -36,7 +36,7 @@ class Config:
     # The objective.
     objective: str = "continuous"  # one of OBJECTIVE_NAMES
     schedule: str = FITTED  # or one of diffusion.schedule.SCHEDULES
-    causal_until: float = 0.4  # share of the budget in which the trunk learns to go on from a text
+    causal: float = 0.7  # share of batches from which the trunk learns to go on from a text
     stagger: float = 32.0  # 0: all positions take on noise together; large: one after the other
     left_to_right: float = 0.7  # share of examples in that order; if any are, text is written so
     mse_weight: float = 0.0
@@ -104,7 +104,7 @@ class Config:
         need("crop", self.crop >= 2, "at least 2")
         for name in (
             *("dropout", "layer_drop", "subword_alpha", "ema", "self_cond_rate"),
-            *("self_cond_from", "left_to_right", "causal_until"),
+            *("self_cond_from", "left_to_right", "causal"),
         ):
             need(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
         need("stagger", self.stagger >= 0, "at least 0")

@@ -21,7 +21,7 @@ def continuous(config: Config, vocab_size: int) -> Objective:
         config.model_dim,
         regress=config.regress,
         posterior=config.posterior,
-        reads_ahead=config.crop if config.causal_until > 0 else None,
+        reads_ahead=config.crop if config.causal > 0 else None,
     )
     schedule = (
         FittedSchedule(config.embedding_dim, vocab_size)
@@ -37,7 +37,7 @@ def continuous(config: Config, vocab_size: int) -> Objective:
         self_cond_from=config.self_cond_from,
         stagger=config.stagger,
         left_to_right=config.left_to_right,
-        causal_until=config.causal_until,
+        causal=config.causal,
     )
 
 

@@ -11,8 +11,8 @@ def modern() -> Config:
 
     softmax(logits) @ E for the estimate (CDCD, Plaid), the single-token posterior shown to the
     network and added to its logits, rows of E at norm sqrt(D), a fitted schedule, stratified
-    noise levels, EMA with warm-up. Two fifths of the budget to learn to go on from a text, then
-    noise that mostly comes from right to left, at last with self-conditioning.
+    noise levels, EMA with warm-up. Seven batches in ten to learn to go on from a text, the others
+    with noise that mostly comes from right to left, at last with self-conditioning.
     """
     return Config()
 
@@ -31,7 +31,7 @@ def original() -> Config:
         regress=True,
         posterior=False,
         schedule="cosine",
-        causal_until=0.0,
+        causal=0.0,
         stagger=0.0,
         left_to_right=0.0,
         self_cond_rate=0.5,
