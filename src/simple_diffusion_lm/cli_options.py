@@ -84,7 +84,7 @@ class SamplingOptions:
 
     steps: int = 64
     sampler: SamplerName = "ancestral"
-    temperature: float = 0.9
+    temperature: float = 0.7
     seed: int = 0
 
 

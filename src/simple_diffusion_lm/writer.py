@@ -31,7 +31,7 @@ class Sampling(TypedDict, total=False):
 
     steps: evaluations of the network, 64 if not given; more is better and slower.
     sampler: one of diffusion.sampler.SAMPLERS, by default ancestral.
-    temperature: 1 is the model's own distribution; below it, as by default (0.9), is safer.
+    temperature: 1 is the model's own distribution; below it, as by default (0.7), is safer.
     batch_size: texts at a time.
     guidance: see model/guidance.py.
     watch: is called after each step with the texts as they are (see model/slots.py).
@@ -216,7 +216,7 @@ class Writer:
         *,
         steps: int = 64,
         sampler: str = "ancestral",
-        temperature: float = 0.9,
+        temperature: float = 0.7,
         batch_size: int = 64,
         guidance: Guidance = NONE,
         watch: Watch | None = None,

@@ -33,7 +33,7 @@ def evaluate_run(
     estimate: str = "two-pass",
     steps: int = 64,
     sampler: str = "ancestral",
-    temperature: float = 0.9,
+    temperature: float = 0.7,
     seed: int = 0,
 ) -> Evaluation:
     """Measures a run on the given files, or on its own held-out part.

@@ -133,7 +133,7 @@ def _way(model: DiffusionLM) -> list[tuple[int, list[Shown]]]:
     writer = model.writer
     draft = writer.draft(model.wish(), np.random.default_rng(0), 0.5)
     slot = draft.form.slot(draft.widths, writer.end, 0, (1, 0))
-    settings = Settings(SAMPLERS["ancestral"], WAY_STEPS, temperature=0.9)
+    settings = Settings(SAMPLERS["ancestral"], WAY_STEPS, temperature=0.7)
     list(model.model.generate([slot], settings, writer.vocabulary(), watch=watch))
     return evenly(list(enumerate(frames, start=1)), SHOWN_STEPS)
 

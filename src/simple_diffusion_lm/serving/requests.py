@@ -31,7 +31,7 @@ class Sampling(Strict):
     steps: Whole = Field(64, ge=1, le=512, description="evaluations of the network")
     sampler: Literal["ancestral", "ddpm", "ddim", "dpm2m", "renoise"] = "ancestral"
     temperature: float = Field(
-        0.9, ge=0.05, le=5, description="1 is the model's own; below it is safer and less varied"
+        0.7, ge=0.05, le=5, description="1 is the model's own; below it is safer and less varied"
     )
     guide_given: float = Field(
         0, ge=0, le=5, description="how far to lead predictions on from those without given text"
