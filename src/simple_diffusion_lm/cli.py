@@ -50,7 +50,7 @@ def evaluate_command(
         data: held-out text files; by default the part that was held out in training.
         examples: the most texts to measure.
         samples: lines to generate and measure; 0 for the likelihood alone.
-        estimate: of the likelihood; carried is of the sampler as it is, flow of ODE.
+        estimate: of the likelihood; carried is of the ddpm sampler, flow of its ODE.
         as_json: print all figures as JSON.
     """
     result = evaluate_run(
