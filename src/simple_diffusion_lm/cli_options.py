@@ -2,16 +2,15 @@
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from .errors import UserError
 from .model.guidance import Guidance
+from .model.slots import SAMPLER, STEPS, TEMPERATURE, SamplerName
 from .text.corpus import Prepared, is_prepared, open_prepared, prepare
 from .text.tokenizer import Tokenizer
 from .training.checkpoint import run_of
 from .training.processes import on_rank_0
-
-SamplerName = Literal["ancestral", "ddpm", "ddim", "dpm2m", "renoise"]
 
 
 @dataclass
@@ -82,9 +81,9 @@ class SamplingOptions:
         seed: the same seed gives the same texts.
     """
 
-    steps: int = 64
-    sampler: SamplerName = "ancestral"
-    temperature: float = 0.7
+    steps: int = STEPS
+    sampler: SamplerName = SAMPLER
+    temperature: float = TEMPERATURE
     seed: int = 0
 
 

@@ -87,10 +87,20 @@ def train_command(
     data = text.open(corpus, out)
     run_training(config, data, out, shard=shard, start_from=finetune_from)
     on_rank_0(lambda: report_at_the_end(out))
-    best, last = checkpoint.best(out), checkpoint.newest(out)
-    if best is not None and last is not None and best != last.path:
-        print(f"held-out text was best at {best}, which is kept as well", file=sys.stderr)
+    on_rank_0(lambda: say_if_past_its_best(out))
     print(f"trained. Now: sdlm generate {shlex.quote(str(out))}", file=sys.stderr)
+
+
+def say_if_past_its_best(run: Path) -> None:
+    """Says so where a run went on past its best, and what can be done about that."""
+    used, last = checkpoint.to_use(run), checkpoint.newest(run)
+    if used is not None and last is not None and used.path != last.path:
+        passes = used.manifest["progress"]["epoch"]
+        print(
+            f"held-out text was best at {used.path.name}, after {passes} passes over the corpus: "
+            "that checkpoint is used from now on (more text, or --set dropout=0.2, may gain more)",
+            file=sys.stderr,
+        )
 
 
 def settings_of(run: Path) -> Config:

@@ -76,11 +76,13 @@ class DiffusionLM:
 
     @classmethod
     def from_pretrained(cls, run: str | Path) -> "DiffusionLM":
-        """Reads the newest whole checkpoint of a run directory, or a checkpoint's own directory.
+        """Reads a run directory, or a checkpoint's own directory.
+
+        Of a run, the newest whole checkpoint, or an earlier one that was better on held-out text.
 
         Raises UserError when there is none, or its files do not belong together.
         """
-        found = checkpoint.newest(Path(run))
+        found = checkpoint.to_use(Path(run))
         run = checkpoint.run_of(Path(run))
         about = about_run(run)
         tokenizer = Tokenizer.load(run / "tokenizer.model")

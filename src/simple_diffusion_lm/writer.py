@@ -12,7 +12,7 @@ from .errors import UserError
 from .filling import Draft, Form, Wish
 from .model.guidance import NONE, Guidance
 from .model.objective import Objective
-from .model.slots import Generate, Settings, Slot, Vocabulary, Watch
+from .model.slots import SAMPLER, STEPS, TEMPERATURE, Generate, Settings, Slot, Vocabulary, Watch
 from .scoring import nats_of
 from .text.templates import Gap, Template
 from .text.tokenizer import SPACE, Ids, Tokenizer
@@ -214,9 +214,9 @@ class Writer:
         slots: Sequence[Slot],
         vocabulary: Vocabulary,
         *,
-        steps: int = 64,
-        sampler: str = "ancestral",
-        temperature: float = 0.7,
+        steps: int = STEPS,
+        sampler: str = SAMPLER,
+        temperature: float = TEMPERATURE,
         batch_size: int = 64,
         guidance: Guidance = NONE,
         watch: Watch | None = None,

@@ -16,7 +16,14 @@ def results(**nats):
         name.replace("_", "-"): {
             "likelihood": asdict(replace(LIKELIHOOD, nats_per_token=value)),
             "progress": progress,
-            "points": [{"metrics": asdict(METRICS)}],
+            "points": [
+                {"steps": 64, "metrics": asdict(METRICS)},
+                {
+                    "steps": 64,
+                    "metrics": asdict(replace(METRICS, entropy=4.0, judge_perplexity=5.0)),
+                },
+                {"steps": 8, "metrics": asdict(METRICS)},
+            ],
         }
         for name, value in nats.items()
     }
@@ -27,7 +34,7 @@ def test_seeds_share_a_row_and_their_spread_is_told():
     table = comparison_tables(results(modern_0=3.0, modern_1=3.2, masked_0=2.5))
     assert "| modern | <= 3.100 ± 0.141 | <= 1.200 | 2.0 M | 1,000 |" in table
     assert "| masked | <= 2.500 ± 0.050 |" in table
-    assert table.count("| modern |") == 2
+    assert table.count("| modern |") == 3
     assert "grammatical" not in table
     assert "| held-out text | 20.0 | 5.00 |" in table
 
@@ -45,3 +52,14 @@ def test_means_are_figure_by_figure():
     assert both.judge_perplexity == pytest.approx(25.0)
     assert both.grammatical == pytest.approx(0.6)
     assert mean_metrics([METRICS, other]).grammatical is None
+
+
+def test_perplexities_are_compared_at_one_entropy():
+    found = results(modern_0=3.0, masked_0=2.5)
+    warm = found["runs"]["masked-0"]["points"][1]["metrics"]
+    warm |= {"entropy": 4.5, "judge_perplexity": 80.0}
+    found["runs"]["modern-0"]["points"][0]["metrics"]["entropy"] = 4.78
+    table = comparison_tables(found)
+    assert "at entropy 4.7 | 64 steps |" in table  # eight steps have one temperature only
+    assert f"| modern | {5 * 4 ** (0.7 / 0.78):.1f} |" in table
+    assert f"| masked | {80 * 0.25**0.4:.1f} |" in table

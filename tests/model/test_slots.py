@@ -1,10 +1,14 @@
+from typing import get_args
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simple_diffusion_lm.diffusion.sampler import SAMPLERS
 from simple_diffusion_lm.model.slots import (
     PADDED,
+    SamplerName,
     Slot,
     Vocabulary,
     batches_of,
@@ -91,3 +95,7 @@ def test_what_is_forbidden_is_never_drawn(u):
     ids = draw_ids(allowed, torch.full((3,), u, dtype=torch.float64))
     assert ids[:2].tolist() == [2, 1]
     assert ids[2] in (1, 2)
+
+
+def test_the_commands_know_all_samplers():
+    assert set(get_args(SamplerName)) == set(SAMPLERS)

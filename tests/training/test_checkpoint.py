@@ -117,9 +117,27 @@ def test_the_best_stays_as_well(tmp_path):
     assert names == {"step-2", "step-4", "step-5"}
     assert checkpoint.best(tmp_path) == tmp_path / "checkpoints" / "step-2"
     assert checkpoint.newest(tmp_path).manifest["step"] == 5
+    assert checkpoint.to_use(tmp_path).manifest["step"] == 2
     named = checkpoint.newest(tmp_path / "checkpoints" / "step-2")
     assert named.manifest["step"] == 2
     assert checkpoint.run_of(named.path) == tmp_path
+
+
+def test_what_was_not_measured_is_used_if_what_came_before_was_best(tmp_path):
+    for step, about in ((1, {"bound": 3.0}), (2, {"bound": 2.0}), (3, {})):
+        checkpoint.save(tmp_path, step, TENSORS, {"s": torch.ones(2)}, {"progress": {}, **about})
+    assert checkpoint.to_use(tmp_path).manifest["step"] == 3
+
+
+def test_a_damaged_best_is_not_used(tmp_path):
+    for step, bound in ((1, 2.0), (2, 3.0)):
+        path = checkpoint.save(
+            tmp_path, step, TENSORS, {"s": torch.ones(2)}, {"progress": {}, "bound": bound}
+        )
+    assert checkpoint.to_use(tmp_path).manifest["step"] == 1
+    flip_a_bit(path.parent / "step-1" / checkpoint.MODEL)
+    assert checkpoint.to_use(tmp_path).manifest["step"] == 2
+    assert checkpoint.to_use(path).manifest["step"] == 2
 
 
 def test_a_changed_manifest_is_noticed(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..generation import DiffusionLM
+from ..model.slots import SAMPLER, STEPS, TEMPERATURE
 from ..text.corpus import Prepared, prepare
 from ..text.tokenizer import Tokenizer
 from ..training.checkpoint import run_of
@@ -31,9 +32,9 @@ def evaluate_run(
     examples: int = 2000,
     samples: int = 500,
     estimate: str = "two-pass",
-    steps: int = 64,
-    sampler: str = "ancestral",
-    temperature: float = 0.7,
+    steps: int = STEPS,
+    sampler: str = SAMPLER,
+    temperature: float = TEMPERATURE,
     seed: int = 0,
 ) -> Evaluation:
     """Measures a run on the given files, or on its own held-out part.

@@ -62,9 +62,8 @@ def likelihood(
     if draws is None:
         stagger = model.model.stagger if isinstance(model.model, Continuous) else 0
         draws = max(8, round(1 + stagger))
-    if estimate != "two-pass" or model.model.writes_length:
-        draws = 1
     if estimate != "two-pass":
+        draws = 1
         if not isinstance(model.model, Continuous):
             raise UserError("only continuous diffusion has several estimates: leave out --estimate")
         measure = partial(ESTIMATES[estimate], model.model)

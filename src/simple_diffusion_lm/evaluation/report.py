@@ -1,10 +1,13 @@
 """Tables and pictures of what was measured."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
+
+import numpy as np
 
 from ..errors import UserError
 from ..run_log import read_metrics
@@ -112,7 +115,44 @@ def comparison_tables(results: Mapping[str, Any]) -> str:
             f"| {fmean(run['progress']['step'] for run in runs):,.0f} |"
         )
         lines[name] = mean_metrics([SampleMetrics(**r["points"][0]["metrics"]) for r in runs])
-    return "\n".join([*rows, "", evaluation_table(lines)])
+    return "\n".join([*rows, "", evaluation_table(lines), "", front_table(contenders)])
+
+
+def front_table(contenders: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """A Markdown table of judge perplexity at the highest entropy that all of them reach.
+
+    Either of the two alone can be had by another temperature. In as many steps as were tried at
+    several temperatures; between two of them the logarithm is interpolated.
+    """
+    curves = {name: [temperature_curves(run) for run in runs] for name, runs in contenders.items()}
+    every = [run for runs in curves.values() for run in runs]
+    highest = min(entropies[-1] for run in every for entropies, _ in run.values())
+    entropy = math.floor(10 * highest) / 10
+    steps = sorted({s for run in every for s in run}, reverse=True)
+    head = [f"judge perplexity at entropy {entropy:.1f}", *(f"{s} steps" for s in steps)]
+    rows = [f"| {' | '.join(head)} |", "|---|" + len(steps) * "---|"]
+    for name, runs in curves.items():
+        cells = []
+        for s in steps:
+            found = [np.interp(entropy, *run[s]) for run in runs if s in run]
+            cells.append(f"{fmean(map(math.exp, found)):.1f}" if found else "")
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def temperature_curves(run: Mapping[str, Any]) -> dict[int, tuple[list[float], list[float]]]:
+    """Steps: entropies, rising, and log judge perplexities, where several temperatures were had."""
+    pairs: dict[int, list[tuple[float, float]]] = {}
+    for point in run["points"]:
+        metrics = point["metrics"]
+        here = (metrics["entropy"], math.log(metrics["judge_perplexity"]))
+        pairs.setdefault(point["steps"], []).append(here)
+    curves = {}
+    for steps, found in pairs.items():
+        if len(found) > 1:
+            entropies, logarithms = zip(*sorted(found), strict=True)
+            curves[steps] = (list(entropies), list(logarithms))
+    return curves
 
 
 def mean_metrics(several: Sequence[SampleMetrics]) -> SampleMetrics:
@@ -135,34 +175,27 @@ def plot_comparison(results: Mapping[str, Any], picture: Path) -> None:
         label = None if name in colours else name
         colour = colours.setdefault(name, f"C{len(colours)}")
         first, others = run["points"][0], run["points"][1:]
-        warm = sorted(
-            (p for p in run["points"] if p["steps"] == first["steps"]),
-            key=lambda p: p["temperature"],
-        )
         fewer = [p for p in others if p["temperature"] == first["temperature"]]
         fewer = sorted([*fewer, first], key=lambda p: p["steps"])
         style = {"marker": "o", "color": colour, "label": label}
-        for axis, points, x in (
-            (axes[0], fewer, "steps"),
-            (axes[1], fewer, "seconds_per_line"),
-            (axes[2], warm, "entropy"),
-        ):
-            axis.plot(
-                [p["metrics"]["entropy"] if x == "entropy" else p[x] for p in points],
-                [p["metrics"]["judge_perplexity"] for p in points],
-                **style,
-            )
-    steps = sorted({p["steps"] for run in results["runs"].values() for p in run["points"]})
+        for axis, against in ((axes[0], "steps"), (axes[1], "seconds_per_line")):
+            perplexities = [p["metrics"]["judge_perplexity"] for p in fewer]
+            axis.plot([p[against] for p in fewer], perplexities, **style)
+        for steps, (entropies, logarithms) in temperature_curves(run).items():
+            if steps != first["steps"]:
+                style = {"marker": "o", "color": colour, "linestyle": "--"}
+            axes[2].plot(entropies, np.exp(logarithms), **style)
+    tried = sorted({p["steps"] for run in results["runs"].values() for p in run["points"]})
     real = results["lines"]["held-out text"]
     for axis in axes:
         axis.axhline(real["judge_perplexity"], color="black", linestyle=":", label="held-out text")
     axes[2].plot(real["entropy"], real["judge_perplexity"], "k*", markersize=12)
     axes[0].set(xlabel="steps", xscale="log", ylabel="judge perplexity per word", yscale="log")
-    axes[0].set_xticks(steps, [str(s) for s in steps])
+    axes[0].set_xticks(tried, [str(steps) for steps in tried])
     axes[1].set(xlabel="seconds per line", xscale="log")
     for axis in axes[:2]:
         axis.xaxis.set_minor_formatter(plt.NullFormatter())
-    axes[2].set(xlabel="entropy of the words, nats (temperature 0.5 to 1)")
+    axes[2].set(xlabel="entropy of the words, nats (temperature 0.5 to 1; dashed: fewer steps)")
     axes[2].legend()
     figure.savefig(picture, dpi=120)
     plt.close(figure)

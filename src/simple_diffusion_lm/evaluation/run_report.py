@@ -13,7 +13,7 @@ from ..diffusion.sampler import SAMPLERS
 from ..errors import UserError
 from ..generation import DiffusionLM, about_run
 from ..model.continuous import Continuous
-from ..model.slots import Frame, Settings, Slots
+from ..model.slots import SAMPLER, TEMPERATURE, Frame, Settings, Slots
 from ..run_log import read_metrics
 from ..text.tokenizer import SPACE
 from ..training.checkpoint import run_of, write_atomically
@@ -133,7 +133,7 @@ def _way(model: DiffusionLM) -> list[tuple[int, list[Shown]]]:
     writer = model.writer
     draft = writer.draft(model.wish(), np.random.default_rng(0), 0.5)
     slot = draft.form.slot(draft.widths, writer.end, 0, (1, 0))
-    settings = Settings(SAMPLERS["ancestral"], WAY_STEPS, temperature=0.7)
+    settings = Settings(SAMPLERS[SAMPLER], WAY_STEPS, TEMPERATURE)
     list(model.model.generate([slot], settings, writer.vocabulary(), watch=watch))
     return evenly(list(enumerate(frames, start=1)), SHOWN_STEPS)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,12 @@ from ..diffusion.loss import seeded
 from ..diffusion.sampler import Sampler
 from ..diffusion.schedule import finest
 from .guidance import NONE, Guidance
+
+SamplerName = Literal["ancestral", "ddpm", "ddim", "dpm2m", "renoise"]  # keys of SAMPLERS
+# How text is written if nothing else is asked for.
+STEPS = 64
+SAMPLER: SamplerName = "ancestral"
+TEMPERATURE = 0.7
 
 
 class Slot(NamedTuple):

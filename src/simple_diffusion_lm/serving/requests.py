@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from ..model.slots import SAMPLER, STEPS, TEMPERATURE, SamplerName
+
 MOST_TEXTS = 32
 MOST_WORK = 32_768  # texts times steps of one request
 Text = Annotated[str, Field(max_length=2000)]
@@ -28,10 +30,13 @@ class Strict(BaseModel):
 class Sampling(Strict):
     """How noise becomes text, and whether to tell of each step as it is taken."""
 
-    steps: Whole = Field(64, ge=1, le=512, description="evaluations of the network")
-    sampler: Literal["ancestral", "ddpm", "ddim", "dpm2m", "renoise"] = "ancestral"
+    steps: Whole = Field(STEPS, ge=1, le=512, description="evaluations of the network")
+    sampler: SamplerName = SAMPLER
     temperature: float = Field(
-        0.7, ge=0.05, le=5, description="1 is the model's own; below it is safer and less varied"
+        TEMPERATURE,
+        ge=0.05,
+        le=5,
+        description="1 is the model's own; below it is safer and less varied",
     )
     guide_given: float = Field(
         0, ge=0, le=5, description="how far to lead predictions on from those without given text"

@@ -118,7 +118,7 @@ class State:
 
     def start_from(self, run: Path) -> None:
         """Begins with the weights of another run. Raises UserError where they do not fit."""
-        found = checkpoint.newest(run)
+        found = checkpoint.to_use(run)
         if found is None:
             raise UserError(f"{run}: no whole checkpoint to begin with")
         try:

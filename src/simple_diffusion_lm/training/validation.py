@@ -38,13 +38,13 @@ def held_out_bound(
     length_weights: Sequence[int],
     *,
     examples: int,
-    draws: int = 4,
+    draws: int = 16,
     seed: int = 0,
     device: torch.device,
     estimate: Callable[..., Bound] | None = None,
     quiet: bool = True,
 ) -> HeldOut:
-    """The bound on (up to) the given number of examples, `draws` noise draws each.
+    """The bound on (up to) the given number of examples, `draws` noise draws each, if it has noise.
 
     The model of a line is p(length) p(ids | length), and both are paid for; p(length) is the
     histogram `length_weights` (index: tokens, EOS included), smoothed. A model that writes its
@@ -60,6 +60,7 @@ def held_out_bound(
     at the batches, finds the same.
     """
     estimate = model.bound if estimate is None else estimate
+    draws = 1 if model.writes_length else draws
     was_training = model.training
     model.eval()
     chosen = batches.spread(examples)
