@@ -50,7 +50,7 @@ def uniform_bound(schedule, sequences=20_000, cond_mask=None, stagger=0.0):
     u = (torch.arange(sequences) + torch.rand(sequences, generator=generator)) / sequences
     return variational_bound(
         ExactUniform(table),
-        Proposal.of(schedule, D, torch.device("cpu")),
+        Proposal.of(schedule, D, torch.device("cpu")).precise(),
         text_of(ids, cond_mask, stagger, generator),
         u,
         torch.randn(2, sequences, L, D, generator=generator),
@@ -90,8 +90,18 @@ def test_prior_is_the_kl_from_a_standard_normal():
     assert (bound.prior / bound.tokens).max() < 1e-3
 
 
-def test_the_proposal_is_a_density_on_the_range():
-    proposal = Proposal.of(SCHEDULES["cosine"], D, torch.device("cpu"))
+PROPOSALS = {
+    "cosine": Proposal.of(SCHEDULES["cosine"], D, torch.device("cpu")),
+    "fitted": Proposal.of(FittedSchedule(D, V), D, torch.device("cpu")),
+}
+
+
+@pytest.mark.parametrize("precise", [False, True])
+@pytest.mark.parametrize("schedule", PROPOSALS)
+def test_the_proposal_is_a_density_on_the_range(schedule, precise):
+    proposal = PROPOSALS[schedule]
+    if precise:
+        proposal = proposal.precise()
     u = (torch.arange(100_000) + 0.5) / 100_000
     log_snr, weight = proposal.draw(u)
     assert weight.mean().item() == pytest.approx(
@@ -101,6 +111,27 @@ def test_the_proposal_is_a_density_on_the_range():
     assert (torch.exp(-0.5 * log_snr**2) * weight).mean().item() == pytest.approx(
         (2 * math.pi) ** 0.5, rel=1e-2
     )
+
+
+def test_precise_levels_suit_tokens_that_are_seldom_but_much_mistaken():
+    """Tokens cost x nats, exponential with mean 4; each integrand is D snr, up to where that is x.
+
+    Their mean at a level is D snr exp(-D snr / 4), and a schedule as dense as that has
+    log-SNR(t) = log(-4 log(t) / D).
+    """
+    t = torch.linspace(0, 1, 257).clamp(1e-4, 1 - 1e-4)
+    proposal = Proposal((-4 * t.log() / D).log())
+    generator = torch.Generator().manual_seed(0)
+    cost = -4 * torch.rand(200_000, generator=generator).log()
+    u = torch.rand(200_000, generator=generator)
+    estimates = []
+    for density in (proposal, proposal.precise()):
+        log_snr, weight = density.draw(u)
+        rate = D * log_snr.exp()
+        estimates.append(weight * rate * (rate < cost))
+    plain, precise = (estimate.std().item() for estimate in estimates)
+    assert estimates[1].mean().item() == pytest.approx(4, rel=0.01)
+    assert precise < 0.85 * plain
 
 
 class ExactChain(ExactUniform):

@@ -53,6 +53,16 @@ class Level(NamedTuple):
 Schedule = Callable[[Float[Tensor, "*S"]], Level]
 
 
+def interpolated(
+    x: Float[Tensor, "*S"], xs: Float[Tensor, " N"], ys: Float[Tensor, " N"]
+) -> Float[Tensor, "*S"]:
+    """The line through the points (xs, ys), xs rising, at x; level beyond both ends."""
+    right = torch.searchsorted(xs, x.contiguous()).clamp(1, len(xs) - 1)
+    step = (xs[right] - xs[right - 1]).clamp(min=1e-12)  # equal ones may be there
+    part = (x - xs[right - 1]) / step
+    return torch.lerp(ys[right - 1], ys[right], part.clamp(0, 1))
+
+
 def level_at(log_snr: Float[Tensor, "*S"]) -> Level:
     """The variance-preserving level (alpha^2 + sigma^2 = 1) of a log-SNR.
 
@@ -170,11 +180,7 @@ class FittedSchedule(nn.Module):
 
     def forward(self, t: Float[Tensor, "*S"]) -> Level:
         """The level at time t, by linear interpolation of the inverse cumulative histogram."""
-        cumulative = self.cumulative
-        right = torch.searchsorted(cumulative, t.contiguous()).clamp(1, len(cumulative) - 1)
-        left = right - 1
-        part = (t - cumulative[left]) / (cumulative[right] - cumulative[left])
-        return level_at(torch.lerp(self.edges[left], self.edges[right], part.clamp(0, 1)))
+        return level_at(interpolated(t, self.cumulative, self.edges))
 
     @torch.no_grad()
     def update(

@@ -121,7 +121,7 @@ class Continuous(Objective):
     ) -> Bound:
         text, proposal = self.text(ids, length_mask, cond_mask)
         eps = torch.randn(2, *ids.shape, self.embedding.dim, generator=generator).to(ids.device)
-        return variational_bound(self.denoiser, proposal, text, u, eps)
+        return variational_bound(self.denoiser, proposal.precise(), text, u, eps)
 
     def text(
         self,
