@@ -16,7 +16,7 @@ from simple_diffusion_lm.training import checkpoint
 
 SMALL = ("model_dim=32", "layers=2", "heads=2", "embedding_dim=16", "batch_tokens=512", "samples=1")
 # A course that does not depend on how long the budget is, so that a run can be led on.
-OPEN_ENDED = ("decay_steps=100000", "causal=0", "self_cond_from=0", "dropout=0.1")
+OPEN_ENDED = ("decay_steps=100000", "causal=0", "self_cond_from=0", "dropout=0.1", "dropout_from=0")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ SMALL = {
     "batch_tokens": 512,
     "crop": 32,
     "warmup_steps": 5,
+    "dropout": 0.0,
 }
 
 

@@ -28,7 +28,9 @@ def metrics(run):
 @pytest.mark.parametrize("recipe", [modern, original], ids=["modern", "original"])
 def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_does(recipe, toy_data, tmp_path):
     """With dropout, dropped layers, self-conditioning, averages, and an epoch's end between."""
-    config = small(recipe(), steps=9, dropout=0.1, layer_drop=0.2, samples=1, batch_tokens=2048)
+    config = small(
+        recipe(), steps=9, dropout=0.1, dropout_from=1, layer_drop=0.2, samples=1, batch_tokens=2048
+    )
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     run_training(config, toy_data, whole, quiet=True)
     run_training(replace(config, save_every=4), toy_data, halves, quiet=True)

@@ -55,6 +55,7 @@ def configuration(flags: argparse.Namespace) -> Config:
         layers=flags.num_layers,
         heads=8,
         dropout=flags.dropout_prob,
+        dropout_from=0,
         layer_drop=flags.layerdrop_prob,
         crop=flags.crop_length,
         samples=flags.num_examples,

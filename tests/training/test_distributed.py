@@ -171,7 +171,7 @@ def test_shares_need_several_processes_that_use_all_layers(toy_data, tmp_path):
 
 
 def test_layers_may_be_left_out_and_anything_dropped(toy_data, tmp_path):
-    config = adamw(modern(), layer_drop=0.5, dropout=0.1)
+    config = adamw(modern(), layer_drop=0.5, dropout=0.1, dropout_from=0)
     assert on_processes(2, train, config, toy_data.directory, tmp_path) == [None] * 2
 
 

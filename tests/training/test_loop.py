@@ -58,6 +58,16 @@ def test_noise_is_new_for_every_batch_and_the_same_for_the_same(toy_data):
     assert batch_loss(config, state, batch, CPU).total.item() != pytest.approx(first, rel=1e-3)
 
 
+def test_dropout_sets_in_after_the_first_passes(toy_data):
+    config, state, batches = begin(toy_data, dropout=0.3, dropout_from=1, batch_tokens=8192)
+    state.optimizers = {}  # the weights stay, so that only dropout tells losses apart
+    steps = train(config, state, batches, CPU)
+    for number in range(2 * len(batches.order(0))):
+        next(steps)
+        on = {m.training for m in state.model.modules() if isinstance(m, torch.nn.Dropout)}
+        assert on == {number >= len(batches.order(0))}
+
+
 def test_gradients_are_clipped(toy_data):
     config, state, batches = begin(toy_data, clip=1e-3)
     state.optimizers = {}

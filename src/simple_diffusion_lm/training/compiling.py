@@ -8,7 +8,7 @@ import torch
 from ..model.objective import Objective
 from ..model.transformer import Transformer
 from .config import Config
-from .loop import autocast_dtype
+from .loop import autocast_dtype, drop_out
 
 WORTH_MINUTES = 10  # of training, from which on the minute that compiling may take comes back
 RECOMPILATIONS = 256  # torch gives up at 8, which is fewer than the kinds of one comparison
@@ -31,7 +31,7 @@ def compile_layers(config: Config, model: Objective, device: torch.device) -> bo
         layer.compile(dynamic=True)
     try:
         goes_on = config.objective == "continuous" and config.causal > 0
-        _try(trunk, device, {False, goes_on})
+        _try(trunk, device, goes_on=goes_on, dropout={False, config.dropout > 0})
     except Exception as error:  # whatever compilers raise
         for layer in trunk.layers:
             layer._compiled_call_impl = None
@@ -41,10 +41,12 @@ def compile_layers(config: Config, model: Objective, device: torch.device) -> bo
     return True
 
 
-def _try(trunk: Transformer, device: torch.device, causal: set[bool]) -> None:
-    """Compiles for all that training calls for: without and with gradient, and for any shape."""
+def _try(trunk: Transformer, device: torch.device, *, goes_on: bool, dropout: set[bool]) -> None:
+    """Compiles for all that training calls for: the kinds of a pass, and any shape."""
     dtype = autocast_dtype(device)
-    for back_only, gradient in product(causal, (False, True)):
+    passes = [(False, False), (False, True), (True, True)]  # looks back only, has a gradient
+    for drops, (back_only, gradient) in product(dropout, passes[: 2 + goes_on]):
+        drop_out(trunk, drops)
         for count, length in ((5, 7), (6, 9)):
             x = torch.zeros(count, length, trunk.project.in_features, device=device)
             log_snr = torch.zeros(count, length, device=device)

@@ -26,7 +26,8 @@ class Config:
     layers: int = 4
     heads: int = 4
     width: int = 5  # of the short convolution before each layer, odd; 0: none
-    dropout: float = 0.0
+    dropout: float = 0.2
+    dropout_from: int = 4  # passes over the corpus, before which there is none
     layer_drop: float = 0.0
     normaliser: str = "unit_scale"  # one of model.embedding.NORMALISERS
     cooccurrence: bool = True  # start the table from co-occurrence statistics, or at random
@@ -97,6 +98,7 @@ class Config:
             need(name, getattr(self, name) >= 1, "at least 1")
         for name in ("batch_size", "steps", "epochs", "decay_steps"):
             need(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
+        need("dropout_from", self.dropout_from >= 0, "at least 0")
         for name in ("validate_every", "save_every"):
             need(name, getattr(self, name) >= 1, "at least 1")
         need("minutes", self.minutes is None or self.minutes > 0, "above 0")

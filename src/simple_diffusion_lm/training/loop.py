@@ -57,6 +57,18 @@ def learning_rate(config: Config, step: int, fraction: float) -> float:
     return config.learning_rate * warm * max(decayed, 0.1)
 
 
+def drop_out(model: torch.nn.Module, now: bool) -> None:
+    """Switches dropout on or off.
+
+    It has no part in the first passes over the corpus, whose text is new and cannot be learned by
+    heart, and costs a tenth of the time (late dropout: 2303.01500; four passes are about as good
+    as new text: 2305.16264).
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.train(now)
+
+
 def batches_from(batches: Batches, progress: Progress) -> Iterator[tuple[Batch, Part]]:
     """This process's part of the batches from where the run stands, epoch after epoch.
 
@@ -91,6 +103,7 @@ def train(config: Config, state: State, batches: Batches, device: torch.device) 
                 group["lr"] = rate
         for _ in range(config.accumulate):
             batch, part = next(source)
+            drop_out(state.model, progress.epoch >= config.dropout_from)
             losses = of_whole_batch(batch_loss(config, state, batch, device, fraction, part))
             torch.autograd.backward(losses.total / config.accumulate)
             progress.tokens += tokens_of_whole_batch(batch)
