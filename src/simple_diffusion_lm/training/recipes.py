@@ -12,7 +12,8 @@ def modern() -> Config:
     softmax(logits) @ E for the estimate (CDCD, Plaid), the single-token posterior shown to the
     network and added to its logits, rows of E at norm sqrt(D), a fitted schedule, stratified
     noise levels, EMA with warm-up. Seven batches in ten to learn to go on from a text, the others
-    with noise that mostly comes from right to left, at last with self-conditioning.
+    with noise that mostly comes from right to left, at last with self-conditioning. Dropout once a
+    corpus has been read a few times.
     """
     return Config()
 
