@@ -19,10 +19,11 @@ from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.evaluation.compare import run_compare
 from simple_diffusion_lm.exits import exit_cleanly
 from simple_diffusion_lm.training.config import with_overrides
-from simple_diffusion_lm.training.recipes import modern
+from simple_diffusion_lm.training.recipes import SIZES, modern
 
 Overrides = dict[str, str]
 NOTHING_GIVEN = {"prefix_rate": "0", "span_rate": "0", "random_rate": "0"}
+SMALL = {field: str(value) for field, value in SIZES["small"].items()}
 
 # Group: name: what is changed. Each group is run together with the recipe as it is.
 ABLATIONS: dict[str, dict[str, Overrides]] = {
@@ -69,6 +70,15 @@ ABLATIONS: dict[str, dict[str, Overrides]] = {
         "512 tokens": {"batch_tokens": "512"},
         "1024 tokens": {"batch_tokens": "1024"},
         "4096 tokens": {"batch_tokens": "4096"},
+    },
+    "dropout": {
+        "none": {"dropout": "0"},
+        "from the start": {"dropout_from": "0"},
+    },
+    "size": {
+        "small": SMALL,
+        "small at half the rate": SMALL | {"learning_rate": "1.5e-3"},
+        "small at twice the rate": SMALL | {"learning_rate": "6e-3"},
     },
     "optimiser": {
         "adamw": {"optimizer": "adamw", "learning_rate": "2e-3"},
