@@ -1,0 +1,97 @@
+"""Puts what was measured into the README: what stands between <!-- NAME --> and <!-- end NAME -->.
+
+    python benchmarks/readme.py
+
+Run it after a file in benchmarks/results/ was made anew. A test holds the README against them.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from simple_diffusion_lm.evaluation.report import comparison_tables, contender
+from simple_diffusion_lm.text.toy import ToyLanguage
+
+ROOT = Path(__file__).parent.parent
+Results = Mapping[str, Any]
+
+
+def measured(results: Results) -> str:
+    """On what, when, and how."""
+    machine, settings = results["machine"], results["settings"]
+    point = next(iter(results["runs"].values()))["points"][0]
+    return (
+        f"({machine['processor']}, {machine['cores']} cores, {machine['date']}, commit "
+        f"{machine['commit']}, torch {machine['torch']}; {settings['minutes']:g} minutes of "
+        f"training each; {settings['examples']:,} held-out lines; {settings['samples']} lines "
+        f"written in {point['steps']} steps at temperature {point['temperature']}.)"
+    )
+
+
+def lines_of(results: Results, run: str, count: int) -> str:
+    return "\n".join(f"    {line}" for line in results["runs"][run]["samples"][:count])
+
+
+def captions(results: Results) -> str:
+    """The tables, and uncurated lines."""
+    return f"""\
+{measured(results)}
+
+{comparison_tables(results)}
+
+![Judge perplexity against steps, seconds and entropy](benchmarks/results/captions.png)
+
+Twenty uncurated lines of `modern`, the first of those that the table is of:
+
+{lines_of(results, "modern-0", 20)}
+
+Ten of `masked` and of `original`, likewise:
+
+{lines_of(results, "masked-0", 10)}
+
+{lines_of(results, "original-0", 10)}"""
+
+
+def toy(results: Results) -> str:
+    """How far above the entropy, and how much of what is written is in the language."""
+    entropy = ToyLanguage().entropy()
+    rows: dict[str, list[tuple[float, float, float, bool]]] = {}
+    for name, run in results["runs"].items():
+        found = run["likelihood"]
+        gap = (found["nats_per_text"] - entropy) * found["texts"] / found["tokens"]
+        grammatical = run["points"][0]["metrics"]["grammatical"]
+        row = (found["nats_per_text"], gap, grammatical, found["is_bound"])
+        rows.setdefault(contender(name), []).append(row)
+    table = [
+        "| contender | nats a line | above the entropy, nats a token | grammatical lines |",
+        "|---|---|---|---|",
+    ]
+    for name, runs in rows.items():
+        nats, gaps, grammatical, is_bound = zip(*runs, strict=True)
+        sign = "<= " * is_bound[0]
+        table.append(
+            f"| {name} | {sign}{fmean(nats):.2f} | {sign}{fmean(gaps):.3f} ± {stdev(gaps):.3f} "
+            f"| {fmean(grammatical):.1%} |"
+        )
+    return f"{measured(results)}\n\n" + "\n".join(table)
+
+
+BLOCKS: dict[str, Callable[[Results], str]] = {"toy": toy, "captions": captions}
+
+
+def filled(text: str) -> str:
+    """The README's text with every block as the results have it."""
+    for name, write in BLOCKS.items():
+        results = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
+        block = f"<!-- {name} -->\n\n{write(results)}\n\n<!-- end {name} -->"
+        pattern = rf"<!-- {name} -->.*<!-- end {name} -->"
+        text = re.sub(pattern, lambda _, block=block: block, text, flags=re.DOTALL)
+    return text
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
