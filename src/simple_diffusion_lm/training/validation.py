@@ -38,7 +38,7 @@ def held_out_bound(
     length_weights: Sequence[int],
     *,
     examples: int,
-    draws: int = 16,
+    draws: int = 8,
     seed: int = 0,
     device: torch.device,
     estimate: Callable[..., Bound] | None = None,
