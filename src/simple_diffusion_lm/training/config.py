@@ -26,7 +26,7 @@ class Config:
     layers: int = 4
     heads: int = 4
     width: int = 5  # of the short convolution before each layer, odd; 0: none
-    dropout: float = 0.2
+    dropout: float = 0.1
     dropout_from: int = 4  # passes over the corpus, before which there is none
     layer_drop: float = 0.0
     normaliser: str = "unit_scale"  # one of model.embedding.NORMALISERS
