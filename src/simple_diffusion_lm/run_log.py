@@ -49,7 +49,7 @@ class Log:
         )
         self.quiet = quiet
         self.recent: list[Step] = []
-        self.bound: tuple[int, float] | None = None  # the last one on held-out text, and its step
+        self.bound: tuple[int, dict[str, float]] | None = None  # the last one on held-out text
         self.last = (time.monotonic(), 0)
 
     def __enter__(self) -> "Log":
@@ -141,8 +141,9 @@ class Log:
                 examples=VALIDATION_EXAMPLES,
                 device=device,
             )
-            values |= {"bound": bound.total, "bound_error": bound.error}
-            self.bound = (state.progress.step, bound.total)
+            found = {"bound": bound.total, "bound_error": bound.error}
+            values |= found
+            self.bound = (state.progress.step, found)
             message += f" held-out nats/token <= {bound.total:.3f} ± {bound.error:.3f}"
         if isinstance(model, Continuous):
             times = torch.linspace(0, 1, 11, device=device)
@@ -171,7 +172,7 @@ class Log:
             "ran_on": ran_on(),
         }
         if self.bound is not None and self.bound[0] == state.progress.step:
-            about["bound"] = self.bound[1]
+            about |= self.bound[1]
         tensors = state.model_tensors(), state.state_tensors()
         on_rank_0(lambda: checkpoint.save(self.run, state.progress.step, *tensors, about))
 

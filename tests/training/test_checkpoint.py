@@ -111,7 +111,7 @@ def test_a_manifest_holds_only_json(tmp_path):
 
 def test_the_best_stays_as_well(tmp_path):
     for step, bound in ((1, 3.0), (2, 2.0), (3, 2.5), (4, 2.6), (5, 2.7)):
-        about = {"progress": {"step": step}, "bound": bound}
+        about = {"progress": {"step": step}, "bound": bound, "bound_error": 0.6}
         checkpoint.save(tmp_path, step, TENSORS, {"s": torch.ones(2)}, about)
     names = set(os.listdir(tmp_path / "checkpoints"))
     assert names == {"step-2", "step-4", "step-5"}
@@ -124,16 +124,24 @@ def test_the_best_stays_as_well(tmp_path):
 
 
 def test_what_was_not_measured_is_used_if_what_came_before_was_best(tmp_path):
-    for step, about in ((1, {"bound": 3.0}), (2, {"bound": 2.0}), (3, {})):
+    for step, bound in ((1, 3.0), (2, 2.0), (3, None)):
+        about = {} if bound is None else {"bound": bound, "bound_error": 0.1}
         checkpoint.save(tmp_path, step, TENSORS, {"s": torch.ones(2)}, {"progress": {}, **about})
     assert checkpoint.to_use(tmp_path).manifest["step"] == 3
 
 
+@pytest.mark.parametrize(("error", "used"), [(0.1, 1), (0.3, 2)])
+def test_an_earlier_one_is_used_only_if_it_was_better_beyond_the_error(error, used, tmp_path):
+    for step, bound in ((1, 2.0), (2, 2.2)):
+        about = {"progress": {}, "bound": bound, "bound_error": error}
+        checkpoint.save(tmp_path, step, TENSORS, {"s": torch.ones(2)}, about)
+    assert checkpoint.to_use(tmp_path).manifest["step"] == used
+
+
 def test_a_damaged_best_is_not_used(tmp_path):
     for step, bound in ((1, 2.0), (2, 3.0)):
-        path = checkpoint.save(
-            tmp_path, step, TENSORS, {"s": torch.ones(2)}, {"progress": {}, "bound": bound}
-        )
+        about = {"progress": {}, "bound": bound, "bound_error": 0.1}
+        path = checkpoint.save(tmp_path, step, TENSORS, {"s": torch.ones(2)}, about)
     assert checkpoint.to_use(tmp_path).manifest["step"] == 1
     flip_a_bit(path.parent / "step-1" / checkpoint.MODEL)
     assert checkpoint.to_use(tmp_path).manifest["step"] == 2

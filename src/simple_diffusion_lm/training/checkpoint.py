@@ -74,7 +74,8 @@ def save(
 ) -> Path:
     """Writes checkpoints/step-N and removes all but the newest and the best. Returns its path.
 
-    about is told in the manifest; its "bound", if any, says which checkpoint is the best.
+    about is told in the manifest; its "bound", if any, says which checkpoint is the best, and its
+    "bound_error" how sure that is.
     Raises UserError when the disk refuses; the checkpoints before it are untouched.
     """
     folder = run / "checkpoints"
@@ -121,27 +122,29 @@ def identity(about: dict[str, Any]) -> str:
 
 def best(run: Path) -> Path | None:
     """The checkpoint whose held-out bound was lowest when it was written, if any has one."""
-    bounds = _bounds(run)
-    return min(bounds, key=bounds.__getitem__, default=None)
+    return min(_bounds(run), default=(0.0, 0.0, None))[2]
 
 
 def to_use(run: Path) -> Checkpoint | None:
-    """The newest, unless held-out text was better at an earlier one: then the best.
+    """The newest, unless an earlier one was better on held-out text, by more than the error.
 
     A small corpus is learned by heart before the budget is spent (docs/log.md). run as for newest.
     """
-    measured, earlier = next(iter(_bounds(run)), None), best(run)
-    if earlier is None or earlier == measured:
-        return newest(run)
-    return newest(earlier) or newest(run)
+    bounds = _bounds(run)
+    if bounds:
+        (bound, error, _), (lowest, _, earlier) = bounds[0], min(bounds)
+        if bound - lowest > error:
+            return newest(earlier) or newest(run)
+    return newest(run)
 
 
-def _bounds(run: Path) -> dict[Path, float]:
-    """The held-out bounds of the checkpoints that have one, newest first."""
-    bounds = {}
+def _bounds(run: Path) -> list[tuple[float, float, Path]]:
+    """Held-out bound, its error and the checkpoint, of those that have one, newest first."""
+    bounds = []
     for path in _steps(run):
         try:
-            bounds[path] = float(json.loads((path / MANIFEST).read_text())["bound"])
+            manifest = json.loads((path / MANIFEST).read_text())
+            bounds.append((float(manifest["bound"]), float(manifest["bound_error"]), path))
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return bounds
