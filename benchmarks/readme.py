@@ -58,23 +58,27 @@ Ten of `masked` and of `original`, likewise:
 def toy(results: Results) -> str:
     """How far above the entropy, and how much of what is written is in the language."""
     entropy = ToyLanguage().entropy()
-    rows: dict[str, list[tuple[float, float, float, bool]]] = {}
+    rows: dict[str, list[tuple[float, float, float, float, bool]]] = {}
     for name, run in results["runs"].items():
         found = run["likelihood"]
         gap = (found["nats_per_text"] - entropy) * found["texts"] / found["tokens"]
-        grammatical = run["points"][0]["metrics"]["grammatical"]
-        row = (found["nats_per_text"], gap, grammatical, found["is_bound"])
+        shares = {
+            point["temperature"]: point["metrics"]["grammatical"]
+            for point in run["points"]
+            if point["steps"] == run["points"][0]["steps"]
+        }
+        row = (found["nats_per_text"], gap, shares[0.8], shares[0.5], found["is_bound"])
         rows.setdefault(contender(name), []).append(row)
     table = [
-        "| contender | nats a line | above the entropy, nats a token | grammatical lines |",
-        "|---|---|---|---|",
+        "| contender | nats a line | above the entropy, nats a token | grammatical | at 0.5 |",
+        "|---|---|---|---|---|",
     ]
     for name, runs in rows.items():
-        nats, gaps, grammatical, is_bound = zip(*runs, strict=True)
+        nats, gaps, grammatical, colder, is_bound = zip(*runs, strict=True)
         sign = "<= " * is_bound[0]
         table.append(
             f"| {name} | {sign}{fmean(nats):.2f} | {sign}{fmean(gaps):.3f} ± {stdev(gaps):.3f} "
-            f"| {fmean(grammatical):.1%} |"
+            f"| {fmean(grammatical):.1%} | {fmean(colder):.1%} |"
         )
     return f"{measured(results)}\n\n" + "\n".join(table)
 
