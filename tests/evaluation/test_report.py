@@ -63,3 +63,5 @@ def test_perplexities_are_compared_at_one_entropy():
     assert "at entropy 4.7 | 64 steps |" in table  # eight steps have one temperature only
     assert f"| modern | {5 * 4 ** (0.7 / 0.78):.1f} |" in table
     assert f"| masked | {80 * 0.25**0.4:.1f} |" in table
+    warm["entropy"] = 4.9  # above 4.7 at every temperature
+    assert "| masked |  |" in comparison_tables(found)

@@ -122,7 +122,8 @@ def front_table(contenders: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """A Markdown table of judge perplexity at the highest entropy that all of them reach.
 
     Either of the two alone can be had by another temperature. In as many steps as were tried at
-    several temperatures; between two of them the logarithm is interpolated.
+    several temperatures; between two of them the logarithm is interpolated, and beyond the coldest
+    nothing is said.
     """
     curves = {name: [temperature_curves(run) for run in runs] for name, runs in contenders.items()}
     every = [run for runs in curves.values() for run in runs]
@@ -134,8 +135,9 @@ def front_table(contenders: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     for name, runs in curves.items():
         cells = []
         for s in steps:
-            found = [np.interp(entropy, *run[s]) for run in runs if s in run]
-            cells.append(f"{fmean(map(math.exp, found)):.1f}" if found else "")
+            tried = [run[s] for run in runs if s in run and run[s][0][0] <= entropy]
+            found = [math.exp(np.interp(entropy, *curve)) for curve in tried]
+            cells.append(f"{fmean(found):.1f}" if found else "")
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
