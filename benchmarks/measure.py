@@ -29,7 +29,8 @@ from simple_diffusion_lm.text.toy import ToyLanguage
 from simple_diffusion_lm.training.checkpoint import write_atomically
 from simple_diffusion_lm.training.compiling import compile_layers
 from simple_diffusion_lm.training.config import Config
-from simple_diffusion_lm.training.loop import autocast_dtype, train
+from simple_diffusion_lm.training.loop import train
+from simple_diffusion_lm.training.processes import autocast_dtype
 from simple_diffusion_lm.training.state import State
 
 UNENDING = 10**9  # steps: a budget that no measurement spends

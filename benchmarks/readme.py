@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from simple_diffusion_lm.evaluation.metrics import Likelihood
 from simple_diffusion_lm.evaluation.report import comparison_tables, contender
 from simple_diffusion_lm.text.toy import ToyLanguage
 
@@ -26,7 +27,7 @@ def measured(results: Results) -> str:
     return (
         f"({machine['processor']}, {machine['cores']} cores, {machine['date']}, commit "
         f"{machine['commit']}, torch {machine['torch']}; {settings['minutes']:g} minutes of "
-        f"training each; {settings['examples']:,} held-out lines; {settings['samples']} lines "
+        f"training each; {settings['examples']:,} held-out texts; {settings['samples']} texts "
         f"written in {point['steps']} steps at temperature {point['temperature']}.)"
     )
 
@@ -58,24 +59,22 @@ Ten of `masked` and of `original`, likewise:
 def toy(results: Results) -> str:
     """How far above the entropy, and how much of what is written is in the language."""
     entropy = ToyLanguage().entropy()
-    rows: dict[str, list[tuple[float, float, float, float, bool]]] = {}
+    rows: dict[str, list[tuple[float, float, float, float, str]]] = {}
     for name, run in results["runs"].items():
-        found = run["likelihood"]
-        gap = (found["nats_per_text"] - entropy) * found["texts"] / found["tokens"]
+        found = Likelihood(**run["likelihood"])
         shares = {
             point["temperature"]: point["metrics"]["grammatical"]
             for point in run["points"]
             if point["steps"] == run["points"][0]["steps"]
         }
-        row = (found["nats_per_text"], gap, shares[0.8], shares[0.5], found["is_bound"])
+        row = (found.nats_per_text, found.above(entropy), shares[0.8], shares[0.5], found.sign)
         rows.setdefault(contender(name), []).append(row)
     table = [
         "| contender | nats a line | above the entropy, nats a token | grammatical | at 0.5 |",
         "|---|---|---|---|---|",
     ]
     for name, runs in rows.items():
-        nats, gaps, grammatical, colder, is_bound = zip(*runs, strict=True)
-        sign = "<= " * is_bound[0]
+        nats, gaps, grammatical, colder, (sign, *_) = zip(*runs, strict=True)
         table.append(
             f"| {name} | {sign}{fmean(nats):.2f} | {sign}{fmean(gaps):.3f} ± {stdev(gaps):.3f} "
             f"| {fmean(grammatical):.1%} | {fmean(colder):.1%} |"

@@ -77,9 +77,8 @@ def toy_data(out: Path) -> Prepared:
 def report_likelihood(language: ToyLanguage, bound: Likelihood) -> None:
     """The bound beside the entropy it cannot go below; the gap is the model's KL from the truth."""
     entropy = language.entropy()
-    per_token = bound.texts / bound.tokens
     print(
         f"held-out lines cost <= {bound.nats_per_text:.2f} nats each; the language's exact entropy "
-        f"is {entropy:.2f}: a gap of at most {(bound.nats_per_text - entropy) * per_token:.3f} "
+        f"is {entropy:.2f}: a gap of at most {bound.above(entropy):.3f} "
         f"(± {bound.standard_error:.3f}) nats/token"
     )

@@ -20,8 +20,8 @@ from .text.batches import Batches
 from .text.corpus import Prepared
 from .training import checkpoint
 from .training.config import Config
-from .training.loop import Step, autocast_dtype, fraction_done
-from .training.processes import on_rank_0, rank, world
+from .training.loop import Step, fraction_done
+from .training.processes import autocast_dtype, on_rank_0, rank, world
 from .training.state import State
 from .training.validation import held_out_bound
 

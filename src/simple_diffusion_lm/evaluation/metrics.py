@@ -42,6 +42,10 @@ class Likelihood:
         """What stands before a figure that may only be too high."""
         return "<= " if self.is_bound else ""
 
+    def above(self, entropy: float) -> float:
+        """Nats per token above the exact entropy of a source, which is in nats per text."""
+        return (self.nats_per_text - entropy) * self.texts / self.tokens
+
 
 def likelihood(
     model: DiffusionLM,

@@ -8,7 +8,8 @@ import torch
 from ..model.objective import Objective
 from ..model.transformer import Transformer
 from .config import Config
-from .loop import autocast_dtype, drop_out
+from .loop import drop_out
+from .processes import autocast_dtype
 
 WORTH_MINUTES = 10  # of training, from which on the minute that compiling may take comes back
 RECOMPILATIONS = 256  # torch gives up at 8, which is fewer than the kinds of one comparison

@@ -14,7 +14,7 @@ from ..diffusion.loss import ALL, Losses, Part, seeded
 from ..text.batches import Batch, Batches
 from .config import Config
 from .distributed import of_whole_batch, own_part, tokens_of_whole_batch, whole
-from .processes import largest
+from .processes import autocast_dtype, largest
 from .state import Progress, State
 
 
@@ -26,16 +26,6 @@ class Step(NamedTuple):
     losses: Losses  # of the step's last batch
     grad_norm: float  # before clipping
     learning_rate: float
-
-
-def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """bfloat16 where the processor computes in it; None where it would only imitate it."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
-    if device.type == "cpu":
-        can = torch.cpu.get_capabilities()
-        return torch.bfloat16 if can.get("avx512_bf16") or can.get("amx_bf16") else None
-    return None
 
 
 def fraction_done(config: Config, progress: Progress, batches_in_epoch: int) -> float:

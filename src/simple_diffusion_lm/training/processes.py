@@ -40,6 +40,16 @@ def pick_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """bfloat16 where the processor computes in it; None where it would only imitate it."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+    if device.type == "cpu":
+        can = torch.cpu.get_capabilities()
+        return torch.bfloat16 if can.get("avx512_bf16") or can.get("amx_bf16") else None
+    return None
+
+
 @contextmanager
 def joined() -> Iterator[None]:
     """Meets the other processes that torchrun started, if it did. All but rank 0 fall silent.
