@@ -56,6 +56,23 @@ Ten of `masked` and of `original`, likewise:
 {lines_of(results, "original-0", 10)}"""
 
 
+def shakespeare(results: Results) -> str:
+    """The tables, and uncurated windows."""
+    windows = "\n\n".join(
+        f"`{name}`:\n\n```text\n{window.strip()}\n```"
+        for name in ("modern", "masked", "autoregressive")
+        for window in results["runs"][f"{name}-0"]["samples"][:2]
+    )
+    return f"""\
+{measured(results)}
+
+{comparison_tables(results)}
+
+Two uncurated windows of each, the first of those that the table is of:
+
+{windows}"""
+
+
 def toy(results: Results) -> str:
     """How far above the entropy, and how much of what is written is in the language."""
     entropy = ToyLanguage().entropy()
@@ -82,7 +99,11 @@ def toy(results: Results) -> str:
     return f"{measured(results)}\n\n" + "\n".join(table)
 
 
-BLOCKS: dict[str, Callable[[Results], str]] = {"toy": toy, "captions": captions}
+BLOCKS: dict[str, Callable[[Results], str]] = {
+    "toy": toy,
+    "captions": captions,
+    "shakespeare": shakespeare,
+}
 
 
 def filled(text: str) -> str:
