@@ -23,11 +23,12 @@ Results = Mapping[str, Any]
 def measured(results: Results) -> str:
     """On what, when, and how."""
     machine, settings = results["machine"], results["settings"]
-    point = next(iter(results["runs"].values()))["points"][0]
+    first = next(iter(results["runs"].values()))
+    point = first["points"][0]
     return (
         f"({machine['processor']}, {machine['cores']} cores, {machine['date']}, commit "
         f"{machine['commit']}, torch {machine['torch']}; {settings['minutes']:g} minutes of "
-        f"training each; {settings['examples']:,} held-out texts; {settings['samples']} texts "
+        f"training each; {first['likelihood']['texts']:,} held-out texts; {settings['samples']} texts "
         f"written in {point['steps']} steps at temperature {point['temperature']}.)"
     )
 
