@@ -28,8 +28,8 @@ def measured(results: Results) -> str:
     return (
         f"({machine['processor']}, {machine['cores']} cores, {machine['date']}, commit "
         f"{machine['commit']}, torch {machine['torch']}; {settings['minutes']:g} minutes of "
-        f"training each; {first['likelihood']['texts']:,} held-out texts; {settings['samples']} texts "
-        f"written in {point['steps']} steps at temperature {point['temperature']}.)"
+        f"training each; {first['likelihood']['texts']:,} held-out texts; {settings['samples']} "
+        f"texts written in {point['steps']} steps at temperature {point['temperature']}.)"
     )
 
 
