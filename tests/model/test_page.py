@@ -96,3 +96,19 @@ def test_drawn_steps_are_right_for_tokens_by_themselves_however_long_they_are(st
         off[sampler] = ((found - share) / (share * (1 - share) / ids.numel()).sqrt()).abs().max()
     assert off["ancestral"] < 4
     assert off["ddpm"] > 6
+
+
+@pytest.mark.parametrize("steps", [15, 60, 90])
+def test_in_long_texts_too_no_token_is_drawn_before_its_left_neighbour_is_clean(steps):
+    """At the stagger of training about two of sixty positions would move at once."""
+    model = OBJECTIVES["continuous"](small(modern(), crop=64), V).eval()
+    moving = []
+    model.denoiser.register_forward_pre_hook(
+        lambda module, args, named: moving.append(named["targets"].moving), with_kwargs=True
+    )
+    nowhere = torch.zeros(60, dtype=torch.bool)
+    slot = Slot(nowhere.long(), nowhere, nowhere, nowhere, 0, (1, 0))
+    settings = Settings(SAMPLERS["ancestral"], steps=steps, temperature=1.0)
+    list(model.generate([slot], settings, ANYTHING))
+    assert all((at.diff().abs() > 1).all() for at in moving)
+    assert max(map(len, moving)) <= -(-60 // steps)
