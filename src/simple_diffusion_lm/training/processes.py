@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import torch
@@ -40,6 +41,7 @@ def pick_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+@cache  # asked for each matrix that Muon moves
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """bfloat16 where the processor computes in it; None where it would only imitate it."""
     if device.type == "cuda":
