@@ -101,10 +101,15 @@ class Path(NamedTuple):
     """
 
     place: Float[Tensor, "B L"]  # from 0 to 1; infinity where a position is always clean
-    stagger: float
+    stagger: float | Float[Tensor, "B 1"]  # of all texts, or of each
 
     @classmethod
-    def of(cls, order: Float[Tensor, "B L"], free: Bool[Tensor, "B L"], stagger: float) -> "Path":
+    def of(
+        cls,
+        order: Float[Tensor, "B L"],
+        free: Bool[Tensor, "B L"],
+        stagger: float | Float[Tensor, "B 1"],
+    ) -> "Path":
         """The free positions of each text in the order of these numbers, evenly apart."""
         rank = order.masked_fill(~free, torch.inf).argsort(1).argsort(1)
         place = rank / (free.sum(1, keepdim=True) - 1).clamp(min=1)
@@ -113,7 +118,7 @@ class Path(NamedTuple):
     def __call__(self, t: Float[Tensor, "*B"]) -> Float[Tensor, "B L_or_1"]:
         """The times of the positions at time t, or at one t for each text."""
         t = t.expand(len(self.place))[:, None]
-        if self.stagger == 0:
+        if isinstance(self.stagger, float) and self.stagger == 0:
             return t
         return ((1 + self.stagger) * t - self.stagger * self.place).clamp(0, 1)
 

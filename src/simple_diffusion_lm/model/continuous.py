@@ -201,10 +201,11 @@ class Continuous(Objective):
             group = group.losing(settings.strength, order, vocabulary)
         if self.left_to_right:
             order = reading_order(group.free, settings.steps)
-        draws, stagger = settings.sampler.draws and self.stagger > 0, self.stagger
-        if draws and self.left_to_right:  # none begins before its left neighbour is clean
-            stagger = max(stagger, group.free.sum(1).max().item() - 1.0)
-        path = Path.of(order, group.free, stagger)
+        draws = settings.sampler.draws and self.stagger > 0
+        one_by_one = (group.free.sum(1, keepdim=True) - 1.0).clamp(min=self.stagger)
+        # Drawn from left to right, none begins before its left neighbour is clean.
+        in_turn = draws and self.left_to_right > 0
+        path = Path.of(order, group.free, one_by_one if in_turn else self.stagger)
         page = Page(self.denoiser, self.schedule, group, settings, vocabulary, draws=draws)
         draw_noise = partial(group.normal, self.embedding.dim)
         schedule = partial(level_along, self.schedule, path)
