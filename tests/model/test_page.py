@@ -112,3 +112,18 @@ def test_in_long_texts_too_no_token_is_drawn_before_its_left_neighbour_is_clean(
     list(model.generate([slot], settings, ANYTHING))
     assert all((at.diff().abs() > 1).all() for at in moving)
     assert max(map(len, moving)) <= -(-60 // steps)
+
+
+def test_a_text_is_the_same_beside_a_longer_one():
+    """How far apart in time its positions are is its own affair."""
+    torch.manual_seed(0)
+    model = OBJECTIVES["continuous"](small(modern(), crop=64), V).eval()
+
+    def slot(length):
+        nowhere = torch.zeros(length, dtype=torch.bool)
+        return Slot(nowhere.long(), nowhere, nowhere, nowhere, length, (1, length))
+
+    settings = Settings(SAMPLERS["ancestral"], steps=200, temperature=1.0)
+    alone = dict(model.generate([slot(50)], settings, ANYTHING))
+    together = dict(model.generate([slot(50), slot(60)], settings, ANYTHING))
+    assert torch.equal(alone[50], together[50])
