@@ -18,12 +18,11 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .network import Network, Targets, Text, sum_texts
-from .schedule import Level, Schedule, finest, interpolated, level_at, useful_range
+from .schedule import Level, Schedule, accumulated, finest, interpolated, level_at, useful_range
 
 CONTROL = 0.5  # of the control variate: more is better with less stagger, and worse with more
 
@@ -76,7 +75,7 @@ class Proposal(NamedTuple):
         time = interpolated(-levels, -self.edges, even)
         share = (time.diff() * ((levels[1:] + levels[:-1]) / 2).exp()).sqrt()
         share += 0.01 * share.mean()  # where a schedule has no time at all
-        cumulative = F.pad(share.cumsum(0) / share.sum(), (1, 0))
+        cumulative = accumulated(share)
         return Proposal(interpolated(even, cumulative, levels))
 
     def draw(self, u: Float[Tensor, "*S"]) -> tuple[Float[Tensor, "*S"], Float[Tensor, "*S"]]:

@@ -63,6 +63,15 @@ def interpolated(
     return torch.lerp(ys[right - 1], ys[right], part.clamp(0, 1))
 
 
+def accumulated(share: Float[Tensor, " N"]) -> Float[Tensor, " N_plus_1"]:
+    """The running sum of shares of a whole, from 0 to exactly 1.
+
+    share.sum() rounds differently from the last running sum: with it, t = 1 may miss the end.
+    """
+    sums = F.pad(share.cumsum(0), (1, 0))
+    return sums / sums[-1]
+
+
 def level_at(log_snr: Float[Tensor, "*S"]) -> Level:
     """The variance-preserving level (alpha^2 + sigma^2 = 1) of a log-SNR.
 
@@ -181,7 +190,7 @@ class FittedSchedule(nn.Module):
         padded = F.pad(self.rate[None, None], (1, 1), mode="replicate")
         smooth = F.avg_pool1d(padded, 3, stride=1).flatten()
         share = (1 - self.FLOOR) * smooth / smooth.sum() + self.FLOOR / len(smooth)
-        return F.pad(share.cumsum(0) / share.sum(), (1, 0))
+        return accumulated(share)
 
     def forward(self, t: Float[Tensor, "*S"]) -> Level:
         """The level at time t, by linear interpolation of the inverse cumulative histogram."""
