@@ -1,16 +1,19 @@
 """What each part of the recipe is worth: the recipe with one thing changed, at equal minutes.
 
-    python benchmarks/ablations.py CORPUS --out DIR --only batch --minutes 8 --seeds 2
+    python benchmarks/ablations.py CORPUS --out DIR --only batch table-random --minutes 8 --seeds 2
 
 Trains and measures as `sdlm compare` does, and resumes as it does. CORPUS is left out for the
 built-in toy language. What came of it stands in docs/log.md.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import tyro
+import variants
 from tyro.conf import Positional, arg
+from variants import Variant
 
 from simple_diffusion_lm.cli_options import TextOptions
 from simple_diffusion_lm.cli_training import overrides
@@ -25,11 +28,17 @@ Overrides = dict[str, str]
 NOTHING_GIVEN = {"prefix_rate": "0", "span_rate": "0", "random_rate": "0"}
 SMALL = {field: str(value) for field, value in SIZES["small"].items()}
 
-# Group: name: what is changed. Each group is run together with the recipe as it is.
-ABLATIONS: dict[str, dict[str, Overrides]] = {
+# Group: name: what is changed, settings or more than that. Each group is run together with the
+# recipe as it is.
+ABLATIONS: dict[str, dict[str, Overrides | Variant]] = {
     "schedule": {
         "cosine": {"schedule": "cosine"},
         "linear": {"schedule": "linear"},
+        "gumbel": variants.gumbel,
+        "cross-entropy slope": variants.cross_entropy_slope,
+        "floor 0": variants.floor(0.0),
+        "floor 0.2": variants.floor(0.2),
+        "slow": variants.memory(0.9998),
     },
     "stagger": {
         "stagger 0": {"stagger": "0"},
@@ -50,12 +59,22 @@ ABLATIONS: dict[str, dict[str, Overrides]] = {
         "nothing given": NOTHING_GIVEN,
         "spans": {"prefix_rate": "0", "span_rate": "0.4", "random_rate": "0"},
     },
-    "embedding": {
+    "table": {
         "dimension 32": {"embedding_dim": "32"},
         "dimension 128": {"embedding_dim": "128"},
-        "random table": {"cooccurrence": "False"},
+        "random": {"cooccurrence": "False"},
+        "layer norm": {"normaliser": "layer_norm"},
+        "a third of the rate": variants.table_rate(1 / 3),
+        "three times the rate": variants.table_rate(3.0),
+        "tied to the head": variants.tied,
     },
-    "objective": {"mse added": {"mse_weight": "1"}},
+    "objective": {
+        "mse added": {"mse_weight": "1"},
+        "bound added": variants.bound(1.0, cross_entropy=1.0),
+        "bound alone": variants.bound(1.0, cross_entropy=0.0),
+        "pure noise 0.3": variants.silent(0.3),
+        "words left out": variants.words_left_out(0.3),
+    },
     "self-conditioning": {
         "none": {"self_cond_rate": "0"},
         "half": {"self_cond_rate": "0.5"},
@@ -70,6 +89,7 @@ ABLATIONS: dict[str, dict[str, Overrides]] = {
         "512 tokens": {"batch_tokens": "512"},
         "1024 tokens": {"batch_tokens": "1024"},
         "4096 tokens": {"batch_tokens": "4096"},
+        "two draws": variants.two_draws,
     },
     "dropout": {
         "none": {"dropout": "0"},
@@ -84,8 +104,22 @@ ABLATIONS: dict[str, dict[str, Overrides]] = {
         "adamw": {"optimizer": "adamw", "learning_rate": "2e-3"},
         "half the rate": {"learning_rate": "2e-3"},
         "twice the rate": {"learning_rate": "8e-3"},
+        "linear": variants.rate_schedule(lambda done: 1 - done),
+        "constant then down": variants.constant_then_down(0.3),
+        "constant": variants.rate_schedule(lambda done: 1.0),
+        "warm-up 10": {"warmup_steps": "10"},
+        "warm-up 500": {"warmup_steps": "500"},
+        "average 0.9999": {"ema": "0.9999"},
         "no average": {"ema": "0"},
     },
+}
+
+
+# Contender: (its group, what is changed).
+ALL = {
+    f"{group} {name}".replace(" ", "-"): (group, changed)
+    for group, names in ABLATIONS.items()
+    for name, changed in names.items()
 }
 
 
@@ -105,19 +139,25 @@ def ablate(
     Args:
         out: directory for the runs and the results.
         corpus: as for `sdlm train`; by default the built-in toy language.
-        only: groups of ablations.
+        only: groups of ablations, or some of their names, as in `table-random`.
         minutes: training time of each.
         seeds: runs of each.
         examples: the most held-out texts to measure.
         samples: lines to generate at each setting.
         set: for all of them, as for `sdlm train`.
     """
-    contenders = {"modern": modern()}
-    for group in only:
-        if group not in ABLATIONS:
-            raise UserError(f"no group {group!r}: the groups are {', '.join(ABLATIONS)}")
-        for name, changed in ABLATIONS[group].items():
-            contenders[f"{group} {name}".replace(" ", "-")] = with_overrides(modern(), changed)
+    contenders, changes = {"modern": modern()}, {"modern": nullcontext}
+    for contender, (group, changed) in ALL.items():
+        if group in only or contender in only:
+            is_settings = isinstance(changed, dict)
+            contenders[contender] = with_overrides(modern(), changed if is_settings else {})
+            changes[contender] = nullcontext if is_settings else changed
+    groups = list(ABLATIONS)
+    if unknown := [name for name in only if name not in {*groups, *ALL}]:
+        raise UserError(
+            f"no {unknown[0]!r}: give groups ({', '.join(groups)}) or some of their names "
+            f"({', '.join(ALL)})"
+        )
     print(
         run_compare(
             text.open(corpus, out) if corpus else toy_data(out),
@@ -128,6 +168,7 @@ def ablate(
             examples=examples,
             samples=samples,
             overrides=overrides(set),
+            within=lambda contender: changes[contender](),
         )
     )
 

@@ -86,10 +86,11 @@ def test_a_package_that_is_missing_is_named(tmp_path):
 def test_ablations(tmp_path):
     small = ["--minutes", "0.02", "--examples", "20", "--samples", "20", "--seed", "3"]
     shape = ["--set", "model_dim=32", "layers=1", "heads=2", "embedding_dim=16"]
-    done = run("ablations.py", "--out", tmp_path, "--only", "objective", *small, *shape)
+    names = ["objective-mse-added", "objective-bound-alone"]
+    done = run("ablations.py", "--out", tmp_path, "--only", *names, *small, *shape)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
-    assert set(results["runs"]) == {"modern-3", "objective-mse-added-3"}
+    assert set(results["runs"]) == {f"{name}-3" for name in ["modern", *names]}
     assert run("ablations.py", "--out", tmp_path, "--only", "typo").returncode == 2
 
 

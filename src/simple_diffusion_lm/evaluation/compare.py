@@ -14,7 +14,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from ..training.config import Config, with_overrides
 from ..training.recipes import modern, original, with_objective
 from .evaluate import REFERENCE_TEXTS, real_rows
 from .metrics import example_texts, likelihood
-from .report import comparison_tables, plot_comparison
+from .report import comparison_tables, contender, plot_comparison
 from .samples import Reference, sample_metrics
 
 CONTENDERS = {
@@ -55,10 +56,12 @@ def run_compare(
     examples: int,
     samples: int,
     overrides: Mapping[str, str],
+    within: Callable[[str], AbstractContextManager[Any]] = lambda contender: nullcontext(),
 ) -> str:
     """Trains and measures what is not yet trained and measured; returns the tables.
 
-    overrides are for all contenders, and their budget is `minutes` each.
+    overrides are for all contenders, and their budget is `minutes` each. within gives a context for
+    each of them, in which it is trained and measured (benchmarks/variants.py).
 
     Raises UserError as training and evaluating do.
     """
@@ -72,7 +75,8 @@ def run_compare(
         config.check()
     for turn in range(1, TURNS + 1):
         for name, config in configs.items():
-            train_until(config, data, out / name, minutes * 60 * turn / TURNS)
+            with within(contender(name)):
+                train_until(config, data, out / name, minutes * 60 * turn / TURNS)
 
     path = out / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {"lines": {}, "runs": {}}
@@ -83,16 +87,17 @@ def run_compare(
     for name in configs:
         if name in results["runs"]:
             continue
-        model = DiffusionLM.from_pretrained(out / name)
-        if reference is None:
-            reference = Reference.of(
-                example_texts(model, data.train, REFERENCE_TEXTS),
-                example_texts(model, data.valid, samples),
-            )
-            rows = real_rows(reference)
-            results["lines"] = {k: dataclasses.asdict(v) for k, v in rows.items()}
-        print(f"measuring {name}", file=sys.stderr)
-        results["runs"][name] = measure(model, data, reference, examples, samples)
+        with within(contender(name)):
+            model = DiffusionLM.from_pretrained(out / name)
+            if reference is None:
+                reference = Reference.of(
+                    example_texts(model, data.train, REFERENCE_TEXTS),
+                    example_texts(model, data.valid, samples),
+                )
+                rows = real_rows(reference)
+                results["lines"] = {k: dataclasses.asdict(v) for k, v in rows.items()}
+            print(f"measuring {name}", file=sys.stderr)
+            results["runs"][name] = measure(model, data, reference, examples, samples)
         results["machine"] = machine()
         checkpoint.write_atomically(
             path, json.dumps(results, indent=1, ensure_ascii=False).encode()
