@@ -1,0 +1,84 @@
+"""Each variant changes what is learned, in its own context only; and those that fit, fit."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+import variants
+from ablations import ABLATIONS, ALL
+from small_models import denoiser, small
+
+from simple_diffusion_lm.diffusion.schedule import FittedSchedule
+from simple_diffusion_lm.run import make_batches
+from simple_diffusion_lm.training.loop import train
+from simple_diffusion_lm.training.recipes import modern
+from simple_diffusion_lm.training.state import State
+
+VARIANTS = {name: change for name, (_, change) in ALL.items() if not isinstance(change, dict)}
+
+
+def learned(data, variant=nullcontext):
+    """The averaged weights after five steps, some of them causal and some on noise."""
+    with variant():
+        config = small(modern(), steps=5, warmup_steps=1)
+        batches = make_batches(config, data, data.train, masks=True)
+        state = State(config, len(data.tokenizer), data.train)
+        for _ in train(config, state, batches, torch.device("cpu")):
+            pass
+        return torch.cat([tensor.flatten() for tensor in state.model_tensors().values()])
+
+
+@pytest.fixture(scope="module")
+def plain(toy_data):
+    return learned(toy_data)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_learns_something_else_and_leaves_nothing_behind(name, toy_data, plain):
+    changed = learned(toy_data, VARIANTS[name])
+    assert changed.isfinite().all()
+    assert len(changed) != len(plain) or (changed - plain).abs().max() > 1e-6
+    assert torch.equal(learned(toy_data), plain)
+
+
+def test_names_are_told_apart():
+    assert len(ALL) == sum(map(len, ABLATIONS.values()))
+    assert not set(ALL) & set(ABLATIONS)
+
+
+@pytest.mark.parametrize("variant", [variants.gumbel, variants.cross_entropy_slope])
+def test_another_fit_agrees_where_the_truth_is_a_gumbel(variant):
+    plain = FittedSchedule(16, 300)  # whose histogram begins as one
+    with variant():
+        build = variants.objectives.FittedSchedule
+        assert (build(16, 300).cumulative - plain.cumulative).abs().max() < 0.02
+
+
+def test_a_tied_head_is_the_table():
+    with variants.tied():
+        model = denoiser(50)
+    torch.nn.init.normal_(model.head.project.weight)
+    hidden = torch.randn(3, 32)
+    expected = model.head.project(hidden) @ model.embedding.table.T
+    torch.testing.assert_close(model.head(hidden), expected)
+    assert sum(p.numel() for p in model.head.parameters()) == 32 * 16 + 50
+
+
+def test_the_tables_own_rate(toy_data):
+    def moved(variant):
+        with variant():
+            config = small(modern(), steps=5, warmup_steps=1)
+            state = State(config, len(toy_data.tokenizer), toy_data.train)
+            before = [p.detach().clone() for p in state.model.parameters()]
+            batches = make_batches(config, toy_data, toy_data.train, masks=True)
+            next(train(config, state, batches, torch.device("cpu")))
+            after = state.model.parameters()
+            return [
+                (p.detach() - q, p is state.model.embedding.weight)
+                for p, q in zip(after, before, strict=True)
+            ]
+
+    for (plain, is_table), (further, _) in zip(
+        moved(nullcontext), moved(variants.table_rate(3.0)), strict=True
+    ):
+        torch.testing.assert_close(further, plain * (3 if is_table else 1), atol=1e-6, rtol=1e-4)
