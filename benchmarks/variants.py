@@ -63,7 +63,8 @@ class CrossEntropySlope(FittedSchedule):
 
     def __init__(self, embedding_dim: int, vocab_size: int) -> None:
         super().__init__(embedding_dim, vocab_size)
-        self.rate.copy_((self.rate * (self.edges[:-1] - self.edges[1:])).cumsum(0))
+        falls = self.rate * (self.edges[:-1] - self.edges[1:])
+        self.rate.copy_(falls.cumsum(0) - falls / 2)
 
     @property
     def cumulative(self) -> Tensor:
