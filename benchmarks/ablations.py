@@ -146,12 +146,14 @@ def ablate(
         samples: lines to generate at each setting.
         set: for all of them, as for `sdlm train`.
     """
-    contenders, changes = {"modern": modern()}, {"modern": nullcontext}
+    contenders = {"modern": modern()}
+    changes: dict[str, Variant] = {}
     for contender, (group, changed) in ALL.items():
         if group in only or contender in only:
-            is_settings = isinstance(changed, dict)
-            contenders[contender] = with_overrides(modern(), changed if is_settings else {})
-            changes[contender] = nullcontext if is_settings else changed
+            if isinstance(changed, dict):
+                contenders[contender] = with_overrides(modern(), changed)
+            else:
+                contenders[contender], changes[contender] = modern(), changed
     groups = list(ABLATIONS)
     if unknown := [name for name in only if name not in {*groups, *ALL}]:
         raise UserError(
@@ -168,7 +170,7 @@ def ablate(
             examples=examples,
             samples=samples,
             overrides=overrides(set),
-            within=lambda contender: changes[contender](),
+            within=lambda contender: changes.get(contender, nullcontext)(),
         )
     )
 

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from simple_diffusion_lm.diffusion.loss import Losses, diffusion_loss
 from simple_diffusion_lm.diffusion.network import Network, Output, Targets
-from simple_diffusion_lm.diffusion.schedule import FittedSchedule, Schedule, accumulated
+from simple_diffusion_lm.diffusion.schedule import FittedSchedule, Schedule
 from simple_diffusion_lm.model import continuous
 from simple_diffusion_lm.model.continuous import Continuous
 from simple_diffusion_lm.model.denoiser import Denoiser
@@ -45,17 +45,15 @@ def memory(keep: float) -> Variant:
 def gumbel() -> AbstractContextManager[Any]:
     """The Gumbel distribution over noise with the histogram's mean and variance (LangFlow)."""
 
-    def cumulative(schedule: FittedSchedule) -> Tensor:
+    def density(schedule: FittedSchedule) -> Tensor:
         noise = -(schedule.edges[1:] + schedule.edges[:-1]) / 2
         share = schedule.rate / schedule.rate.sum()
         mean = (share * noise).sum()
         scale = (share * (noise - mean) ** 2).sum().sqrt() * math.sqrt(6) / math.pi
         location = mean - 0.5772 * scale
-        share = torch.exp(-torch.exp(-(-schedule.edges - location) / scale)).diff()
-        even = schedule.FLOOR / len(share)
-        return accumulated((1 - schedule.FLOOR) * share / share.sum() + even)
+        return torch.exp(-torch.exp(-(-schedule.edges - location) / scale)).diff()
 
-    return patch.object(FittedSchedule, "cumulative", property(cumulative))
+    return patch.object(FittedSchedule, "density", property(density))
 
 
 class CrossEntropySlope(FittedSchedule):
@@ -67,11 +65,10 @@ class CrossEntropySlope(FittedSchedule):
         self.rate.copy_(falls.cumsum(0) - falls / 2)
 
     @property
-    def cumulative(self) -> Tensor:
+    def density(self) -> Tensor:
         padded = F.pad(self.rate[None, None], (2, 2), mode="replicate")
         smooth = F.avg_pool1d(padded, 3, stride=1).flatten()
-        slope = (smooth[2:] - smooth[:-2]).clamp(min=0)
-        return accumulated((1 - self.FLOOR) * slope / slope.sum() + self.FLOOR / len(slope))
+        return (smooth[2:] - smooth[:-2]).clamp(min=0)
 
     @property
     def information(self) -> Tensor:
@@ -138,8 +135,7 @@ def bound(weight: float, cross_entropy: float) -> Variant:
         x0_hat = heard.interpolate(heard.output.logits[: len(moving)])
         x0 = heard.embed(ids).detach().flatten(0, 1)[moving]
         width = schedule.edges[0] - schedule.edges[1]
-        bins = ((schedule.edges[0] - found.log_snr) / width).long().clamp(0, len(schedule.rate) - 1)
-        per_time = width / schedule.cumulative.diff()[bins]  # d log-SNR / dt
+        per_time = width / schedule.cumulative.diff()[schedule.bins(found.log_snr)]  # dlog-SNR / dt
         integrand = 0.5 * found.log_snr.exp() * (x0_hat - x0).square().sum(-1) * per_time
         total = cross_entropy * found.total + weight * integrand.sum() / max(len(moving), 1)
         return found._replace(total=total)
@@ -166,8 +162,7 @@ def two_draws() -> AbstractContextManager[Any]:
     def loss(
         self: Continuous, ids: Tensor, length: Tensor, cond: Tensor, index: Tensor, **how: Any
     ) -> Losses:
-        step = how["step"]
-        if int((step + 1) * self.causal) == int(step * self.causal):
+        if not self.is_causal_at(how["step"]):
             half = (len(ids) + 1) // 2
             rows = torch.arange(half).repeat(2)[: len(ids)]
             ids, length, cond, index = ids[rows], length[rows], cond[rows], index[rows]
@@ -183,17 +178,17 @@ def words_left_out(rate: float) -> Variant:
     go_on = Denoiser.go_on
 
     def with_blanks(self: Denoiser, *text: Tensor) -> Tensor:
+        if not self.training:
+            return go_on(self, *text)
+        whole = self.embedding.forward
+
         def embed(ids: Tensor) -> Tensor:
-            kept = torch.rand(*ids.shape, 1, device=ids.device) >= rate
-            return F.embedding(ids, self.embedding.table) * kept
+            return whole(ids) * (torch.rand(*ids.shape, 1, device=ids.device) >= rate)
 
         with patch.object(self.embedding, "forward", embed):
             return go_on(self, *text)
 
-    def in_training(self: Denoiser, *text: Tensor) -> Tensor:
-        return (with_blanks if self.training else go_on)(self, *text)
-
-    return lambda: patch.object(Denoiser, "go_on", in_training)
+    return lambda: patch.object(Denoiser, "go_on", with_blanks)
 
 
 # The network, and how it is moved.
@@ -206,7 +201,7 @@ class Tied(nn.Module):
         super().__init__()
         self.project = nn.Linear(model_dim, embedding.dim, bias=False)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
-        self.table = lambda: embedding.table  # no module of this one's, or saved twice
+        self.of = (embedding,)  # in a tuple: a module of this one's would be saved twice
 
     @property
     def weight(self) -> Tensor:
@@ -214,7 +209,7 @@ class Tied(nn.Module):
         return self.project.weight
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return F.linear(self.project(hidden), self.table(), self.bias)
+        return F.linear(self.project(hidden), self.of[0].table, self.bias)
 
 
 def tied() -> AbstractContextManager[Any]:

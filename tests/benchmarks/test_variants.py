@@ -1,5 +1,6 @@
 """Each variant changes what is learned, in its own context only; what is exact is exact."""
 
+import copy
 from contextlib import nullcontext
 
 import pytest
@@ -17,13 +18,19 @@ from simple_diffusion_lm.training.state import State
 VARIANTS = {name: change for name, (_, change) in ALL.items() if not isinstance(change, dict)}
 
 
+def begin(data):
+    """A small run's state, and its five steps: some of them causal, some on noise."""
+    config = small(modern(), steps=5, warmup_steps=1)
+    batches = make_batches(config, data, data.train, masks=True)
+    state = State(config, len(data.tokenizer), data.train)
+    return state, train(config, state, batches, torch.device("cpu"))
+
+
 def learned(data, variant=nullcontext):
-    """The averaged weights after five steps, some of them causal and some on noise."""
+    """The averaged weights at the end."""
     with variant():
-        config = small(modern(), steps=5, warmup_steps=1)
-        batches = make_batches(config, data, data.train, masks=True)
-        state = State(config, len(data.tokenizer), data.train)
-        for _ in train(config, state, batches, torch.device("cpu")):
+        state, steps = begin(data)
+        for _ in steps:
             pass
         return torch.cat([tensor.flatten() for tensor in state.model_tensors().values()])
 
@@ -68,16 +75,17 @@ def test_a_tied_head_is_the_table():
     expected = model.head.project(hidden) @ model.embedding.table.T
     torch.testing.assert_close(model.head(hidden), expected)
     assert sum(p.numel() for p in model.head.parameters()) == 32 * 16 + 50
+    average = copy.deepcopy(model)  # whose head has to be of its own table
+    torch.nn.init.zeros_(model.embedding.weight)
+    torch.testing.assert_close(average.head(hidden), expected)
 
 
 def test_the_tables_own_rate(toy_data):
     def moved(variant):
         with variant():
-            config = small(modern(), steps=5, warmup_steps=1)
-            state = State(config, len(toy_data.tokenizer), toy_data.train)
+            state, steps = begin(toy_data)
             before = [p.detach().clone() for p in state.model.parameters()]
-            batches = make_batches(config, toy_data, toy_data.train, masks=True)
-            next(train(config, state, batches, torch.device("cpu")))
+            next(steps)
             after = state.model.parameters()
             return [
                 (p.detach() - q, p is state.model.embedding.weight)

@@ -185,12 +185,23 @@ class FittedSchedule(nn.Module):
         self.register_buffer("edges", edges)
 
     @property
+    def density(self) -> Float[Tensor, " bins"]:
+        """What time is proportional to, but for the floor: the histogram, smoothed."""
+        padded = F.pad(self.rate[None, None], (1, 1), mode="replicate")
+        return F.avg_pool1d(padded, 3, stride=1).flatten()
+
+    @property
     def cumulative(self) -> Float[Tensor, " bins_plus_1"]:
         """The time at each edge: 0 at the clean one, 1 at the noisy one."""
-        padded = F.pad(self.rate[None, None], (1, 1), mode="replicate")
-        smooth = F.avg_pool1d(padded, 3, stride=1).flatten()
-        share = (1 - self.FLOOR) * smooth / smooth.sum() + self.FLOOR / len(smooth)
+        density = self.density
+        share = (1 - self.FLOOR) * density / density.sum() + self.FLOOR / len(density)
         return accumulated(share)
+
+    def bins(self, log_snr: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
+        """The number of the bin that each log-SNR is in."""
+        count = len(self.rate)
+        width = (self.edges[-1] - self.edges[0]) / count
+        return ((log_snr - self.edges[0]) / width).long().clamp(0, count - 1)
 
     def forward(self, t: Float[Tensor, "*S"]) -> Level:
         """The level at time t, by linear interpolation of the inverse cumulative histogram."""
@@ -207,9 +218,7 @@ class FittedSchedule(nn.Module):
 
         total sums a tensor over the processes that share a batch.
         """
-        bins = len(self.rate)
-        width = (self.edges[-1] - self.edges[0]) / bins
-        index = ((log_snr - self.edges[0]) / width).long().clamp(0, bins - 1)
+        index = self.bins(log_snr)
         count = torch.zeros_like(self.rate).index_add_(0, index, torch.ones_like(rate))
         summed = torch.zeros_like(self.rate).index_add_(0, index, rate)
         count, summed = total(torch.stack([count, summed]))

@@ -68,6 +68,10 @@ class Continuous(Objective):
     def start_from_counts(self, counts: Int[Tensor, " V"]) -> None:
         self.denoiser.start_from_counts(counts)
 
+    def is_causal_at(self, step: int) -> bool:
+        """Whether the batch of this number teaches to go on from a text: batches take turns."""
+        return int((step + 1) * self.causal) > int(step * self.causal)
+
     def loss(
         self,
         ids: Int[Tensor, "B L"],
@@ -80,7 +84,7 @@ class Continuous(Objective):
         done: float = 1.0,
         part: Part = ALL,
     ) -> Losses:
-        if int((step + 1) * self.causal) > int(step * self.causal):  # by turns
+        if self.is_causal_at(step):
             # What another process lends, all of it given, is no text of this one.
             return self._loss_of_going_on(ids, length_mask & ~cond_mask.all(1, keepdim=True))
         rate = self.self_cond_rate if done >= self.self_cond_from else 0.0
