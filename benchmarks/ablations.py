@@ -44,6 +44,7 @@ ABLATIONS: dict[str, dict[str, Overrides | Variant]] = {
         "stagger 0": {"stagger": "0"},
         "stagger 2": {"stagger": "2"},
         "stagger 8": {"stagger": "8"},
+        "stagger 64": {"stagger": "64"},
     },
     "order": {
         "random": {"left_to_right": "0"},
@@ -111,6 +112,11 @@ ABLATIONS: dict[str, dict[str, Overrides | Variant]] = {
         "warm-up 500": {"warmup_steps": "500"},
         "average 0.9999": {"ema": "0.9999"},
         "no average": {"ema": "0"},
+    },
+    "promising": {
+        "floor and course": variants.together(
+            variants.floor(0.2), variants.constant_then_down(0.3)
+        ),
     },
 }
 

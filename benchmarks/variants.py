@@ -7,7 +7,7 @@ in docs/log.md; what won is in the library instead.
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, cast
 from unittest.mock import patch
 
@@ -27,6 +27,19 @@ from simple_diffusion_lm.training.config import Config
 from simple_diffusion_lm.training.optimizers import OPTIMIZERS, muon
 
 Variant = Callable[[], AbstractContextManager[Any]]
+
+
+def together(*changes: Variant) -> Variant:
+    """All of these at once."""
+
+    @contextmanager
+    def inside() -> Iterator[None]:
+        with ExitStack() as stack:
+            for change in changes:
+                stack.enter_context(change())
+            yield
+
+    return inside
 
 
 # How the schedule is fitted.
