@@ -261,10 +261,10 @@ def table_rate(factor: float) -> Variant:
 
 def rate_schedule(share: Callable[[float], float]) -> Variant:
     """The learning rate as a function of the budget spent, after the warm-up."""
+    with_cosine = loop.learning_rate
 
     def learning_rate(config: Config, step: int, fraction: float) -> float:
-        warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
-        return config.learning_rate * warm * share(min(fraction, 1))
+        return with_cosine(config, step, 0.0) * share(min(fraction, 1))  # there the cosine is 1
 
     return lambda: patch.object(loop, "learning_rate", learning_rate)
 
