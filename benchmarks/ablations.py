@@ -21,6 +21,7 @@ from simple_diffusion_lm.demo import toy_data
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.evaluation.compare import run_compare
 from simple_diffusion_lm.exits import exit_cleanly
+from simple_diffusion_lm.model.transformer import LevelEmbedding
 from simple_diffusion_lm.training.config import with_overrides
 from simple_diffusion_lm.training.recipes import SIZES, modern
 
@@ -85,6 +86,11 @@ ABLATIONS: dict[str, dict[str, Overrides | Variant]] = {
         "no posterior": {"posterior": "False"},
         "deep and narrow": {"model_dim": "96", "layers": "7"},
         "shallow and wide": {"model_dim": "184", "layers": "2"},
+    },
+    "level": {
+        "told to each layer": variants.level_told(LevelEmbedding),
+        "told to all alike": variants.level_told(variants.SharedFilm),
+        "added": variants.level_told(variants.AddedLevel),
     },
     "batch": {
         "512 tokens": {"batch_tokens": "512"},

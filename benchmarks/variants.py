@@ -22,6 +22,7 @@ from simple_diffusion_lm.diffusion.schedule import FittedSchedule, Schedule
 from simple_diffusion_lm.model import continuous
 from simple_diffusion_lm.model.continuous import Continuous
 from simple_diffusion_lm.model.denoiser import Denoiser
+from simple_diffusion_lm.model.transformer import LevelEmbedding, PlainFilm, Transformer
 from simple_diffusion_lm.training import loop, objectives
 from simple_diffusion_lm.training.config import Config
 from simple_diffusion_lm.training.optimizers import OPTIMIZERS, muon
@@ -205,6 +206,48 @@ def words_left_out(rate: float) -> Variant:
 
 
 # The network, and how it is moved.
+
+
+class SharedFilm(LevelEmbedding):
+    """One set of scales and shifts, the same for all layers."""
+
+    def __init__(self, dim: int, layers: int) -> None:
+        super().__init__(dim, 1)
+        self.repeats = layers
+
+    def forward(self, log_snr: Tensor) -> Tensor:
+        return super().forward(log_snr).repeat(self.repeats, 1, 1, 1, 1)
+
+
+class AddedLevel(PlainFilm):
+    """Plain scales and shifts; the level is a vector added to what the first layer gets."""
+
+    def __init__(self, dim: int, layers: int) -> None:
+        super().__init__(dim, layers)
+        self.level = LevelEmbedding(dim, 1)
+
+    def forward(self, log_snr: Tensor) -> Tensor:
+        self.added = self.level(log_snr)[0, :, :, 0]
+        return super().forward(log_snr)
+
+
+def add_level(project: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
+    """A hook on the first linear map, whose `film` is the transformer's."""
+    return out + cast(Any, project).film[0].added
+
+
+def level_told(build: Callable[[int, int], nn.Module]) -> Variant:
+    """The transformer is told each position's log-SNR, by a module of this kind."""
+    plain = Transformer.__init__
+
+    def told(self: Transformer, inputs: int, dim: int, layers: int, *rest: int, **how: Any) -> None:
+        plain(self, inputs, dim, layers, *rest, **how)
+        self.film = build(dim, layers)
+        if isinstance(self.film, AddedLevel):
+            cast(Any, self.project).film = (self.film,)  # in a tuple, as in Tied
+            self.project.register_forward_hook(add_level)
+
+    return lambda: patch.object(Transformer, "__init__", told)
 
 
 class Tied(nn.Module):

@@ -34,7 +34,7 @@ def varied(model: DiffusionLM, lines: list[str], judge: KneserNey, steps: int) -
         rows.append(
             {
                 "strength": strength,
-                "bleu": BLEU(tokenize="none").corpus_score(written, [lines]).score,
+                "bleu": BLEU(tokenize="none", force=True).corpus_score(written, [lines]).score,
                 "unchanged": sum(map(str.__eq__, written, lines)) / len(lines),
                 "judge_perplexity": judge.perplexity(written),
                 "lines": written[:SHOWN],

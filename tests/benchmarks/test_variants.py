@@ -80,6 +80,17 @@ def test_a_tied_head_is_the_table():
     torch.testing.assert_close(average.head(hidden), expected)
 
 
+def test_an_average_is_told_the_level_by_its_own_weights():
+    with variants.level_told(variants.AddedLevel)():
+        model = denoiser(50).transformer
+    average = copy.deepcopy(model)
+    inputs = torch.randn(2, 5, 48), torch.zeros(2, 1), torch.ones(2, 5, dtype=torch.bool)
+    plain = model(*inputs)
+    torch.nn.init.normal_(model.film.level.out.bias)
+    assert (model(*inputs) - plain).abs().max() > 0.1
+    assert torch.equal(average(*inputs), plain)
+
+
 def test_the_tables_own_rate(toy_data):
     def moved(variant):
         with variant():
