@@ -31,6 +31,7 @@ from simple_diffusion_lm.filling import Form, Wish
 from simple_diffusion_lm.generation import DiffusionLM
 from simple_diffusion_lm.model.continuous import Continuous
 from simple_diffusion_lm.model.guidance import NONE, Guidance
+from simple_diffusion_lm.model.slots import TEMPERATURE
 from simple_diffusion_lm.text.tokenizer import SPACE, Tokenizer
 
 LONGEST = 5  # tokens of a gap
@@ -104,7 +105,7 @@ def by_itself(model: DiffusionLM, steps: int, stagger: float, gradient: float | 
                 )
                 slots.append(form.slot([len(case.gap)], writer.end, number, (0, number)))
             done = without_training.fill(
-                model.model, slots, writer.vocabulary(), steps=steps, temperature=0.9,
+                model.model, slots, writer.vocabulary(), steps=steps, temperature=TEMPERATURE,
                 stagger=stagger, gradient=gradient,
             )  # fmt: skip
             for case, ids in zip(gaps[start : start + BATCH], done, strict=True):
