@@ -21,7 +21,6 @@ from simple_diffusion_lm.demo import toy_data
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.evaluation.compare import run_compare
 from simple_diffusion_lm.exits import exit_cleanly
-from simple_diffusion_lm.model.transformer import LevelEmbedding
 from simple_diffusion_lm.training.config import with_overrides
 from simple_diffusion_lm.training.recipes import SIZES, modern
 
@@ -88,9 +87,9 @@ ABLATIONS: dict[str, dict[str, Overrides | Variant]] = {
         "shallow and wide": {"model_dim": "184", "layers": "2"},
     },
     "level": {
-        "told to each layer": variants.level_told(LevelEmbedding),
-        "told to all alike": variants.level_told(variants.SharedFilm),
-        "added": variants.level_told(variants.AddedLevel),
+        "told to each layer": variants.another_trunk(variants.told_to_each_layer),
+        "told to all alike": variants.another_trunk(variants.told_to_all_alike),
+        "added": variants.another_trunk(variants.AddedLevel),
     },
     "batch": {
         "512 tokens": {"batch_tokens": "512"},

@@ -19,10 +19,10 @@ from torch.optim import Optimizer
 from simple_diffusion_lm.diffusion.loss import Losses, diffusion_loss
 from simple_diffusion_lm.diffusion.network import Network, Output, Targets
 from simple_diffusion_lm.diffusion.schedule import FittedSchedule, Schedule
-from simple_diffusion_lm.model import continuous
+from simple_diffusion_lm.model import continuous, transformer
 from simple_diffusion_lm.model.continuous import Continuous
 from simple_diffusion_lm.model.denoiser import Denoiser
-from simple_diffusion_lm.model.transformer import LevelEmbedding, PlainFilm, Transformer
+from simple_diffusion_lm.model.transformer import LevelEmbedding, Transformer
 from simple_diffusion_lm.training import loop, objectives
 from simple_diffusion_lm.training.config import Config
 from simple_diffusion_lm.training.optimizers import OPTIMIZERS, muon
@@ -219,35 +219,31 @@ class SharedFilm(LevelEmbedding):
         return super().forward(log_snr).repeat(self.repeats, 1, 1, 1, 1)
 
 
-class AddedLevel(PlainFilm):
-    """Plain scales and shifts; the level is a vector added to what the first layer gets."""
-
-    def __init__(self, dim: int, layers: int) -> None:
-        super().__init__(dim, layers)
-        self.level = LevelEmbedding(dim, 1)
-
-    def forward(self, log_snr: Tensor) -> Tensor:
-        self.added = self.level(log_snr)[0, :, :, 0]
-        return super().forward(log_snr)
+def told_to_each_layer(*sizes: int, **how: Any) -> Transformer:
+    """Scales and shifts of every layer by each position's log-SNR, as where x_t itself is shown."""
+    return Transformer(*sizes, **{**how, "told_level": True})
 
 
-def add_level(project: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
-    """A hook on the first linear map, whose `film` is the transformer's."""
-    return out + cast(Any, project).film[0].added
+def told_to_all_alike(*sizes: int, **how: Any) -> Transformer:
+    """The same scales and shifts for all layers."""
+    with patch.object(transformer, "LevelEmbedding", SharedFilm):
+        return told_to_each_layer(*sizes, **how)
 
 
-def level_told(build: Callable[[int, int], nn.Module]) -> Variant:
-    """The transformer is told each position's log-SNR, by a module of this kind."""
-    plain = Transformer.__init__
+class AddedLevel(Transformer):
+    """The level is a vector added to the input, and scales and shifts are plain weights."""
 
-    def told(self: Transformer, inputs: int, dim: int, layers: int, *rest: int, **how: Any) -> None:
-        plain(self, inputs, dim, layers, *rest, **how)
-        self.film = build(dim, layers)
-        if isinstance(self.film, AddedLevel):
-            cast(Any, self.project).film = (self.film,)  # in a tuple, as in Tied
-            self.project.register_forward_hook(add_level)
+    def __init__(self, input_dim: int, *sizes: int, **how: Any) -> None:
+        super().__init__(input_dim, *sizes, **how)
+        self.level = LevelEmbedding(input_dim, 1)
 
-    return lambda: patch.object(Transformer, "__init__", told)
+    def forward(self, x: Tensor, log_snr: Tensor, *rest: Any, **how: Any) -> Tensor:
+        return super().forward(x + self.level(log_snr)[0, :, :, 0], log_snr, *rest, **how)
+
+
+def another_trunk(build: Callable[..., Transformer]) -> Variant:
+    """The transformer built in another way."""
+    return lambda: patch.object(objectives, "Transformer", build)
 
 
 class Tied(nn.Module):

@@ -81,12 +81,12 @@ def test_a_tied_head_is_the_table():
 
 
 def test_an_average_is_told_the_level_by_its_own_weights():
-    with variants.level_told(variants.AddedLevel)():
+    with variants.another_trunk(variants.AddedLevel)():
         model = denoiser(50).transformer
     average = copy.deepcopy(model)
     inputs = torch.randn(2, 5, 48), torch.zeros(2, 1), torch.ones(2, 5, dtype=torch.bool)
     plain = model(*inputs)
-    torch.nn.init.normal_(model.film.level.out.bias)
+    torch.nn.init.normal_(model.level.out.bias)
     assert (model(*inputs) - plain).abs().max() > 0.1
     assert torch.equal(average(*inputs), plain)
 
