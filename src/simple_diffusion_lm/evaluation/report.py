@@ -197,7 +197,7 @@ def plot_comparison(results: Mapping[str, Any], picture: Path) -> None:
     axes[1].set(xlabel="seconds per line", xscale="log")
     for axis in axes[:2]:
         axis.xaxis.set_minor_formatter(plt.NullFormatter())
-    axes[2].set(xlabel="entropy of the words, nats, by temperature (dashed: fewer steps)")
+    axes[2].set(xlabel="entropy of the words, nats\n(by temperature; dashed: fewer steps)")
     axes[2].legend()
     figure.savefig(picture, dpi=120)
     plt.close(figure)
