@@ -21,14 +21,23 @@ Results = Mapping[str, Any]
 
 
 def measured(results: Results) -> str:
-    """On what, when, and how."""
-    machine, settings = results["machine"], results["settings"]
-    first = next(iter(results["runs"].values()))
-    point = first["points"][0]
+    """On what, when, and how; a machine that some runs only were measured on, with their names."""
+    settings, runs = results["settings"], results["runs"]
+    where: dict[str, list[str]] = {}
+    for name, run in runs.items():
+        machine = run["machine"]
+        place = (
+            f"{machine['processor']}, {machine['cores']} cores, {machine['date']}, commit "
+            f"{machine['commit']}, torch {machine['torch']}"
+        )
+        where.setdefault(place, []).append(name)
+    first, *others = where
+    places = "; ".join([first, *(f"{', '.join(where[place])}: {place}" for place in others)])
+    one = next(iter(runs.values()))
+    point = one["points"][0]
     return (
-        f"({machine['processor']}, {machine['cores']} cores, {machine['date']}, commit "
-        f"{machine['commit']}, torch {machine['torch']}; {settings['minutes']:g} minutes of "
-        f"training each; {first['likelihood']['texts']:,} held-out texts; {settings['samples']} "
+        f"({places}; {settings['minutes']:g} minutes of training each; "
+        f"{one['likelihood']['texts']:,} held-out texts; {settings['samples']} "
         f"texts written in {point['steps']} steps at temperature {point['temperature']}.)"
     )
 

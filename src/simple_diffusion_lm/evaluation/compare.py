@@ -97,8 +97,8 @@ def run_compare(
                 rows = real_rows(reference)
                 results["lines"] = {k: dataclasses.asdict(v) for k, v in rows.items()}
             print(f"measuring {name}", file=sys.stderr)
-            results["runs"][name] = measure(model, data, reference, examples, samples)
-        results["machine"] = machine()
+            figures = measure(model, data, reference, examples, samples)
+            results["runs"][name] = {"machine": machine(), **figures}
         checkpoint.write_atomically(
             path, json.dumps(results, indent=1, ensure_ascii=False).encode()
         )

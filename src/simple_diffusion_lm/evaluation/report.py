@@ -108,8 +108,9 @@ def comparison_tables(results: Mapping[str, Any]) -> str:
         nats = [each.nats_per_token for each in found]
         spread = stdev(nats) if len(runs) > 1 else found[0].standard_error
         sign = found[0].sign
+        label = f"{name}, {len(runs)} seeds" if len(runs) > 1 else name
         rows.append(
-            f"| {name} | {sign}{fmean(nats):.3f} ± {spread:.3f} "
+            f"| {label} | {sign}{fmean(nats):.3f} ± {spread:.3f} "
             f"| {sign}{fmean(each.bits_per_character for each in found):.3f} "
             f"| {fmean(run['progress']['tokens'] for run in runs) / 1e6:.1f} M "
             f"| {fmean(run['progress']['step'] for run in runs):,.0f} |"
