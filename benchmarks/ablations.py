@@ -91,6 +91,9 @@ ABLATIONS: dict[str, dict[str, Overrides | Variant]] = {
         "told to all alike": variants.another_trunk(variants.told_to_all_alike),
         "added": variants.another_trunk(variants.AddedLevel),
     },
+    "length": {
+        "what follows": variants.what_follows,
+    },
     "batch": {
         "512 tokens": {"batch_tokens": "512"},
         "1024 tokens": {"batch_tokens": "1024"},

@@ -246,6 +246,22 @@ def another_trunk(build: Callable[..., Transformer]) -> Variant:
     return lambda: patch.object(objectives, "Transformer", build)
 
 
+def what_follows() -> AbstractContextManager[Any]:
+    """Each position is told how many tokens are still to come, not the start alone."""
+
+    def hidden(
+        self: Denoiser, inputs: Tensor, log_snr: Tensor, length_mask: Tensor, *, causal: bool
+    ) -> Tensor:
+        log_snr = torch.cat([log_snr[:, :1], log_snr], dim=1) if log_snr.shape[1] > 1 else log_snr
+        place = torch.arange(inputs.shape[1] + 1, device=inputs.device)
+        to_come = (length_mask.sum(1, keepdim=True) - place).clamp(min=0)
+        inputs = F.pad(inputs, (0, 0, 1, 0)) + self.start(to_come)
+        length_mask = F.pad(length_mask, (1, 0), value=True)
+        return self.transformer(inputs, log_snr, length_mask, causal=causal)[:, :-1]
+
+    return patch.object(Denoiser, "_hidden", hidden)
+
+
 class Tied(nn.Module):
     """A head whose rows are those of the table of embeddings."""
 
