@@ -30,6 +30,23 @@ def test_a_signal_is_noted_and_what_can_be_left_is_left(number):
     assert Stop(number).exit_code == 128 + number
 
 
+def test_what_goes_on_after_any_failure_of_its_own_is_left_all_the_same():
+    done = []
+
+    def compiler():
+        try:
+            tell(signal.SIGTERM)
+            time.sleep(0.1)
+        except Exception:
+            done.append("took it for a failure")
+        done.append("went on")
+
+    with Signals() as signals:
+        signals.leaving_at_once(compiler)
+        assert signals.seen == [signal.SIGTERM]
+    assert done == []
+
+
 def test_work_that_fails_says_so_and_handlers_come_back():
     before = signal.getsignal(signal.SIGTERM)
     with Signals() as signals, pytest.raises(ZeroDivisionError):

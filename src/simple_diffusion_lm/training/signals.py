@@ -8,8 +8,12 @@ from typing import Any
 from .processes import largest, world
 
 
-class Stop(Exception):
-    """A signal asked the run to end; it ended with a checkpoint."""
+class Stop(BaseException):
+    """A signal asked the run to end; it ended with a checkpoint.
+
+    No Exception, as KeyboardInterrupt is none: a compiler that is under way would take it for a
+    failure of its own, and go on.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
