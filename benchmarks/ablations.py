@@ -92,7 +92,8 @@ ABLATIONS: dict[str, dict[str, Overrides | Variant]] = {
         "added": variants.another_trunk(variants.AddedLevel),
     },
     "length": {
-        "what follows": variants.what_follows,
+        "told at the start": variants.told_at_the_start,
+        "masked that counts": variants.masked_that_counts,
     },
     "batch": {
         "512 tokens": {"batch_tokens": "512"},

@@ -22,10 +22,12 @@ from simple_diffusion_lm.diffusion.schedule import FittedSchedule, Schedule
 from simple_diffusion_lm.model import continuous, transformer
 from simple_diffusion_lm.model.continuous import Continuous
 from simple_diffusion_lm.model.denoiser import Denoiser
+from simple_diffusion_lm.model.embedding import TokenEmbedding
 from simple_diffusion_lm.model.transformer import LevelEmbedding, Transformer
 from simple_diffusion_lm.training import loop, objectives
 from simple_diffusion_lm.training.config import Config
 from simple_diffusion_lm.training.optimizers import OPTIMIZERS, muon
+from simple_diffusion_lm.twins.masked import Masked
 
 Variant = Callable[[], AbstractContextManager[Any]]
 
@@ -246,20 +248,33 @@ def another_trunk(build: Callable[..., Transformer]) -> Variant:
     return lambda: patch.object(objectives, "Transformer", build)
 
 
-def what_follows() -> AbstractContextManager[Any]:
-    """Each position is told how many tokens are still to come, not the start alone."""
+def told_at_the_start() -> AbstractContextManager[Any]:
+    """How many tokens a text has is told at its start alone."""
+    embed = nn.Embedding.forward
 
-    def hidden(
-        self: Denoiser, inputs: Tensor, log_snr: Tensor, length_mask: Tensor, *, causal: bool
-    ) -> Tensor:
-        log_snr = torch.cat([log_snr[:, :1], log_snr], dim=1) if log_snr.shape[1] > 1 else log_snr
-        place = torch.arange(inputs.shape[1] + 1, device=inputs.device)
+    def forward(self: nn.Embedding, to_come: Tensor) -> Tensor:
+        return F.pad(embed(self, to_come)[:, :1], (0, 0, 0, to_come.shape[1] - 1))
+
+    return patch.object(nn.Embedding, "forward", forward)
+
+
+class MaskedThatCounts(Masked):
+    """The masked twin, told how many tokens are still to come at each position."""
+
+    def __init__(self, embedding: TokenEmbedding, *rest: Any) -> None:
+        super().__init__(embedding, *rest)
+        self.to_come = nn.Embedding(Config().crop + 1, embedding.dim)
+        nn.init.zeros_(self.to_come.weight)
+
+    def predict(self, shown: Tensor, length_mask: Tensor, *rest: Any) -> Tensor:
+        place = torch.arange(shown.shape[1], device=shown.device)
         to_come = (length_mask.sum(1, keepdim=True) - place).clamp(min=0)
-        inputs = F.pad(inputs, (0, 0, 1, 0)) + self.start(to_come)
-        length_mask = F.pad(length_mask, (1, 0), value=True)
-        return self.transformer(inputs, log_snr, length_mask, causal=causal)[:, :-1]
+        return super().predict(shown + self.to_come(to_come), length_mask, *rest)
 
-    return patch.object(Denoiser, "_hidden", hidden)
+
+def masked_that_counts() -> AbstractContextManager[Any]:
+    """For `--set objective=masked`."""
+    return patch.object(objectives, "Masked", MaskedThatCounts)
 
 
 class Tied(nn.Module):

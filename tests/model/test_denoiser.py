@@ -152,7 +152,7 @@ def test_spread_sees_collapse():
 
 def test_going_on_from_a_text_looks_back_only_and_knows_its_length():
     model, (_, known) = network(), inputs()
-    torch.nn.init.normal_(model.start.weight)
+    torch.nn.init.normal_(model.to_come.weight)
     torch.nn.init.normal_(model.head.weight)
     ids, text = known["ids"], known["length_mask"]
     at = torch.arange(B * L)
@@ -166,6 +166,15 @@ def test_going_on_from_a_text_looks_back_only_and_knows_its_length():
             assert not torch.allclose(other[:, place + 1 :], logits[:, place + 1 :], atol=1e-3)
     shorter = text & (torch.arange(L) < L - 1)
     assert not torch.allclose(model.go_on(ids, shorter, at).view(B, L, V)[:, 0], logits[:, 0])
+
+
+def test_each_position_is_told_how_many_tokens_are_to_come():
+    model, (_, known) = network(), inputs()
+    torch.nn.init.normal_(model.head.weight)
+    last = torch.arange(B) * L + L - 1
+    text = torch.ones_like(known["length_mask"])
+    model.go_on(known["ids"], text, last).square().sum().backward()
+    assert model.to_come.weight.grad[1 : L + 1].abs().amax(-1).gt(0).all()
 
 
 def test_a_position_is_predicted_from_all_others():

@@ -30,10 +30,11 @@ class Denoiser(nn.Module):
     (docs/log.md). The transformer takes three embeddings side by side: what is shown of x_t, the
     given tokens, and the last prediction.
 
-    With reads_ahead, the longest text there can be, a start stands before the text, learned for
-    each length, and each position is predicted from the vector of the one before it. The same
-    weights then serve to go on from a text, looking back only (`go_on`), which they can be trained
-    for first (2410.17891 adapts such models). Without the length they would not know where to end.
+    With reads_ahead, the longest text there can be, a start stands before the text, and each
+    position is predicted from the vector of the one before it. The same weights then serve to go on
+    from a text, looking back only (`go_on`), which they can be trained for as well (2410.17891
+    adapts such models). A vector for the number of tokens still to come is added at the start and
+    everywhere: looking back only, they would not know where to end.
     """
 
     log_unigram: Tensor
@@ -55,11 +56,11 @@ class Denoiser(nn.Module):
         self.posterior = posterior
         self.regress = nn.Linear(model_dim, embedding_dim) if regress else None
         self.head = nn.Linear(embedding_dim if regress else model_dim, vocab_size)
-        self.start = (
+        self.to_come = (
             None if reads_ahead is None else nn.Embedding(reads_ahead + 1, 3 * embedding_dim)
         )
-        if self.start is not None:
-            nn.init.zeros_(self.start.weight)
+        if self.to_come is not None:
+            nn.init.zeros_(self.to_come.weight)
         self.register_buffer("log_unigram", torch.zeros(vocab_size))
 
     @torch.no_grad()
@@ -124,10 +125,11 @@ class Denoiser(nn.Module):
         causal: bool,
     ) -> Float[Tensor, "B L M"]:
         """The vectors that positions are predicted from."""
-        if self.start is None:
+        if self.to_come is None:
             return self.transformer(inputs, log_snr, length_mask, causal=causal)
-        start = self.start(length_mask.sum(1, keepdim=True))
-        inputs = torch.cat([start, inputs], dim=1)
+        place = torch.arange(inputs.shape[1] + 1, device=inputs.device)
+        to_come = (length_mask.sum(1, keepdim=True) - place).clamp(min=0)  # padding: none
+        inputs = F.pad(inputs, (0, 0, 1, 0)) + self.to_come(to_come)
         log_snr = torch.cat([log_snr[:, :1], log_snr], dim=1) if log_snr.shape[1] > 1 else log_snr
         length_mask = F.pad(length_mask, (1, 0), value=True)
         return self.transformer(inputs, log_snr, length_mask, causal=causal)[:, :-1]
