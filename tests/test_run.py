@@ -13,6 +13,7 @@ from small_models import small, tensors
 
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.generation import DiffusionLM
+from simple_diffusion_lm.model.denoiser import Denoiser
 from simple_diffusion_lm.run import run_training
 from simple_diffusion_lm.sealing import sealed
 from simple_diffusion_lm.text.corpus import prepare
@@ -219,3 +220,19 @@ def test_a_changed_configuration_does_not_load(toy_run, toy_data, tmp_path):
     (run / "config.json").write_text(json.dumps(sealed(about)))
     DiffusionLM.from_pretrained(run)
     DiffusionLM.from_pretrained(run / "checkpoints" / "step-6")
+
+
+def test_a_run_of_a_version_with_another_network_is_told(toy_run, toy_data, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(toy_run, run)
+    build = Denoiser.__init__
+
+    def with_more(self, *args, **how):
+        build(self, *args, **how)
+        self.more = torch.nn.Linear(2, 2)
+
+    monkeypatch.setattr(Denoiser, "__init__", with_more)
+    with pytest.raises(UserError, match="the network was another"):
+        DiffusionLM.from_pretrained(run)
+    with pytest.raises(UserError, match="the network was another"):
+        run_training(small(modern(), steps=7, samples=1), toy_data, run, quiet=True)

@@ -96,7 +96,8 @@ class DiffusionLM:
             raise UserError(f"{run}/config.json is not that of {found.path.name}: put that back")
         config = Config(**about["config"])
         model = OBJECTIVES[config.objective](config, about["vocab_size"])
-        model.load_state_dict(found.model())
+        with found.of_this_version():
+            model.load_state_dict(found.model())
         model.to(pick_device()).eval()
         return cls(
             model,

@@ -14,6 +14,8 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +40,17 @@ class Checkpoint(NamedTuple):
 
     def state(self) -> dict[str, Tensor]:
         return safetensors.torch.load_file(self.path / STATE)
+
+    @contextmanager
+    def of_this_version(self) -> Iterator[None]:
+        """While its tensors are put into a model: raises UserError if they are of another."""
+        try:
+            yield
+        except (RuntimeError, KeyError):
+            raise UserError(
+                f"{self.path}: the network was another in the version that made this: use that "
+                "version, or train anew (another --out)"
+            ) from None
 
 
 def sync_directory(path: Path) -> None:

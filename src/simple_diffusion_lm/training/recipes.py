@@ -59,9 +59,9 @@ def with_objective(config: Config, objective: str) -> Config:
 RECIPES: dict[str, Callable[[], Config]] = {"modern": modern, "original": original}
 
 # One dial: width, depth, learning rate and batch go together. Parameters without the two vocabulary
-# tables: about 0.8, 3.2, 25 and 85 million. Only tiny has been measured for quality (docs/log.md);
-# the other learning rates fall with width as is usual, and the larger batches keep what Muon costs,
-# which is once a step, small beside the model (docs/scaling.md).
+# tables: about 0.8, 3.2, 25 and 85 million. The first two have been measured for quality
+# (docs/log.md); the learning rates of the others fall with width as is usual, and their batches
+# keep what Muon costs, which is once a step, small beside the model (docs/scaling.md).
 SIZES: dict[str, dict[str, float]] = {
     "tiny": {"model_dim": 128, "layers": 4, "heads": 4, "learning_rate": 4e-3},
     "small": {"model_dim": 256, "layers": 4, "heads": 4, "learning_rate": 3e-3},
