@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..diffusion.network import Output, Targets
 from ..diffusion.schedule import Level
-from .embedding import TokenEmbedding, log_frequencies
+from .embedding import TokenEmbedding, by_blocks, log_frequencies
 from .transformer import Transformer
 
 
@@ -109,8 +109,8 @@ class Denoiser(nn.Module):
         log_snr = level.log_snr.flatten(1).expand(len(x_t), -1)
         hidden = self._hidden(inputs, log_snr, length_mask, causal=False)
         hidden = hidden.flatten(0, 1).index_select(0, targets.all)
-        regressed = None if self.regress is None else self.regress(hidden).float()
-        logits = self.head(hidden if regressed is None else regressed).float()
+        regressed = None if self.regress is None else by_blocks(self.regress, hidden).float()
+        logits = by_blocks(self.head, hidden if regressed is None else regressed).float()
         if evidence is not None:
             logits = logits + self.log_unigram
             logits[: len(evidence)] += evidence
@@ -144,7 +144,7 @@ class Denoiser(nn.Module):
         inputs = torch.cat([nothing, given, nothing], dim=-1)
         clean = inputs.new_zeros(len(ids), 1)
         hidden = self._hidden(inputs, clean, length_mask, causal=True)
-        logits = self.head(hidden.flatten(0, 1).index_select(0, at)).float()
+        logits = by_blocks(self.head, hidden.flatten(0, 1).index_select(0, at)).float()
         return logits + self.log_unigram if self.posterior else logits
 
     def look(

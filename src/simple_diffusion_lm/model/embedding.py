@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 Table = Float[Tensor, "V D"]
+BLOCK = 64  # rows
 PROBED = 2048  # rows at most whose nearest neighbour is looked for
 
 
@@ -50,6 +51,17 @@ NORMALISERS: dict[str, Callable[[Table], Table]] = {
 def log_frequencies(counts: Int[Tensor, " V"]) -> Float[Tensor, " V"]:
     """Log-probabilities of tokens from their counts, a tenth of a count added to each."""
     return ((counts + 0.1) / (counts + 0.1).sum()).log()
+
+
+def by_blocks(
+    product: Callable[[Float[Tensor, "R I"]], Float[Tensor, "R O"]], rows: Float[Tensor, "N I"]
+) -> Float[Tensor, "N O"]:
+    """A product with as many rows as the text happens to ask for, done on whole blocks of rows.
+
+    For each new number of rows a processor's library (oneDNN) compiles the product anew, and keeps
+    it, which takes longer than the product itself (docs/log.md).
+    """
+    return product(F.pad(rows, (0, 0, 0, -len(rows) % BLOCK)))[: len(rows)]
 
 
 class Spread(NamedTuple):
@@ -92,7 +104,10 @@ class TokenEmbedding(nn.Module):
 
         The softmax is float32; the product follows the autocast, float32 without one.
         """
-        return (logits.float().softmax(dim=-1) @ self.table).float()
+        table = self.table
+        probabilities = logits.float().softmax(dim=-1)
+        means = by_blocks(lambda rows: rows @ table, probabilities.reshape(-1, len(table)))
+        return means.float().view(*logits.shape[:-1], self.dim)
 
     @torch.no_grad()
     def spread(self) -> Spread:

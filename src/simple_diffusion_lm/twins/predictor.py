@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..model.embedding import TokenEmbedding, log_frequencies
+from ..model.embedding import TokenEmbedding, by_blocks, log_frequencies
 from ..model.objective import Objective
 from ..model.transformer import Past, Transformer
 
@@ -45,6 +45,6 @@ class TokenPredictor(Objective):
         at holds the numbers b L + l of the positions to predict; None: all, as (B, L, V).
         """
         hidden = self.transformer(shown, None, length_mask, pasts)
-        if at is not None:
-            hidden = hidden.flatten(0, 1).index_select(0, at)
-        return self.head(hidden).float()
+        if at is None:
+            return self.head(hidden).float()
+        return by_blocks(self.head, hidden.flatten(0, 1).index_select(0, at)).float()
