@@ -18,7 +18,7 @@ class TextOptions:
     """How a corpus is read.
 
     Attributes:
-        vocab_size: pieces of the tokenizer; by default 2048, or what a small corpus allows.
+        vocab_size: pieces of the tokenizer; by default 4096, or what a small corpus allows.
         stream: running text (a book) rather than one example a line.
         valid: held-out files; by default a part of the corpus is held out.
         tokenizer: a SentencePiece model to use instead of training one.

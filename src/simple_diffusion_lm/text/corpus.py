@@ -140,7 +140,7 @@ def prepare(
         inputs: text files and glob patterns; `.gz` and `.jsonl` are understood.
         out: the directory to write. If it holds this very corpus it is opened as it is.
         tokenizer: a SentencePiece model; None: one is trained on the training part.
-        vocab_size: of the tokenizer to train; None: as many as the text allows, up to 2048.
+        vocab_size: of the tokenizer to train; None: as many as the text allows, up to 4096.
         stream: running text, where line breaks and blank lines are part of the text. Otherwise
             each line is an example, and blank lines are left out.
         valid: validation files; None: a part of `inputs` is held out. Of a stream that is its

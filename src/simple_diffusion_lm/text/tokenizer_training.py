@@ -10,7 +10,7 @@ import sentencepiece as spm
 from ..errors import UserError
 from .tokenizer import Tokenizer
 
-DEFAULT_VOCAB = 2048
+DEFAULT_VOCAB = 4096
 
 # What a tokenizer is trained on, at most: past this a larger sample changes few merges.
 SAMPLE_LINES = 500_000
