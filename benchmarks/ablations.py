@@ -93,7 +93,6 @@ ABLATIONS: dict[str, dict[str, Overrides | Variant]] = {
     },
     "length": {
         "told at the start": variants.told_at_the_start,
-        "masked that counts": variants.masked_that_counts,
     },
     "batch": {
         "512 tokens": {"batch_tokens": "512"},

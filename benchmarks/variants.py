@@ -22,12 +22,10 @@ from simple_diffusion_lm.diffusion.schedule import FittedSchedule, Schedule
 from simple_diffusion_lm.model import continuous, transformer
 from simple_diffusion_lm.model.continuous import Continuous
 from simple_diffusion_lm.model.denoiser import Denoiser
-from simple_diffusion_lm.model.embedding import TokenEmbedding
 from simple_diffusion_lm.model.transformer import LevelEmbedding, Transformer
 from simple_diffusion_lm.training import loop, objectives
 from simple_diffusion_lm.training.config import Config
 from simple_diffusion_lm.training.optimizers import OPTIMIZERS, muon
-from simple_diffusion_lm.twins.masked import Masked
 
 Variant = Callable[[], AbstractContextManager[Any]]
 
@@ -256,25 +254,6 @@ def told_at_the_start() -> AbstractContextManager[Any]:
         return F.pad(embed(self, to_come)[:, :1], (0, 0, 0, to_come.shape[1] - 1))
 
     return patch.object(nn.Embedding, "forward", forward)
-
-
-class MaskedThatCounts(Masked):
-    """The masked twin, told how many tokens are still to come at each position."""
-
-    def __init__(self, embedding: TokenEmbedding, *rest: Any) -> None:
-        super().__init__(embedding, *rest)
-        self.to_come = nn.Embedding(Config().crop + 1, embedding.dim)
-        nn.init.zeros_(self.to_come.weight)
-
-    def predict(self, shown: Tensor, length_mask: Tensor, *rest: Any) -> Tensor:
-        place = torch.arange(shown.shape[1], device=shown.device)
-        to_come = (length_mask.sum(1, keepdim=True) - place).clamp(min=0)
-        return super().predict(shown + self.to_come(to_come), length_mask, *rest)
-
-
-def masked_that_counts() -> AbstractContextManager[Any]:
-    """For `--set objective=masked`."""
-    return patch.object(objectives, "Masked", MaskedThatCounts)
 
 
 class Tied(nn.Module):
