@@ -28,7 +28,7 @@ def test_it_runs(tmp_path: Path) -> None:
     result = measured(tmp_path, "--smoke")
     assert {"command", "machine", "megabytes", "opening_seconds"} <= set(result)
     for some in result["megabytes_per_second"].values():
-        assert {"encoding", "preparing", "peak_megabytes"} <= set(some)
+        assert some["encoding"]["median"] > some["preparing"]["median"] > 0
 
 
 @pytest.mark.slow
