@@ -96,8 +96,7 @@ class DiffusionLM:
             raise UserError(f"{run}/config.json is not that of {found.path.name}: put that back")
         config = Config(**about["config"])
         model = OBJECTIVES[config.objective](config, about["vocab_size"])
-        with found.of_this_version():
-            model.load_state_dict(found.model())
+        model.load_state_dict(found.model_for(model))
         model.to(pick_device()).eval()
         return cls(
             model,

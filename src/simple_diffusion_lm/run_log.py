@@ -69,8 +69,8 @@ class Log:
         metrics = self.run / "metrics.jsonl"
         step = 0
         if found is not None:
-            with found.of_this_version():
-                self.state.load(found.model(), found.state(), found.manifest["progress"])
+            model = found.model_for(self.state.model)
+            self.state.load(model, found.state(), found.manifest["progress"])
             step = self.state.progress.step
             self.bar.initial = min(self._done(), 1.0)  # so that the time left is of this session
             self.say(f"resuming at step {step}")

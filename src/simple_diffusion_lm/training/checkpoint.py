@@ -14,14 +14,12 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors.torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import UserError
 from ..sealing import digest_of, sealed
@@ -41,16 +39,15 @@ class Checkpoint(NamedTuple):
     def state(self) -> dict[str, Tensor]:
         return safetensors.torch.load_file(self.path / STATE)
 
-    @contextmanager
-    def of_this_version(self) -> Iterator[None]:
-        """While its tensors are put into a model: raises UserError if they are of another."""
-        try:
-            yield
-        except (RuntimeError, KeyError):
+    def model_for(self, module: nn.Module) -> dict[str, Tensor]:
+        """model(), for this module. Raises UserError where its tensors are not the module's."""
+        tensors, own = self.model(), module.state_dict()
+        if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in own.items()}:
             raise UserError(
                 f"{self.path}: the network was another in the version that made this: use that "
                 "version, or train anew (another --out)"
-            ) from None
+            )
+        return tensors
 
 
 def sync_directory(path: Path) -> None:
