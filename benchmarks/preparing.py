@@ -25,7 +25,8 @@ from simple_diffusion_lm.text.batches import Batches, Masks
 from simple_diffusion_lm.text.corpus import open_prepared, prepare
 from simple_diffusion_lm.training.checkpoint import write_atomically
 
-# Run in a process of its own: seconds to read the text once, then to prepare it.
+# Run in a process of its own: seconds to read the text once, and to prepare it. That comes first,
+# so that what a process does only once is in the longer of the two.
 CHILD = """
 import sys, time
 from pathlib import Path
@@ -34,10 +35,10 @@ from simple_diffusion_lm.text.writing import scan
 corpus, out, tokenizer, stream = sys.argv[1:]
 stream = stream == "stream"
 began = time.perf_counter()
-scan([corpus], field="text", stream=stream, quiet=True)
-read = time.perf_counter()
 prepare([corpus], out, tokenizer=Path(tokenizer) if tokenizer else None, stream=stream, quiet=True)
-print(read - began, time.perf_counter() - read)
+prepared = time.perf_counter()
+scan([corpus], field="text", stream=stream, quiet=True)
+print(time.perf_counter() - prepared, prepared - began)
 """
 
 
