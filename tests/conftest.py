@@ -1,8 +1,11 @@
 """What several tests share: one thread, small models, and one real run on the toy language."""
 
 import os
+import signal
 
 os.environ["OMP_NUM_THREADS"] = "1"
+# What a shell starts in the background ignores Ctrl-C, and so do its processes.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from pathlib import Path
 

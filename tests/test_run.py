@@ -172,7 +172,7 @@ def test_a_run_begins_with_the_weights_of_another(toy_data, toy_run, tmp_path):
     name = "model denoiser.head.weight"
     torch.testing.assert_close(tuned[name], first[name])
     other = replace(config, model_dim=64)
-    with pytest.raises(UserError, match="do not fit"):
+    with pytest.raises(UserError, match="holds another network than this: keep its"):
         run_training(other, toy_data, tmp_path / "other", quiet=True, start_from=toy_run)
 
 
@@ -232,7 +232,7 @@ def test_a_run_of_a_version_with_another_network_is_told(toy_run, toy_data, tmp_
         self.more = torch.nn.Linear(2, 2)
 
     monkeypatch.setattr(Denoiser, "__init__", with_more)
-    with pytest.raises(UserError, match="the network was another"):
+    with pytest.raises(UserError, match="holds another network than this: use the version"):
         DiffusionLM.from_pretrained(run)
-    with pytest.raises(UserError, match="the network was another"):
+    with pytest.raises(UserError, match="holds another network than this: use the version"):
         run_training(small(modern(), steps=7, samples=1), toy_data, run, quiet=True)

@@ -15,7 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from simple_diffusion_lm.diffusion.loss import draw
 from simple_diffusion_lm.diffusion.network import Targets
 from simple_diffusion_lm.diffusion.schedule import Path, level_at
-from simple_diffusion_lm.model import embedding
 from simple_diffusion_lm.text.corpus import Prepared
 from simple_diffusion_lm.training.config import Config
 from simple_diffusion_lm.training.objectives import OBJECTIVES
@@ -41,9 +40,8 @@ def test_parameters_are_counted_exactly(config):
 
 @pytest.mark.parametrize("config", [NARROW, WIDE])
 @pytest.mark.parametrize("training", [False, True])
-def test_a_pass_costs_what_the_formula_says(config, training, monkeypatch):
+def test_a_pass_costs_what_the_formula_says(config, training):
     """Exactly, with the targets counted: a first pass, and a step's loss that has none."""
-    monkeypatch.setattr(embedding, "BLOCK", 1)
     config = replace(config, self_cond_rate=0.0)
     batch, length, vocab = 6, 20, 300
     model = OBJECTIVES["continuous"](config, vocab).requires_grad_(training)

@@ -39,14 +39,19 @@ class Checkpoint(NamedTuple):
     def state(self) -> dict[str, Tensor]:
         return safetensors.torch.load_file(self.path / STATE)
 
-    def model_for(self, module: nn.Module) -> dict[str, Tensor]:
-        """model(), for this module. Raises UserError where its tensors are not the module's."""
+    def model_for(
+        self,
+        module: nn.Module,
+        *,
+        otherwise: str = "use the version that made this, or train anew (another --out)",
+    ) -> dict[str, Tensor]:
+        """model(), for this module.
+
+        Raises UserError where its tensors are not the module's; otherwise: what to do then.
+        """
         tensors, own = self.model(), module.state_dict()
         if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in own.items()}:
-            raise UserError(
-                f"{self.path}: the network was another in the version that made this: use that "
-                "version, or train anew (another --out)"
-            )
+            raise UserError(f"{self.path}: holds another network than this: {otherwise}")
         return tensors
 
 

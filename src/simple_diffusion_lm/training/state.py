@@ -121,13 +121,9 @@ class State:
         found = checkpoint.to_use(run)
         if found is None:
             raise UserError(f"{run}: no whole checkpoint to begin with")
-        try:
-            for module in (self.model, self._average):
-                _load(module, found.model())
-        except (RuntimeError, KeyError):
-            raise UserError(
-                f"{run}: its weights do not fit: keep its network and its vocabulary"
-            ) from None
+        weights = found.model_for(self.model, otherwise="keep its network and its vocabulary")
+        for module in (self.model, self._average):
+            _load(module, weights)
 
     def load(
         self, model: dict[str, Tensor], state: dict[str, Tensor], counters: dict[str, Any]
