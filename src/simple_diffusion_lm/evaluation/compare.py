@@ -73,20 +73,19 @@ def run_compare(
     }
     for config in configs.values():
         config.check()
-    for turn in range(1, TURNS + 1):
-        for name, config in configs.items():
-            with within(contender(name)):
-                train_until(config, data, out / name, minutes * 60 * turn / TURNS)
-
     path = out / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {"lines": {}, "runs": {}}
     about = {"minutes": minutes, "examples": examples, "samples": samples, **overrides}
     if results.get("settings") != about:
         results = {"settings": about, "lines": {}, "runs": {}}
+    missing = {name: config for name, config in configs.items() if name not in results["runs"]}
+    for turn in range(1, TURNS + 1):
+        for name, config in missing.items():
+            with within(contender(name)):
+                train_until(config, data, out / name, minutes * 60 * turn / TURNS)
+
     reference: Reference | None = None
-    for name in configs:
-        if name in results["runs"]:
-            continue
+    for name in missing:
         with within(contender(name)):
             model = DiffusionLM.from_pretrained(out / name)
             if reference is None:
