@@ -104,6 +104,11 @@ ABLATIONS: dict[str, dict[str, Overrides | Variant]] = {
         "none": {"dropout": "0"},
         "from the start": {"dropout_from": "0"},
     },
+    "repeated": {
+        "dropout 0.4": {"dropout": "0.4"},
+        "words left out": variants.words_left_out(0.3, late=True),
+        "causal 0.3": variants.late_causal(0.3),
+    },
     "size": {
         "small": SMALL,
         "small at half the rate": SMALL | {"learning_rate": "1.5e-3"},

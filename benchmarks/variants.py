@@ -186,13 +186,18 @@ def two_draws() -> AbstractContextManager[Any]:
     return patch.object(Continuous, "loss", loss)
 
 
-def words_left_out(rate: float) -> Variant:
-    """Causal batches are shown a blank for this share of the words before."""
+def is_read_again(model: nn.Module) -> bool:
+    """Whether the corpus has been read so often that there is dropout."""
+    return any(m.training for m in model.modules() if isinstance(m, nn.Dropout))
+
+
+def words_left_out(rate: float, late: bool = False) -> Variant:
+    """Causal batches are shown a blank for this share of the words before; late: with dropout."""
 
     go_on = Denoiser.go_on
 
     def with_blanks(self: Denoiser, *text: Tensor) -> Tensor:
-        if not self.training:
+        if not self.training or (late and not is_read_again(self)):
             return go_on(self, *text)
         whole = self.embedding.forward
 
@@ -203,6 +208,16 @@ def words_left_out(rate: float) -> Variant:
             return go_on(self, *text)
 
     return lambda: patch.object(Denoiser, "go_on", with_blanks)
+
+
+def late_causal(share: float) -> Variant:
+    """Another share of causal batches once there is dropout."""
+
+    def is_causal_at(self: Continuous, step: int) -> bool:
+        causal = share if is_read_again(self) else self.causal
+        return int((step + 1) * causal) > int(step * causal)
+
+    return lambda: patch.object(Continuous, "is_causal_at", is_causal_at)
 
 
 # The network, and how it is moved.
