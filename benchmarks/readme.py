@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import fmean, stdev
+from textwrap import indent
 from typing import Any
 
 from simple_diffusion_lm.evaluation.metrics import Likelihood
@@ -109,17 +110,28 @@ def toy(results: Results) -> str:
     return f"{measured(results)}\n\n" + "\n".join(table)
 
 
-BLOCKS: dict[str, Callable[[Results], str]] = {
-    "toy": toy,
-    "captions": captions,
-    "shakespeare": shakespeare,
+def demo(text: str) -> str:
+    """What `make demo` printed, under the paragraph that says where."""
+    where, printed = text.strip().split("\n\n", 1)
+    return f"({where})\n\n{indent(printed, '    ')}"
+
+
+# File of results: what is written about it.
+BLOCKS: dict[str, Callable[[Any], str]] = {
+    "demo.txt": demo,
+    "toy.json": toy,
+    "captions.json": captions,
+    "shakespeare.json": shakespeare,
 }
 
 
 def filled(text: str) -> str:
     """The README's text with every block as the results have it."""
-    for name, write in BLOCKS.items():
-        results = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
+    for file, write in BLOCKS.items():
+        name, kind = file.split(".")
+        results = (ROOT / "benchmarks/results" / file).read_text(encoding="utf-8")
+        if kind == "json":
+            results = json.loads(results)
         block = f"<!-- {name} -->\n\n{write(results)}\n\n<!-- end {name} -->"
         pattern = rf"<!-- {name} -->.*<!-- end {name} -->"
         text = re.sub(pattern, lambda _, block=block: block, text, flags=re.DOTALL)
