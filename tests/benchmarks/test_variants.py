@@ -19,8 +19,11 @@ VARIANTS = {name: change for name, (_, change) in ALL.items() if not isinstance(
 
 
 def begin(data):
-    """A small run's state, and its five steps: some of them causal, some on noise."""
-    config = small(modern(), steps=5, warmup_steps=1)
+    """A small run's state, and its five steps: some causal, some on noise, all of them read again.
+
+    So that what waits until a corpus has been read before has begun.
+    """
+    config = small(modern(), steps=5, warmup_steps=1, dropout_from=0)
     batches = make_batches(config, data, data.train, masks=True)
     state = State(config, len(data.tokenizer), data.train)
     return state, train(config, state, batches, torch.device("cpu"))
