@@ -20,7 +20,7 @@ from measure import markdown
 from tyro.conf import Positional
 
 from simple_diffusion_lm.evaluation.compare import machine
-from simple_diffusion_lm.evaluation.evaluate import REFERENCE_TEXTS
+from simple_diffusion_lm.evaluation.evaluate import reference_texts
 from simple_diffusion_lm.evaluation.metrics import example_texts
 from simple_diffusion_lm.evaluation.samples import Reference, sample_metrics
 from simple_diffusion_lm.exits import exit_cleanly
@@ -51,7 +51,7 @@ def main(run: Positional[Path], out: Path = Path("choosing.json"), count: int = 
     """
     model = DiffusionLM.from_pretrained(run)
     data = model.trained_on(run)
-    train = example_texts(model, data.train, REFERENCE_TEXTS)
+    train = reference_texts(model, data.train)
     held_out = example_texts(model, data.valid, 4 * count)
     frequent = Counter(w for line in train for w in line.split() if len(w) > 3 and w.isalpha())
     never = [word for word, _ in frequent.most_common(FORBIDDEN)]

@@ -1,12 +1,11 @@
-"""Everything wanted from one GPU, in one go: throughput, sampling, and a captions run to its end.
+"""How fast on one GPU: training over sizes, batches, compiling and TF32; and sampling.
 
-    python benchmarks/gpu.py --corpus captions.txt --minutes 24
+    python benchmarks/gpu.py --corpus captions.txt --minutes 6
 
 Results are written after each part, and within it after each row, so that nothing is lost when the
 time is up. Each part has its share of the minutes; what does not fit into it is named as left out.
 """
 
-import dataclasses
 import itertools
 import tempfile
 from collections.abc import Callable
@@ -18,55 +17,27 @@ import measure
 import torch
 import tyro
 from gpu_rows import Clock, rows_within, sampling, throughput, throughput_cells
-from measure import say
 
 from simple_diffusion_lm.errors import UserError
-from simple_diffusion_lm.evaluation import compare
-from simple_diffusion_lm.evaluation.evaluate import REFERENCE_TEXTS, real_rows
-from simple_diffusion_lm.evaluation.metrics import example_texts
-from simple_diffusion_lm.evaluation.samples import Reference
 from simple_diffusion_lm.exits import exit_cleanly
-from simple_diffusion_lm.generation import DiffusionLM
-from simple_diffusion_lm.run import run_training
-from simple_diffusion_lm.run_log import read_metrics
-from simple_diffusion_lm.text.corpus import Prepared, prepare
-from simple_diffusion_lm.training.config import Config
+from simple_diffusion_lm.text.corpus import prepare
 from simple_diffusion_lm.training.processes import pick_device
 from simple_diffusion_lm.training.recipes import modern, sized
 
 VOCAB_SIZE = 2048
 TEXTS = (64, 256, 1024)
-# Of the minutes. The rest is for preparing, and for measuring the captions run.
-SHARES = {"throughput": 0.4, "sampling": 0.1, "captions": 0.3}
+# Of the minutes. The rest is for preparing.
+SHARES = {"throughput": 0.7, "sampling": 0.2}
 
 SIZES = {  # about 10 and 100 million parameters
     "10M": replace(modern(), model_dim=384, layers=6, heads=6),
     "100M": sized(modern(), "large"),
 }
 BATCH_TOKENS = (16_384, 65_536, 262_144)
-CAPTIONS = replace(
-    sized(modern(), "base"), batch_tokens=8_192, validate_every=1_000, save_every=20_000
-)
 
 SMOKE = {"model_dim": 32, "layers": 2, "heads": 2}
 SMOKE_SIZES = {"smoke": replace(modern(), **SMOKE)}
 SMOKE_BATCH_TOKENS = (256,)
-
-
-def captions(
-    config: Config, data: Prepared, run: Path, keep: Callable[[Any], None], *, samples: int
-) -> None:
-    """A run to the end of its minutes, and all that can be measured of it."""
-    run_training(config, data, run, quiet=True)
-    result = {"config": dataclasses.asdict(config), "validation": read_metrics(run, "valid")}
-    keep(result)
-    say("captions: measuring")
-    lm = DiffusionLM.from_pretrained(run)
-    reference = Reference.of(
-        example_texts(lm, data.train, REFERENCE_TEXTS), example_texts(lm, data.valid, samples)
-    )
-    result["lines"] = {k: dataclasses.asdict(v) for k, v in real_rows(reference).items()}
-    keep(result | compare.measure(lm, data, reference, 5_000, samples))
 
 
 def tables(results: dict[str, Any]) -> str:
@@ -88,13 +59,12 @@ def tables(results: dict[str, Any]) -> str:
         for row in results["sampling"] if "left_out" not in row
     ]  # fmt: skip
     parts.append(measure.markdown(head, lines))
-    nats = results["captions"]["likelihood"]["nats_per_token"]
-    return "\n\n".join([*parts, f"captions: <= {nats:.3f} nats a token after the run"])
+    return "\n\n".join(parts)
 
 
 def main(
     corpus: Path | None = None,
-    minutes: float = 24.0,
+    minutes: float = 6.0,
     out: Path = Path("benchmarks/results/gpu.json"),
     work: Path | None = None,
     smoke: bool = False,
@@ -105,7 +75,7 @@ def main(
         corpus: a text file, one example a line; by default the built-in toy language.
         minutes: for all parts together.
         out: results as JSON, written after each row.
-        work: directory for the prepared corpus and the run; a temporary one by default.
+        work: directory for the prepared corpus; a temporary one by default.
         smoke: everything at its smallest, on any device: does the script still run?
     """
     if corpus is not None and not corpus.is_file():
@@ -143,10 +113,6 @@ def main(
             Clock(clock["sampling"]), list(itertools.product(sizes, (4,) if smoke else TEXTS)),
             sampling(data, sizes, device, smoke=smoke), keep("sampling"),
         )  # fmt: skip
-        say("captions")
-        smaller = {**SMOKE, "batch_tokens": 256, "minutes": 0.02} if smoke else {}
-        config = replace(CAPTIONS, **{"minutes": clock["captions"], **smaller})
-        captions(config, data, work / "run", keep("captions"), samples=20 if smoke else 500)
     print(tables(results))
 
 

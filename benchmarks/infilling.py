@@ -23,7 +23,7 @@ import without_training
 from tyro.conf import Positional
 
 from simple_diffusion_lm.evaluation.compare import machine
-from simple_diffusion_lm.evaluation.evaluate import REFERENCE_TEXTS
+from simple_diffusion_lm.evaluation.evaluate import reference_texts
 from simple_diffusion_lm.evaluation.judge import KneserNey
 from simple_diffusion_lm.evaluation.metrics import example_texts
 from simple_diffusion_lm.exits import exit_cleanly
@@ -225,7 +225,7 @@ def main(
     first = DiffusionLM.from_pretrained(runs[0])
     tokenizer = first.tokenizer
     gaps = cases(example_texts(first, data.valid, 20 * count), tokenizer, count)
-    lines = example_texts(first, data.train, REFERENCE_TEXTS)
+    lines = reference_texts(first, data.train)
     judge = KneserNey(lines)
     fills: dict[str, Fill] = {
         "what stood there": lambda gaps: [case.gap for case in gaps],

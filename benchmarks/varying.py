@@ -16,7 +16,7 @@ from sacrebleu.metrics import BLEU
 from tyro.conf import Positional
 
 from simple_diffusion_lm.evaluation.compare import machine
-from simple_diffusion_lm.evaluation.evaluate import REFERENCE_TEXTS
+from simple_diffusion_lm.evaluation.evaluate import reference_texts
 from simple_diffusion_lm.evaluation.judge import KneserNey
 from simple_diffusion_lm.evaluation.metrics import example_texts
 from simple_diffusion_lm.exits import exit_cleanly
@@ -75,7 +75,7 @@ def main(run: Positional[Path], out: Path, count: int = 200, steps: int = 64) ->
     """
     model = DiffusionLM.from_pretrained(run)
     data = model.trained_on(run)
-    judge = KneserNey(example_texts(model, data.train, REFERENCE_TEXTS))
+    judge = KneserNey(reference_texts(model, data.train))
     lines = example_texts(model, data.valid, count)
     rows = varied(model, lines, judge, steps)
     back = sum(model.blend(line, line, count=1, steps=steps) == [line] for line in lines)

@@ -10,7 +10,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from .cli_options import SamplingOptions, TextOptions
 from .cli_serving import serve_command
-from .cli_training import overrides, prepare_command, report_command, train_command
+from .cli_training import SizeName, overrides, prepare_command, report_command, train_command
 from .cli_writing import (
     blend_command,
     generate_command,
@@ -24,6 +24,7 @@ from .evaluation.evaluate import evaluate_run
 from .evaluation.report import evaluation_table, likelihood_lines
 from .exits import exit_cleanly
 from .training.processes import alone
+from .training.recipes import sized
 
 ContenderName = Literal["modern", "original", "masked", "autoregressive"]
 EstimateName = Literal["two-pass", "carried", "flow"]
@@ -70,6 +71,7 @@ def compare_command(
     corpus: Positional[tuple[str, ...]] = (),
     minutes: float = 20.0,
     contenders: tuple[ContenderName, ...] = ("modern", "original", "masked", "autoregressive"),
+    size: SizeName = "tiny",
     seeds: int = 1,
     examples: int = 5000,
     samples: int = 500,
@@ -85,6 +87,7 @@ def compare_command(
         corpus: as for `sdlm train`; by default the built-in toy language.
         minutes: training time of each.
         contenders: what to train.
+        size: width, depth and learning rate of all of them.
         seeds: runs of each contender, with this seed and those after it.
         examples: the most held-out texts to measure.
         samples: lines to generate at each setting.
@@ -97,7 +100,7 @@ def compare_command(
             data,
             out,
             minutes=minutes,
-            contenders={name: CONTENDERS[name] for name in contenders},
+            contenders={name: sized(CONTENDERS[name], size) for name in contenders},
             seeds=range(text.seed, text.seed + seeds),
             examples=examples,
             samples=samples,

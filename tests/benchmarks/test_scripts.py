@@ -54,8 +54,6 @@ def test_gpu(tmp_path):
         (True, True),
     }
     assert results["sampling"][0]["steps_per_forward"] > 0
-    assert results["captions"]["validation"][-1]["bound"] > 0
-    assert results["captions"]["likelihood"]["nats_per_token"] > 0
     assert finite(results)
 
 

@@ -28,7 +28,7 @@ from ..text.corpus import Prepared
 from ..training import checkpoint
 from ..training.config import Config, with_overrides
 from ..training.recipes import modern, original, with_objective
-from .evaluate import REFERENCE_TEXTS, real_rows
+from .evaluate import real_rows, reference_texts
 from .metrics import example_texts, likelihood
 from .report import comparison_tables, contender, plot_comparison
 from .samples import Reference, sample_metrics
@@ -39,7 +39,7 @@ CONTENDERS = {
     "masked": with_objective(modern(), "masked"),
     "autoregressive": with_objective(modern(), "autoregressive"),
 }
-TURNS = 5  # each trains a fifth of its minutes at a time, so that other load hits all alike
+TURNS = 5  # in which each trains, so that other load hits all alike; each of a minute or more
 TEMPERATURES = (0.8, 0.5, 0.6, 0.7, 0.9, 1.0)  # the first is the table's, with STEPS
 FEWER_STEPS = 16  # at every temperature as well
 OTHER_STEPS = (4, 8, 32)  # at the first temperature
@@ -79,10 +79,11 @@ def run_compare(
     if results.get("settings") != about:
         results = {"settings": about, "lines": {}, "runs": {}}
     missing = {name: config for name, config in configs.items() if name not in results["runs"]}
-    for turn in range(1, TURNS + 1):
+    turns = min(TURNS, max(1, int(minutes)))
+    for turn in range(1, turns + 1):
         for name, config in missing.items():
             with within(contender(name)):
-                train_until(config, data, out / name, minutes * 60 * turn / TURNS)
+                train_until(config, data, out / name, minutes * 60 * turn / turns)
 
     reference: Reference | None = None
     for name in missing:
@@ -90,7 +91,7 @@ def run_compare(
             model = DiffusionLM.from_pretrained(out / name)
             if reference is None:
                 reference = Reference.of(
-                    example_texts(model, data.train, REFERENCE_TEXTS),
+                    reference_texts(model, data.train),
                     example_texts(model, data.valid, samples),
                 )
                 rows = real_rows(reference)

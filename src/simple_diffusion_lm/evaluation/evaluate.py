@@ -8,13 +8,13 @@ from pathlib import Path
 from ..errors import UserError
 from ..generation import DiffusionLM
 from ..model.slots import SAMPLER, STEPS, TEMPERATURE
-from ..text.corpus import Prepared, prepare
+from ..text.corpus import Corpus, Prepared, prepare
 from ..text.tokenizer import Tokenizer
 from ..training.checkpoint import run_of
-from .metrics import Likelihood, example_texts, likelihood
+from .metrics import Likelihood, example_texts, likelihood, plain_batches
 from .samples import FEWEST_LINES, Reference, SampleMetrics, sample_metrics, shuffled_words
 
-REFERENCE_TEXTS = 200_000  # of the training part, at most, for the judge and for what is copied
+REFERENCE_TOKENS = 5_000_000  # of the training part, for the judge and for what is copied
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,17 @@ def evaluate_run(
                 f"{min(len(real), samples)} texts are too few to measure samples by: "
                 f"give --samples 0, or {FEWEST_LINES} or more of both"
             )
-        reference = Reference.of(
-            example_texts(model, DiffusionLM.trained_on(run).train, REFERENCE_TEXTS), real
-        )
+        reference = Reference.of(reference_texts(model, DiffusionLM.trained_on(run).train), real)
     lines = model.generate(
         samples, steps=steps, sampler=sampler, temperature=temperature, seed=seed
     )
     return Evaluation(result, {**real_rows(reference), "samples": sample_metrics(lines, reference)})
+
+
+def reference_texts(model: DiffusionLM, train: Corpus) -> list[str]:
+    """Texts of the training part: all, or as many as have REFERENCE_TOKENS together."""
+    mean = float(plain_batches(model, train).lengths.mean())
+    return example_texts(model, train, int(REFERENCE_TOKENS / mean))
 
 
 def real_rows(reference: Reference) -> dict[str, SampleMetrics]:
