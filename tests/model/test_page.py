@@ -114,6 +114,16 @@ def test_in_long_texts_too_no_token_is_drawn_before_its_left_neighbour_is_clean(
     assert max(map(len, moving)) <= -(-60 // steps)
 
 
+def test_long_texts_are_measured_along_the_path_that_they_are_written_along():
+    model = OBJECTIVES["continuous"](small(modern(), crop=64), V)
+    length_mask = torch.arange(60) < torch.tensor([[60], [20]])
+    text, _ = model.text(length_mask.long(), length_mask, torch.zeros_like(length_mask))
+    assert text.path.stagger.tolist() == [[59.0], [modern().stagger]]
+    for t in torch.linspace(0, 1, 500):
+        moving = (text.path(t) > 0) & (text.path(t) < 1) & length_mask
+        assert (moving.sum(1) <= 1).all()
+
+
 def test_a_text_is_the_same_beside_a_longer_one():
     """How far apart in time its positions are is its own affair."""
     torch.manual_seed(0)

@@ -131,7 +131,7 @@ def diffusion_loss(
     cond_mask: Bool[Tensor, "B L"],
     draws: Draws,
     *,
-    stagger: float,
+    stagger: float | Float[Tensor, "B 1"],
     mse_weight: float,
     ce_weight: float,
 ) -> Losses:

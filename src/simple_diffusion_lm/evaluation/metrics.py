@@ -58,14 +58,16 @@ def likelihood(
 ) -> Likelihood:
     """The bound on up to `examples` texts of a corpus, with `draws` noise draws for each.
 
-    Without a number of draws, as many as it takes to see each position of a text once, or 8.
+    Without a number of draws, as many as it takes to see each position of a mean text once, or 8.
     estimate: one of model.continuous.ESTIMATES; all but two-pass take one draw and many passes.
     Raises UserError for another estimate of a model that is no continuous diffusion.
     """
     measure = model.model.bound
+    batches = plain_batches(model, corpus)
     if draws is None:
-        stagger = model.model.stagger if isinstance(model.model, Continuous) else 0
-        draws = max(8, round(1 + stagger))
+        draws = 8
+        if isinstance(model.model, Continuous) and model.model.stagger:
+            draws = max(draws, round(max(1 + model.model.stagger, batches.lengths.mean())))
     if estimate != "two-pass":
         draws = 1
         if not isinstance(model.model, Continuous):
@@ -73,7 +75,7 @@ def likelihood(
         measure = partial(ESTIMATES[estimate], model.model)
     bound = held_out_bound(
         model.model,
-        plain_batches(model, corpus),
+        batches,
         model.length_weights,
         examples=examples,
         draws=draws,

@@ -97,7 +97,7 @@ class Continuous(Objective):
             length_mask,
             cond_mask,
             Draws(*(x.to(ids.device) for x in draws)),
-            stagger=self.stagger,
+            stagger=self.in_turn(length_mask & ~cond_mask),
             mse_weight=self.mse_weight,
             ce_weight=self.ce_weight,
         )
@@ -127,6 +127,15 @@ class Continuous(Objective):
         eps = torch.randn(2, *ids.shape, self.embedding.dim, generator=generator).to(ids.device)
         return variational_bound(self.denoiser, proposal.precise(), text, u, eps)
 
+    def in_turn(self, free: Bool[Tensor, "B L"]) -> float | Float[Tensor, "B 1"]:
+        """How far apart in time the positions of each text are: at least as the recipe has it.
+
+        In long texts as well none begins before the one that comes before it is clean.
+        """
+        if not (self.stagger and self.left_to_right):
+            return self.stagger
+        return (free.sum(1, keepdim=True) - 1.0).clamp(min=self.stagger)
+
     def text(
         self,
         ids: Int[Tensor, "B L"],
@@ -142,7 +151,8 @@ class Continuous(Objective):
             order = reading_order(length_mask)
         else:
             order = torch.rand(ids.shape, generator=seeded(0)).to(ids.device)
-        path = Path.of(order, length_mask & ~cond_mask, self.stagger)
+        free = length_mask & ~cond_mask
+        path = Path.of(order, free, self.in_turn(free))
         proposal = Proposal.of(self.schedule, self.embedding.dim, ids.device)
         return Text(ids, length_mask, cond_mask, path), proposal
 
@@ -178,7 +188,8 @@ class Continuous(Objective):
         shape = (*ids.shape, self.embedding.dim)
         eps = torch.randn(shape, generator=generator).to(ids.device)
         probe = (torch.rand(shape, generator=generator) < 0.5).to(eps) * 2 - 1
-        steps = round(FLOW_STEPS * (1 + self.stagger))  # each position crosses its part of them
+        stagger = torch.as_tensor(text.path.stagger).max().item()
+        steps = round(FLOW_STEPS * (1 + stagger))  # each position crosses its part of them
         return probability_flow(self.denoiser, proposal, text, eps, probe, steps)
 
     @torch.no_grad()
@@ -206,10 +217,7 @@ class Continuous(Objective):
         if self.left_to_right:
             order = reading_order(group.free, settings.steps)
         draws = settings.sampler.draws and self.stagger > 0
-        one_by_one = (group.free.sum(1, keepdim=True) - 1.0).clamp(min=self.stagger)
-        # Drawn from left to right, none begins before its left neighbour is clean.
-        in_turn = draws and self.left_to_right > 0
-        path = Path.of(order, group.free, one_by_one if in_turn else self.stagger)
+        path = Path.of(order, group.free, self.in_turn(group.free) if draws else self.stagger)
         page = Page(self.denoiser, self.schedule, group, settings, vocabulary, draws=draws)
         draw_noise = partial(group.normal, self.embedding.dim)
         schedule = partial(level_along, self.schedule, path)

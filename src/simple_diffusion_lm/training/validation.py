@@ -15,6 +15,9 @@ from ..text.batches import Batches
 from .processes import rank, total, world
 
 
+GOLDEN = (5**0.5 - 1) / 2
+
+
 class HeldOut(NamedTuple):
     """The bound on a set of examples: nats per token, each an upper bound in expectation.
 
@@ -77,7 +80,7 @@ def held_out_bound(
             ids, length_mask, cond_mask, _ = (x.to(device) for x in batch)
             bounds = []
             for draw in range(draws):
-                u = ((first[rows] + draw / draws) % 1).to(device)
+                u = apart(first[rows], draw, draws).to(device)
                 generator = seeded(seed, draw, number)
                 bounds.append(torch.stack(estimate(ids, length_mask, cond_mask, u, generator)))
             parts[:, rows] = torch.stack(bounds).cpu().double().mean(0)
@@ -86,6 +89,16 @@ def held_out_bound(
     length = torch.zeros(count) if free_length else length_cost(lengths, length_weights)
     prior, diffusion, reconstruction, tokens = total(parts)  # the others' columns are zero here
     return _summary(prior, diffusion, reconstruction, tokens, length)
+
+
+def apart(first: Float[Tensor, " B"], draw: int, draws: int) -> Float[Tensor, " B"]:
+    """The number in [0, 1) of one of several draws, each in another of as many equal parts.
+
+    And each elsewhere in its part, by the golden ratio: along a path of about as many positions
+    the draws of a text would all find one at the same level. Uniform where `first` is.
+    """
+    part = first * draws
+    return ((part.floor() + draw) % draws + (part + draw * GOLDEN) % 1) / draws
 
 
 def length_cost(lengths: Int[Tensor, " B"], length_weights: Sequence[int]) -> Float[Tensor, " B"]:
