@@ -59,7 +59,7 @@ def test_what_is_known_at_a_level_runs_from_all_to_what_words_are_frequent(
 ):
     model = DiffusionLM.from_pretrained(toy_run)
     model.model.stagger = stagger
-    found = by_level(model.model, plain_batches(model, toy_data.valid), examples=20, draws=24)
+    found = by_level(model.model, plain_batches(model, toy_data.valid), examples=20, draws=100)
     assert found.log_snr == sorted(found.log_snr)
     assert found.accuracy_alone[-1] > 0.8 > 0.2 > found.accuracy_alone[0]
     assert found.nats_alone[-1] < 0.5

@@ -14,7 +14,6 @@ from ..model.objective import Objective
 from ..text.batches import Batches
 from .processes import rank, total, world
 
-
 GOLDEN = (5**0.5 - 1) / 2
 
 
