@@ -73,6 +73,7 @@ ABLATIONS: dict[str, dict[str, Overrides | Variant]] = {
         "mse added": {"mse_weight": "1"},
         "bound added": variants.bound(1.0, cross_entropy=1.0),
         "bound alone": variants.bound(1.0, cross_entropy=0.0),
+        "bound at last": variants.bound(1.0, cross_entropy=0.0, late=True),
         "pure noise 0.3": variants.silent(0.3),
         "words left out": variants.words_left_out(0.3),
     },

@@ -104,17 +104,18 @@ def cross_entropy_slope() -> Iterator[None]:
 
 
 class Heard:
-    """A network, and what it said last."""
+    """A network, how often it was asked, and what it said last."""
 
     targets: Targets
     output: Output
+    passes = 0
 
     def __init__(self, model: Network) -> None:
         self.model = model
         self.embed, self.interpolate, self.read = model.embed, model.interpolate, model.read
 
     def __call__(self, *state: Any, targets: Targets, **known: Any) -> Output:
-        self.targets = targets
+        self.targets, self.passes = targets, self.passes + 1
         self.output = self.model(*state, targets=targets, **known)
         return self.output
 
@@ -140,10 +141,15 @@ def another_loss(
     return patch.object(continuous, "diffusion_loss", changed)
 
 
-def bound(weight: float, cross_entropy: float) -> Variant:
-    """The integrand of the bound, in nats a token, with or instead of the cross-entropy."""
+def bound(weight: float, cross_entropy: float, late: bool = False) -> Variant:
+    """The integrand of the bound, in nats a token, with or instead of the cross-entropy.
+
+    late: after it, once there is self-conditioning.
+    """
 
     def losses(heard: Heard, ids: Tensor, found: Losses, schedule: Schedule) -> Losses:
+        if late and heard.passes < 2:
+            return found
         schedule = cast(FittedSchedule, schedule)
         moving = heard.targets.moving
         x0_hat = heard.interpolate(heard.output.logits[: len(moving)])

@@ -19,11 +19,11 @@ VARIANTS = {name: change for name, (_, change) in ALL.items() if not isinstance(
 
 
 def begin(data):
-    """A small run's state, and its five steps: some causal, some on noise, all of them read again.
+    """A small run's state, and its seven steps: some causal, some on noise, all of them read again.
 
-    So that what waits until a corpus has been read before has begun.
+    So that what waits until a corpus has been read before, or for self-conditioning, has begun.
     """
-    config = small(modern(), steps=5, warmup_steps=1, dropout_from=0)
+    config = small(modern(), steps=7, warmup_steps=1, dropout_from=0)
     batches = make_batches(config, data, data.train, masks=True)
     state = State(config, len(data.tokenizer), data.train)
     return state, train(config, state, batches, torch.device("cpu"))

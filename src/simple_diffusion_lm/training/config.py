@@ -38,7 +38,7 @@ class Config:
     objective: str = "continuous"  # one of OBJECTIVE_NAMES
     schedule: str = FITTED  # or one of diffusion.schedule.SCHEDULES
     causal: float = 0.7  # share of batches from which the trunk learns to go on from a text
-    stagger: float = 32.0  # 0: all positions take on noise together; large: one after the other
+    stagger: float = 32.0  # 0: all positions take on noise together; else at least this far apart
     left_to_right: float = 0.7  # share of examples in that order; if any are, text is written so
     mse_weight: float = 0.0
     ce_weight: float = 1.0
