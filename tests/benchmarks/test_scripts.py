@@ -23,6 +23,7 @@ def finite(value):
     return not isinstance(value, float) or abs(value) < float("inf")
 
 
+@pytest.mark.slow  # a good part of a minute, and more
 def test_speed(tmp_path):
     done = run("speed.py", "--smoke", "--out", tmp_path / "speed.json")
     assert done.returncode == 0, done.stderr
@@ -81,6 +82,7 @@ def test_a_package_that_is_missing_is_named(tmp_path):
     assert "needs the package a_package_that_is_not_there" in done.stderr
 
 
+@pytest.mark.slow  # a good part of a minute, and more
 def test_ablations(tmp_path):
     small = ["--minutes", "0.02", "--examples", "20", "--samples", "20", "--seed", "3"]
     shape = ["--set", "model_dim=32", "layers=1", "heads=2", "embedding_dim=16"]
@@ -123,6 +125,7 @@ def test_pictures(toy_run, tmp_path):
         ElementTree.parse(tmp_path / name)
 
 
+@pytest.mark.slow  # a good part of a minute, and more
 def test_torture(tmp_path):
     """A part of `make torture`, with fewer repetitions."""
     rows = ["C1", "N1", "F1", "P1", "M1", "M3"]
@@ -133,6 +136,7 @@ def test_torture(tmp_path):
     assert all(row["passed"] for row in results.values())
 
 
+@pytest.mark.slow  # a good part of a minute, and more
 def test_choosing(toy_run, tmp_path):
     done = run("choosing.py", toy_run, "--out", tmp_path / "c.json", "--count", "10")
     assert done.returncode == 0, done.stderr
