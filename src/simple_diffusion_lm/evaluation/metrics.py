@@ -67,7 +67,7 @@ def likelihood(
     if draws is None:
         draws = 8
         if isinstance(model.model, Continuous) and model.model.stagger:
-            draws = max(draws, round(max(1 + model.model.stagger, batches.lengths.mean())))
+            draws = max(draws, round(batches.lengths.mean()))
     if estimate != "two-pass":
         draws = 1
         if not isinstance(model.model, Continuous):

@@ -152,7 +152,10 @@ class Continuous(Objective):
         else:
             order = torch.rand(ids.shape, generator=seeded(0)).to(ids.device)
         free = length_mask & ~cond_mask
-        path = Path.of(order, free, self.in_turn(free))
+        stagger = self.in_turn(free)
+        if isinstance(stagger, Tensor):  # without the pauses between short texts' positions
+            stagger = (free.sum(1, keepdim=True) - 1.0).clamp(min=0)
+        path = Path.of(order, free, stagger)
         proposal = Proposal.of(self.schedule, self.embedding.dim, ids.device)
         return Text(ids, length_mask, cond_mask, path), proposal
 
