@@ -97,7 +97,7 @@ class Continuous(Objective):
             length_mask,
             cond_mask,
             Draws(*(x.to(ids.device) for x in draws)),
-            stagger=self.in_turn(length_mask & ~cond_mask),
+            stagger=self.in_turn(length_mask & ~cond_mask, self.stagger),
             mse_weight=self.mse_weight,
             ce_weight=self.ce_weight,
         )
@@ -127,14 +127,14 @@ class Continuous(Objective):
         eps = torch.randn(2, *ids.shape, self.embedding.dim, generator=generator).to(ids.device)
         return variational_bound(self.denoiser, proposal.precise(), text, u, eps)
 
-    def in_turn(self, free: Bool[Tensor, "B L"]) -> float | Float[Tensor, "B 1"]:
-        """How far apart in time the positions of each text are: at least as the recipe has it.
+    def in_turn(self, free: Bool[Tensor, "B L"], at_least: float) -> float | Float[Tensor, "B 1"]:
+        """A stagger for each text with which no position begins before the last one is clean.
 
-        In long texts as well none begins before the one that comes before it is clean.
+        Where the recipe writes from left to right in turn; else it is the recipe's own.
         """
         if not (self.stagger and self.left_to_right):
             return self.stagger
-        return (free.sum(1, keepdim=True) - 1.0).clamp(min=self.stagger)
+        return (free.sum(1, keepdim=True) - 1.0).clamp(min=at_least)
 
     def text(
         self,
@@ -152,10 +152,8 @@ class Continuous(Objective):
         else:
             order = torch.rand(ids.shape, generator=seeded(0)).to(ids.device)
         free = length_mask & ~cond_mask
-        stagger = self.in_turn(free)
-        if isinstance(stagger, Tensor):  # without the pauses between short texts' positions
-            stagger = (free.sum(1, keepdim=True) - 1.0).clamp(min=0)
-        path = Path.of(order, free, stagger)
+        # At 0 there are no pauses between the positions of a short text, where a draw sees nothing.
+        path = Path.of(order, free, self.in_turn(free, at_least=0.0))
         proposal = Proposal.of(self.schedule, self.embedding.dim, ids.device)
         return Text(ids, length_mask, cond_mask, path), proposal
 
@@ -220,7 +218,8 @@ class Continuous(Objective):
         if self.left_to_right:
             order = reading_order(group.free, settings.steps)
         draws = settings.sampler.draws and self.stagger > 0
-        path = Path.of(order, group.free, self.in_turn(group.free) if draws else self.stagger)
+        stagger = self.in_turn(group.free, self.stagger) if draws else self.stagger
+        path = Path.of(order, group.free, stagger)
         page = Page(self.denoiser, self.schedule, group, settings, vocabulary, draws=draws)
         draw_noise = partial(group.normal, self.embedding.dim)
         schedule = partial(level_along, self.schedule, path)
