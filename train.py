@@ -4,6 +4,7 @@ Its flags mean what they meant; the checkpointing path is now a run directory. E
 `sdlm train --recipe original`.
 """
 
-from simple_diffusion_lm.original_cli import main
+from simple_diffusion_lm.cli.exits import exit_cleanly
+from simple_diffusion_lm.cli.original import train
 
-main()
+exit_cleanly(train)

@@ -1,4 +1,4 @@
-"""Gaps of one to five tokens in held-out lines, filled by several models, against what stood there.
+"""Gaps of one to five tokens in held-out lines, filled by several models; and held-out lines varied.
 
     python benchmarks/infilling.py RUN... --out results.json
 
@@ -7,38 +7,35 @@ writes from left to right sees what stands before a gap, and keeps the continuat
 with what stands after it. An n-gram model of tokens, trained on the same lines, fills them too.
 """
 
-import json
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import measure
 import numpy as np
 import tyro
-import without_training
+from sacrebleu.metrics import BLEU
 from tyro.conf import Positional
 
-from simple_diffusion_lm.evaluation.compare import machine
+from simple_diffusion_lm.cli.exits import exit_cleanly
+from simple_diffusion_lm.core.generate import Sampling
+from simple_diffusion_lm.corpus.tokenizer import SPACE, Tokenizer
 from simple_diffusion_lm.evaluation.evaluate import reference_texts
 from simple_diffusion_lm.evaluation.judge import KneserNey
-from simple_diffusion_lm.evaluation.metrics import example_texts
-from simple_diffusion_lm.exits import exit_cleanly
-from simple_diffusion_lm.filling import Form, Wish
-from simple_diffusion_lm.generation import DiffusionLM
-from simple_diffusion_lm.model.continuous import Continuous
-from simple_diffusion_lm.model.guidance import NONE, Guidance
-from simple_diffusion_lm.model.slots import TEMPERATURE
-from simple_diffusion_lm.text.tokenizer import SPACE, Tokenizer
+from simple_diffusion_lm.evaluation.likelihood import example_texts
+from simple_diffusion_lm.writing.model import DiffusionLM
+from simple_diffusion_lm.writing.writer import Request
 
 LONGEST = 5  # tokens of a gap
 ROOM = 50  # tokens that a line has at most, so that one more or less still fits any model
 ORDER, BEAM, GROWN = 5, 8, 32  # of the n-gram filler
-GUIDED, PATHS = (0.5, 1.0, 2.0), (0.0, 8.0)
-BATCH = 64
+STRENGTHS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 class Case(NamedTuple):
@@ -48,10 +45,11 @@ class Case(NamedTuple):
     gap: list[int]
     after: list[int]
 
-    def template(self, tokenizer: Tokenizer, gap: str) -> str:
-        first, last = tokenizer.decode(self.before), tokenizer.decode(self.after)
-        escaped = [text.replace("[[", "\\[[").replace("___", "\\___") for text in (first, last)]
-        return f"{escaped[0]} {gap} {escaped[1]}"
+    def request(self, tokenizer: Tokenizer, gap: str, after: bool = True) -> Request:
+        """The line as a template, up to its gap or whole."""
+        texts = (tokenizer.decode(self.before), tokenizer.decode(self.after))
+        first, last = (text.replace("[[", "\\[[").replace("___", "\\___") for text in texts)
+        return Request.of(f"{first} {gap} {last}" if after else f"{first} {gap}")
 
 
 Fill = Callable[[Sequence[Case]], list[list[int]]]
@@ -65,7 +63,7 @@ def cases(lines: Sequence[str], tokenizer: Tokenizer, count: int) -> list[Case]:
         ids = tokenizer.encode(line)
         if len(ids) > ROOM:
             continue
-        starts = [i for i, piece in enumerate(tokenizer.pieces(ids)) if piece.startswith(SPACE)]
+        starts = [i for i, piece in enumerate(tokenizer.spell(ids)) if piece.startswith(SPACE)]
         for length in rng.permutation(LONGEST) + 1:
             fitting = [i for i in starts if i > 0 and i + length in starts]
             if fitting and len(found[length]) < count:
@@ -76,80 +74,36 @@ def cases(lines: Sequence[str], tokenizer: Tokenizer, count: int) -> list[Case]:
 
 
 def by_infilling(
-    model: DiffusionLM, steps: int, candidates: int, guidance: Guidance = NONE
-) -> Fill:
-    """Of a model that sees both sides."""
-
-    def fill(gaps: Sequence[Case]) -> list[list[int]]:
-        tokenizer = model.tokenizer
-        templates = [case.template(tokenizer, f"[[{len(case.gap)}]]") for case in gaps]
-        wishes = [Wish.of(template) for template in templates]
-        written = model.write(wishes, candidates, steps=steps, guidance=guidance)
-        return [tokenizer.encode_after(f" {line.fills[0]}") for line in written]
-
-    return fill
+    model: DiffusionLM, sampling: Sampling, candidates: int, gaps: Sequence[Case]
+) -> list[list[int]]:
+    """What a model that sees both sides puts into gaps."""
+    tokenizer = model.tokenizer
+    requests = [case.request(tokenizer, f"[[{len(case.gap)}]]") for case in gaps]
+    written = model.write(requests, candidates, (), 0, sampling)
+    return [tokenizer.encode_after(f" {line.fills[0]}") for line in written]
 
 
-def by_itself(model: DiffusionLM, steps: int, stagger: float, gradient: float | None) -> Fill:
-    """Of a model that is not told what is given (see without_training.py)."""
-
-    def fill(gaps: Sequence[Case]) -> list[list[int]]:
-        tokenizer, writer = model.tokenizer, model.writer
-        fills: list[list[int]] = []
-        assert isinstance(model.model, Continuous)
-        for start in range(0, len(gaps), BATCH):
-            slots = []
-            for number, case in enumerate(gaps[start : start + BATCH], start=start):
-                form = Form.of(
-                    Wish.of(case.template(tokenizer, f"[[{len(case.gap)}]]")).template, tokenizer
-                )
-                slots.append(form.slot([len(case.gap)], writer.end, number, (0, number)))
-            done = without_training.fill(
-                model.model, slots, writer.vocabulary(), steps=steps, temperature=TEMPERATURE,
-                stagger=stagger, gradient=gradient,
-            )  # fmt: skip
-            for case, ids in zip(gaps[start : start + BATCH], done, strict=True):
-                fills.append(ids[len(case.before) : len(case.before) + len(case.gap)])
-        return fills
-
-    return fill
-
-
-def by_continuing(model: DiffusionLM, candidates: int) -> Fill:
-    """Of a model that goes on from a prompt: of many continuations, the best with what follows."""
-
-    def fill(gaps: Sequence[Case]) -> list[list[int]]:
-        tokenizer, fills = model.tokenizer, []
-        for number, case in enumerate(gaps):
-            wish = Wish.of(case.template(tokenizer, "___").split("___")[0] + "___")
-            written = list(model.write([wish] * candidates, 1, seed=number))
-            ids = [tokenizer.encode_after(f" {line.fills[0]}") for line in written]
-            fitting = [each[: len(case.gap)] for each in ids if len(each) >= len(case.gap)]
-            ends = [tokenizer.eos_id]
-            nats = model.writer.nats([case.before + f + case.after + ends for f in fitting])
-            fills.append(fitting[int(np.argmin(nats))] if fitting else [])
-        return fills
-
-    return fill
+def by_continuing(model: DiffusionLM, count: int, gaps: Sequence[Case]) -> list[list[int]]:
+    """Of a model that predicts the next token: of `count` continuations, the best with what follows."""
+    tokenizer, fills = model.tokenizer, []
+    for seed, case in enumerate(gaps):
+        requests = [case.request(tokenizer, "___", after=False)] * count
+        written = model.write(requests, 1, (), seed, Sampling())
+        ids = [tokenizer.encode_after(f" {line.fills[0]}") for line in written]
+        fitting = [each[: len(case.gap)] for each in ids if len(each) >= len(case.gap)]
+        nats = model.nats([case.before + each + case.after + model.end for each in fitting])
+        fills.append(fitting[int(np.argmin(nats))] if fitting else [])
+    return fills
 
 
 def by_counting(lines: Sequence[str], tokenizer: Tokenizer) -> Fill:
-    """Of an n-gram model of tokens: beam search, and at last with what follows.
-
-    A beam goes on with what most often followed its last token, then with what is most frequent.
-    """
-    pieces = [tokenizer.pieces([i])[0] for i in range(len(tokenizer))]
-    texts = [tokenizer.encode(line) for line in lines]
+    """Of an n-gram model of tokens: beam search, and at last with what follows."""
+    pieces, texts = tokenizer.spell(range(len(tokenizer))), [tokenizer.encode(line) for line in lines]
     judge = KneserNey([" ".join(pieces[i] for i in ids) for ids in texts], ORDER)
-    common = [i for i, _ in Counter(chain(*texts)).most_common(GROWN)]
-    counted: dict[int, Counter[int]] = defaultdict(Counter)
-    for ids in texts:
-        for last, following in pairwise(ids):
-            counted[last][following] += 1
-    after = {
-        last: list(dict.fromkeys([*(i for i, _ in following.most_common()), *common]))
-        for last, following in counted.items()
-    }
+    followed: dict[int, Counter[int]] = defaultdict(Counter)
+    for last, following in chain(*map(pairwise, texts)):
+        followed[last][following] += 1
+    common = Counter(chain(*texts))
 
     def nats(ids: Sequence[int], of_last: int) -> float:
         return float(judge.nats(" ".join(pieces[i] for i in ids))[:-1][-of_last:].sum())
@@ -160,107 +114,89 @@ def by_counting(lines: Sequence[str], tokenizer: Tokenizer) -> Fill:
             grown = []
             for cost, ids in beams:
                 context = (case.before + ids)[-(ORDER - 1) :]
-                seen = after.get(context[-1], common)
-                may = [i for i in seen if place > 0 or pieces[i].startswith(SPACE)][:GROWN]
-                grown += [(cost + nats([*context, i], 1), [*ids, i]) for i in may]
-            beams = sorted(grown, key=lambda beam: beam[0])[:BEAM]
-        length = len(case.gap) + min(len(case.after), ORDER - 1)
-        whole = [
-            (nats(case.before + ids + case.after[: ORDER - 1], length), ids) for _, ids in beams
-        ]
-        return min(whole, key=lambda beam: beam[0])[1]
+                likely = [i for i, _ in (followed[context[-1]] or common).most_common()]
+                may = [i for i in likely if place > 0 or pieces[i].startswith(SPACE)] or likely
+                grown += [(cost + nats([*context, i], 1), [*ids, i]) for i in may[:GROWN]]
+            beams = sorted(grown)[:BEAM]
+        after = case.after[: ORDER - 1]
+        return min(
+            (ids for _, ids in beams), key=lambda ids: nats(case.before + ids + after, len(ids + after))
+        )
 
     return lambda gaps: [fill_one(case) for case in gaps]
 
 
-def measure(
-    fill: Fill, gaps: Sequence[Case], tokenizer: Tokenizer, judge: KneserNey
-) -> dict[str, object]:
-    """Exact recovery, tokens that are right, and what the judge says of the lines."""
+def figures(fill: Fill, gaps: Sequence[Case], tokenizer: Tokenizer, judge: KneserNey) -> dict[str, Any]:
+    """Exact recovery, tokens that are right, and what the n-gram judge says of the lines."""
     began = time.monotonic()
-    filled = fill(gaps)
+    pairs = list(zip(fill(gaps), gaps, strict=True))
     seconds = (time.monotonic() - began) / len(gaps)
-    exact = [ids == case.gap for ids, case in zip(filled, gaps, strict=True)]
-    tokens = [
-        fmean(a == b for a, b in zip(ids + [-1] * LONGEST, case.gap, strict=False))
-        for ids, case in zip(filled, gaps, strict=True)
-    ]
-    lines = [
-        tokenizer.decode(case.before + ids + case.after)
-        for ids, case in zip(filled, gaps, strict=True)
-    ]
-    by_length = {
-        length: fmean(e for e, c in zip(exact, gaps, strict=True) if len(c.gap) == length)
-        for length in range(1, LONGEST + 1)
-    }
+    exact: dict[int, list[bool]] = defaultdict(list)
+    for ids, case in pairs:
+        exact[len(case.gap)].append(ids == case.gap)
+    right = [[a == b for a, b in zip(ids + [-1] * LONGEST, case.gap, strict=False)] for ids, case in pairs]
+    lines = [tokenizer.decode(case.before + ids + case.after) for ids, case in pairs]
     return {
-        "exact": fmean(exact),
-        "exact_by_length": by_length,
-        "tokens": fmean(tokens),
-        "judge_perplexity": judge.perplexity(lines),
+        "exact": fmean(chain(*exact.values())),
+        **{f"of {length} tokens": fmean(found) for length, found in exact.items()},
+        "tokens right": fmean(map(fmean, right)),
+        "ngram_perplexity": judge.perplexity(lines),
         "seconds_per_line": seconds,
-        "lines": lines[:10],
+        "first": lines[0],
     }
 
 
-def main(
-    runs: Positional[tuple[Path, ...]],
-    out: Path = Path("infilling.json"),
-    count: int = 100,
-    steps: int = 16,
-    candidates: int = 8,
-    ways: bool = False,
-) -> None:
-    """Fills gaps with each run and with an n-gram model.
+def varied(model: DiffusionLM, lines: list[str], judge: KneserNey, steps: int) -> list[dict[str, Any]]:
+    """What is left of lines as the strength grows, and what the n-gram judge says of what came of them."""
+    rows = []
+    for strength in STRENGTHS:
+        written = model.vary(lines, strength, steps=steps) if strength else lines
+        bleu = BLEU(tokenize="none", force=True).corpus_score(written, [lines]).score
+        unchanged = fmean(map(str.__eq__, written, lines))
+        row = {"strength": strength, "BLEU with the source": bleu, "unchanged": unchanged}
+        rows.append(row | {"ngram_perplexity": judge.perplexity(written), "first": written[0]})
+    return rows
 
-    Args:
-        runs: run directories.
-        out: where the figures go.
-        count: gaps of each length.
-        steps: of sampling.
-        candidates: lines to choose from; those of a model that only goes on are four times as many.
-        ways: of continuous models, guidance too, and the ways that need no training for gaps.
-    """
-    data = DiffusionLM.trained_on(runs[0])
-    first = DiffusionLM.from_pretrained(runs[0])
-    tokenizer = first.tokenizer
-    gaps = cases(example_texts(first, data.valid, 20 * count), tokenizer, count)
-    lines = reference_texts(first, data.train)
-    judge = KneserNey(lines)
-    fills: dict[str, Fill] = {
-        "what stood there": lambda gaps: [case.gap for case in gaps],
-        f"{ORDER}-gram model": by_counting(lines, tokenizer),
-    }
-    for run in runs:
-        model = DiffusionLM.from_pretrained(run)
-        if model.model.writes_length:
-            fills[f"{run.name}, best of {4 * candidates}"] = by_continuing(model, 4 * candidates)
-        else:
-            fills[run.name] = by_infilling(model, steps, 1)
-            fills[f"{run.name}, best of {candidates}"] = by_infilling(model, steps, candidates)
-        if isinstance(model.model, Continuous) and ways:
-            for scale in GUIDED:
-                guided = Guidance(given=scale)
-                fills[f"{run.name}, guided {scale}"] = by_infilling(model, steps, 1, guided)
-            for w in PATHS:
-                fills[f"{run.name}, re-injected, w = {w}"] = by_itself(model, steps, w, None)
-                fills[f"{run.name}, by gradient, w = {w}"] = by_itself(model, steps, w, 1.0)
-    results: dict[str, dict[str, object]] = {}
-    print("| filled by | exact | 1 | 2 | 3 | 4 | 5 | tokens right | judge perplexity | s a line |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    for name, fill in fills.items():
-        found = results[name] = measure(fill, gaps, tokenizer, judge)
-        each = " | ".join(f"{share:.0%}" for share in found["exact_by_length"].values())  # type: ignore[attr-defined]
-        print(
-            f"| {name} | {found['exact']:.1%} | {each} | {found['tokens']:.1%} | "
-            f"{found['judge_perplexity']:.1f} | {found['seconds_per_line']:.2f} |",
-            flush=True,
-        )
-    settings = {"count": count, "steps": steps, "candidates": candidates}
-    command = f"python benchmarks/infilling.py {' '.join(sys.argv[1:])}"
-    about = {"command": command, "settings": settings, "machine": machine()}
-    out.write_text(json.dumps({**about, "results": results}, indent=1, ensure_ascii=False))
+
+@dataclass(kw_only=True)
+class Infilling:
+    """Fills gaps with each run and with an n-gram model; and varies lines with those that can."""
+
+    runs: Positional[tuple[Path, ...]]  # run directories
+    out: Path = Path("infilling.json")  # where the figures go
+    count: int = 100  # gaps of each length
+    steps: int = 16  # of sampling
+    candidates: int = 8  # lines to choose from; four times as many of a model that predicts the next token
+
+    def __call__(self) -> None:
+        models = {run.name: DiffusionLM.from_pretrained(run) for run in self.runs}
+        first, data = next(iter(models.values())), DiffusionLM.trained_on(self.runs[0])
+        tokenizer, lines = first.tokenizer, reference_texts(first, data.train)
+        held_out = example_texts(first, data.valid, 20 * self.count)
+        gaps = cases(held_out, tokenizer, self.count)
+        judge, sampling, many = KneserNey(lines), Sampling(self.steps), self.candidates
+        fills: dict[str, Fill] = {
+            "what stood there": lambda gaps: [case.gap for case in gaps],
+            f"{ORDER}-gram model": by_counting(lines, tokenizer),
+        }
+        for name, model in models.items():
+            if model.model.writes_length:
+                fills[f"{name}, best of {4 * many}"] = partial(by_continuing, model, 4 * many)
+            else:
+                fills[name] = partial(by_infilling, model, sampling, 1)
+                fills[f"{name}, best of {many}"] = partial(by_infilling, model, sampling, many)
+        results: dict[str, Any] = {**measure.about(), "gaps": [], "varied": {}}
+        for name, fill in fills.items():
+            measure.say(name)
+            results["gaps"].append({"filled by": name, **figures(fill, gaps, tokenizer, judge)})
+            measure.write_results(self.out, results)
+        print(measure.shown(results["gaps"]))
+        for name, model in models.items():
+            if model.model.is_guided:
+                results["varied"][name] = varied(model, held_out[: self.count], judge, Sampling().steps)
+                measure.write_results(self.out, results)
+                print(f"\n{name}, lines varied:\n\n{measure.shown(results['varied'][name])}")
 
 
 if __name__ == "__main__":
-    exit_cleanly(lambda: tyro.cli(main))
+    exit_cleanly(lambda: tyro.cli(Infilling)())

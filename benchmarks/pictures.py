@@ -9,6 +9,7 @@ Writes noise-to-text.svg, terminal.svg (it moves), and, where there is a Chromiu
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -17,26 +18,28 @@ import tyro
 from torture_server import serving
 from tyro.conf import Positional
 
+from simple_diffusion_lm.cli.exits import exit_cleanly
+from simple_diffusion_lm.core.denoiser import Batch
+from simple_diffusion_lm.core.generate import Frame
 from simple_diffusion_lm.evaluation.run_report import evenly
-from simple_diffusion_lm.exits import exit_cleanly
-from simple_diffusion_lm.generation import DiffusionLM
-from simple_diffusion_lm.model.slots import Frame, Slots
-from simple_diffusion_lm.watching import UNKNOWN, Onlooker, Shown
+from simple_diffusion_lm.writing.model import DiffusionLM
+from simple_diffusion_lm.writing.watching import UNKNOWN, Onlooker, Shown
 
 STEPS, LINES, SEED = 64, 6, 3
 STRIP = 9  # steps of one line that the strip shows
 FRAMES, SECONDS, PAUSE = 32, 5.0, 0.3  # of the moving terminal; the pause is a share at its end
 SURE, UNSURE = (94, 234, 212), (251, 191, 36)
+PAGES = (("page", 1200, 800, "light"), ("page-dark", 1200, 800, "dark"), ("page-phone", 390, 844, "light"))
 GREY, FONT = "#8b949e", "15px ui-monospace, Menlo, Consolas, monospace"
 
 
 def frames_of(model: DiffusionLM) -> list[list[list[Shown]]]:
     """Step after step, the tokens of each line."""
-    onlooker = Onlooker(model.writer)
+    onlooker = Onlooker(model)
     by_line: dict[int, list[list[Shown]]] = {}
 
-    def watch(group: Slots, frame: Frame) -> None:
-        for number, line in onlooker(group, frame).items():
+    def watch(batch: Batch, frame: Frame) -> None:
+        for number, line in onlooker(batch, frame).items():
             by_line.setdefault(number, []).append(line)
 
     model.generate(LINES, steps=STEPS, seed=SEED, watch=watch)
@@ -48,9 +51,7 @@ def spans(line: Sequence[Shown]) -> str:
     parts = []
     for token in line:
         share = token.probability
-        colour = "".join(
-            f"{round(u + (s - u) * share):02x}" for s, u in zip(SURE, UNSURE, strict=True)
-        )
+        colour = "".join(f"{round(u + (s - u) * share):02x}" for s, u in zip(SURE, UNSURE, strict=True))
         fill = GREY if token.text == UNKNOWN else f"#{colour}"
         faint = "" if token.written else f' fill-opacity="{0.35 + 0.5 * share:.2f}"'
         parts.append(f'<tspan fill="{fill}"{faint}>{escape(token.text)}</tspan>')
@@ -100,15 +101,11 @@ def terminal(frames: list[list[list[Shown]]], command: str) -> str:
 def photograph(run: Path, out: Path, template: str, chromium: str) -> None:
     from playwright.sync_api import expect, sync_playwright
 
-    kinds = {
-        "page": {"viewport": {"width": 1200, "height": 800}, "color_scheme": "light"},
-        "page-dark": {"viewport": {"width": 1200, "height": 800}, "color_scheme": "dark"},
-        "page-phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light"},
-    }
     with serving(run) as server, sync_playwright() as started:
         browser = started.chromium.launch(executable_path=chromium)
-        for name, options in kinds.items():
-            page = browser.new_page(device_scale_factor=1.5, **options)
+        for name, width, height, scheme in PAGES:
+            size = {"width": width, "height": height}
+            page = browser.new_page(device_scale_factor=1.5, viewport=size, color_scheme=scheme)
             page.goto(f"http://127.0.0.1:{server.port}")
             for text in ("", template):
                 page.fill("#template", text)
@@ -122,30 +119,26 @@ def photograph(run: Path, out: Path, template: str, chromium: str) -> None:
         browser.close()
 
 
-def main(
-    run: Positional[Path],
-    out: Path = Path("docs/pictures"),
-    template: str = "a man in a ___ shirt is ___ .",
-) -> None:
-    """Draws a run.
+@dataclass(kw_only=True)
+class Pictures:
+    """Draws a run."""
 
-    Args:
-        run: a run directory.
-        out: directory for the pictures.
-        template: what is written on the page.
-    """
-    model = DiffusionLM.from_pretrained(run)
-    frames = frames_of(model)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "noise-to-text.svg").write_text(strip(frames), encoding="utf-8")
-    command = f"sdlm generate run --count {LINES} --watch"
-    (out / "terminal.svg").write_text(terminal(frames, command), encoding="utf-8")
-    chromium = shutil.which("chromium")
-    if chromium is None or find_spec("playwright") is None:
-        print("no Chromium or no extra `browser` here: no pictures of the page", file=sys.stderr)
-        return
-    photograph(run, out, template, chromium)
+    run: Positional[Path]  # a run directory
+    out: Path = Path("docs/pictures")  # directory for the pictures
+    template: str = "a man in a ___ shirt is ___ ."  # what is written on the page
+
+    def __call__(self) -> None:
+        frames = frames_of(DiffusionLM.from_pretrained(self.run))
+        self.out.mkdir(parents=True, exist_ok=True)
+        (self.out / "noise-to-text.svg").write_text(strip(frames), encoding="utf-8")
+        command = f"sdlm generate run --count {LINES} --watch"
+        (self.out / "terminal.svg").write_text(terminal(frames, command), encoding="utf-8")
+        chromium = shutil.which("chromium")
+        if chromium is None or find_spec("playwright") is None:
+            print("no Chromium or no extra `browser` here: no pictures of the page", file=sys.stderr)
+        else:
+            photograph(self.run, self.out, self.template, chromium)
 
 
 if __name__ == "__main__":
-    exit_cleanly(lambda: tyro.cli(main))
+    exit_cleanly(lambda: tyro.cli(Pictures)())

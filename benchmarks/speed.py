@@ -1,265 +1,333 @@
-"""How fast: training, sampling, starting, and how much memory; contenders side by side in one run.
+"""How fast: training, sampling, and how much memory that takes; on a GPU where there is one.
 
-    python benchmarks/speed.py --corpus captions.txt --original ../simple-diffusion-lm-original
+    python benchmarks/speed.py --corpus captions.txt
 
-The contenders of a measurement alternate, because a machine's speed drifts, and its matmul peak is
-measured again before each turn. Models are untrained, which changes no cost: the autoregressive
-twin, which ends its lines itself, is run to the length of the longest of as many real lines.
+On a processor, contenders side by side over sizes. They alternate, because a machine's speed drifts, and
+its matmul peak is measured again before each turn. On a GPU, `modern` over sizes, batches, compiling and
+TF32. Models are untrained, which changes no cost: the autoregressive baseline, which ends its lines
+itself, is run to the length of the longest of as many real lines.
 """
 
+import gc
 import multiprocessing
-import subprocess
-import sys
 import tempfile
-from collections import defaultdict
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
+from statistics import median
+from typing import Any
 
 import measure
-import original_script
+import numpy as np
 import torch
 import tyro
-from measure import Training, say, seconds_of, spread, summary
-from original_script import OriginalTraining
-from sampling import Sampling, samplers
+from measure import say, summary
+from torch.utils.flop_counter import FlopCounterMode
 
+from simple_diffusion_lm.cli.exits import exit_cleanly
+from simple_diffusion_lm.core import Config
+from simple_diffusion_lm.core.denoiser import Batch
+from simple_diffusion_lm.core.loss import Draws
+from simple_diffusion_lm.core.train import autocast_dtype, train
+from simple_diffusion_lm.corpus.prepare import Prepared, open_prepared, prepare
+from simple_diffusion_lm.devices.processes import pick_device
 from simple_diffusion_lm.errors import UserError
-from simple_diffusion_lm.exits import exit_cleanly
-from simple_diffusion_lm.text.corpus import Prepared, open_prepared
-from simple_diffusion_lm.training.config import Config
-from simple_diffusion_lm.training.recipes import SIZES, modern, original, sized, with_objective
+from simple_diffusion_lm.evaluation.compare import CONTENDERS
+from simple_diffusion_lm.runs.compiling import compile_layers
+from simple_diffusion_lm.runs.config import sized
+from simple_diffusion_lm.runs.run import begin, make_batches
+from simple_diffusion_lm.tasks.toy import ToyLanguage
+from simple_diffusion_lm.writing.model import DiffusionLM
 
-VOCAB_SIZE = 2048
-DEVICE = torch.device("cpu")
-SCRIPT = "original's script"
-RECIPES: dict[str, Config] = {
-    "modern": modern(),
-    "masked": with_objective(modern(), "masked"),
-    "autoregressive": with_objective(modern(), "autoregressive"),
-    "original": original(),
-}
+STEPS = 64  # of sampling: what rates are given for; a step costs the same at every level
 SAMPLED = ("modern", "masked", "autoregressive")
-SAMPLED_SIZE = "small"
-STARTS = {
-    "python": ["-c", "pass"],
-    "import torch": ["-c", "import torch"],
-    "import simple_diffusion_lm": ["-c", "import simple_diffusion_lm"],
-    "sdlm --help": ["-m", "simple_diffusion_lm", "--help"],
-}
 SMOKE_SIZE = {"model_dim": 32, "layers": 2, "heads": 2}
+WINDOW, LINE = 256, 64  # the longest text in tokens, on a GPU
+BATCH_TOKENS = (16_384, 65_536, 262_144)  # on a GPU, for SECONDS each
+SECONDS = 8.0
 
 
-def contender(
-    name: str, size: str, data: Prepared, script: ModuleType | None
-) -> Training | OriginalTraining:
-    """One that trains at a size; "smoke" is a size too."""
-    if name == SCRIPT:
-        assert script is not None
-        dim, layers = (int(SIZES[size][field]) for field in ("model_dim", "layers"))
-        return OriginalTraining(script, data, dim, layers)
-    config = RECIPES[name]
-    config = replace(config, **SMOKE_SIZE) if size == "smoke" else sized(config, size)
-    return Training(config, data, DEVICE)
+def seconds_of(action: Callable[[], Any], device: torch.device) -> float:
+    """How long it takes, the device's queue included."""
+    synchronise = torch.cpu.synchronize if device.type == "cpu" else torch.accelerator.synchronize
+    synchronise()
+    began = time.perf_counter()
+    action()
+    synchronise()
+    return time.perf_counter() - began
 
 
-def contenders(size: str, script: ModuleType | None) -> list[str]:
-    """The original's heads are eight of at least 32: narrow sizes are not for it."""
-    fits = script is not None and SIZES.get(size, {}).get("model_dim", 0) >= 256
-    return [*RECIPES, *([SCRIPT] if fits else [])]
+def matmul_peak(dtype: torch.dtype, device: torch.device) -> float:
+    """FLOP/s of the fastest product of two square matrices: what the machine can do just now."""
+    best = 0.0
+    for size in (512, 1024, 2048) if device.type == "cpu" else (4096, 8192, 16384):
+        a, b = torch.randn(2, size, size, device=device).to(dtype)
+        times = [seconds_of(lambda a=a, b=b: torch.mm(a, b), device) for _ in range(4)]
+        best = max(best, 2 * size**3 / min(times))
+    return best
 
 
-class Turn(NamedTuple):
-    """One contender's turn at training, and the matmul peak just before."""
+class Training:
+    """One model's training by core.train.train, a step at a time.
 
-    tokens_per_second: float
-    seconds_per_step: float
-    peak: float
+    The steps are the dearer ones: with a first prediction for self-conditioning from the start.
+    """
+
+    def __init__(self, config: Config, data: Prepared) -> None:
+        self.config = replace(config, steps=10**9, epochs=None, minutes=None, self_cond_from=0.0)
+        self.data, self.device = data, pick_device()
+        self.dtype = autocast_dtype(self.device) or torch.float32
+        self.state = begin(self.config, data)
+        self.batches = make_batches(self.config, data, data.train, masks=True)
+        self.steps = train(self.config, self.state, self.batches)
+        self.turns: list[tuple[float, float, float]] = []  # tokens a second, seconds a step, peak
+
+    def step(self) -> int:
+        """Takes a step. Returns the real tokens of it."""
+        before = self.state.progress.tokens
+        next(self.steps)
+        return self.state.progress.tokens - before
+
+    def turn(self, seconds: float) -> None:
+        """Trains for these seconds, after measuring the peak of matrix products."""
+        peak, tokens, spent = matmul_peak(self.dtype, self.device), list[int](), 0.0
+        while spent < seconds:
+            spent += seconds_of(lambda: tokens.append(self.step()), self.device)
+        self.turns.append((sum(tokens) / spent, spent / len(tokens), peak))
+
+    def some_batches(self, count: int) -> list[Batch]:
+        """Batches of short, middling and long texts: evenly from all, by length."""
+        lengths = self.batches.lengths()
+        order = sorted(self.batches.order(0), key=lambda numbers: lengths[numbers].mean())
+        places = [int((k + 0.5) / count * len(order)) for k in range(count)]
+        return [self.batches.batch(0, order[place]) for place in places]
+
+    def padding(self) -> float:
+        """The share of positions that are no text."""
+        masks = [batch.length_mask for batch in self.some_batches(20)]
+        return 1 - sum(int(m.sum()) for m in masks) / sum(m.numel() for m in masks)
+
+    def flops(self) -> float:
+        """Of a training step's matrix products for each real token, the optimiser left out.
+
+        Of texts side by side that are equally long, and in float32, where products have as many rows as
+        there are tokens: nothing is padding. Compiled layers are not seen.
+        """
+        numbers, model = self.some_batches(1)[0].number.numpy(), self.state.model.train()
+        lengths = self.batches.lengths()[numbers]
+        with FlopCounterMode(display=False) as counter:
+            for n in np.unique(lengths):
+                batch = self.batches.batch(0, numbers[lengths == n]).each(lambda x: x.to(self.device))
+                model.loss(batch, Draws.of(batch, 0, 0)).total.backward()
+        model.zero_grad()
+        return counter.get_total_flops() / int(lengths.sum())
+
+    def row(self, flops: float) -> dict[str, Any]:
+        """For the results: rates, and the share of the matmul peak. flops: for each real token."""
+        numbers = self.some_batches(1)[0].number.numpy()
+        making = [seconds_of(lambda: self.batches.batch(0, numbers), self.device) for _ in range(3)]
+        return {
+            "parameters": sum(p.numel() for p in self.state.model.parameters()),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "tokens_per_second": summary([rate for rate, _, _ in self.turns]),
+            "step_ms": summary([1000 * seconds for _, seconds, _ in self.turns]),
+            "padding": self.padding(),
+            "utilisation": summary([rate * flops / peak for rate, _, peak in self.turns]),
+            "peak_gflops": summary([peak / 1e9 for _, _, peak in self.turns]),
+            "mflop_per_token": flops / 1e6,
+            "batch_ms": 1000 * min(making),  # of the host alone, within each step
+            "memory_mb": None,
+        }
 
 
-def take_turn(
-    model: Training | OriginalTraining, seconds: float, peak: Mapping[str, float]
-) -> Turn:
-    """Trains for at least these seconds, in whole units of steps."""
-    tokens, spent = [], 0.0
-    while spent < seconds or len(tokens) % model.unit:
-        spent += seconds_of(lambda: tokens.append(model.step()), DEVICE)
-    return Turn(sum(tokens) / spent, spent / len(tokens), peak[measure.name_of(model.dtype)])
+def config_of(name: str, size: str) -> Config:
+    """A contender at a size; "smoke" is a size too."""
+    config = CONTENDERS[name]
+    return replace(config, **SMOKE_SIZE) if size == "smoke" else sized(config, size)
 
 
 def measure_training(
-    size: str, data: Prepared, script: ModuleType | None, *, turns: int, seconds: float, smoke: bool
+    configs: Mapping[str, Config], data: Prepared, turns: int, seconds: float, compiled: bool
 ) -> dict[str, Any]:
-    """What each contender does at one size."""
-    models = {name: contender(name, size, data, script) for name in contenders(size, script)}
-    flops = {}
-    for name, model in models.items():
-        say(f"counting FLOPs, {size}: {name}")
-        model.step()
+    """What contenders do, by turns."""
+    models, flops = {}, {}
+    for name, config in configs.items():
+        say(f"counting FLOPs: {name}")
+        model = models[name] = Training(config, data)
         flops[name] = model.flops()
-        if isinstance(model, Training) and not smoke:
-            model.compile()
-            model.step()
-    taken: dict[str, list[Turn]] = defaultdict(list)
+        if compiled:
+            compile_layers(replace(model.config, compile=True), model.state.model)
+        model.step()
     for turn in range(turns):
-        say(f"training, {size}: turn {turn + 1} of {turns}")
-        peak = measure.peaks(DEVICE, smoke=smoke)
         for name in list(models)[:: 1 if turn % 2 == 0 else -1]:
-            taken[name].append(take_turn(models[name], seconds, peak))
-    rows = {}
-    for name, model in models.items():
-        needed, executed, optimizer = flops[name]
-        rows[name] = {
-            "parameters": model.parameters,
-            "dtype": measure.name_of(model.dtype),
-            "tokens_per_second": summary([t.tokens_per_second for t in taken[name]]),
-            "step_ms": summary([1000 * t.seconds_per_step for t in taken[name]]),
-            "padding": model.padding(),
-            "utilisation": summary([t.tokens_per_second * needed / t.peak for t in taken[name]]),
-            "executed": summary(
-                [(t.tokens_per_second * executed + optimizer / t.seconds_per_step) / t.peak
-                 for t in taken[name]]
-            ),
-            "flops_per_token": needed,
-            "flops_executed_per_token": executed,
-            "optimizer_flops_per_step": optimizer,
-            "peak_flops": summary([t.peak for t in taken[name]]),
-        }  # fmt: skip
-    return rows
+            say(f"training: turn {turn + 1} of {turns}, {name}")
+            models[name].turn(seconds)
+    return {name: model.row(flops[name]) for name, model in models.items()}
+
+
+def measure_on_gpu(texts: Mapping[int, Prepared], sizes: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """(setting, its row) for each: what is switched is switched alone."""
+    first, middle, last = BATCH_TOKENS
+    kinds = [(WINDOW, first), (WINDOW, middle), (WINDOW, last), (LINE, middle)]
+    settings = [(kind, False, "high") for kind in kinds] + [((WINDOW, middle), False, "highest")]
+    settings += [(kind, True, "high") for kind in kinds]
+    for size in sizes:
+        for (crop, batch), compiled, precision in settings:
+            name = f"{size}, texts of {crop}, batches of {batch:,}, {precision}{', compiled' * compiled}"
+            say(name)
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            torch.set_float32_matmul_precision(precision)  # "high": TF32
+            config = replace(config_of("modern", size), batch_tokens=batch, crop=crop, cooccurrence=False)
+            try:
+                row = measure_training({"modern": config}, texts[crop], 1, SECONDS, compiled)
+                row["modern"]["memory_mb"] = torch.cuda.max_memory_allocated() / 1e6
+            except Exception as error:  # of memory, of a compiler: no reason to lose the other rows
+                row = {"left_out": f"{type(error).__name__}: {error}"[:200]}
+            yield name, row
+
+
+@dataclass
+class Way:
+    """One way to write `count` texts, and how long it took each time.
+
+    Attributes:
+        about: what it is, for the results.
+        steps: those that are timed.
+        full: how many a text takes: STEPS, or its tokens where one is written after the other.
+        forward: one pass of trunk and head over as many positions; None where texts differ.
+    """
+
+    about: dict[str, Any]
+    count: int
+    steps: int
+    full: int
+    run: Callable[[], None]
+    forward: Callable[[], None] | None = None
+    seconds: list[float] = field(default_factory=list)
+    forwards: list[float] = field(default_factory=list)
+
+    def time(self) -> None:
+        self.seconds.append(seconds_of(self.run, pick_device()) / self.steps)
+        if self.forward is not None:
+            self.forwards.append(median(seconds_of(self.forward, pick_device()) for _ in range(5)))
+
+    def row(self) -> dict[str, Any]:
+        """For the results."""
+        return {
+            **self.about,
+            "texts": self.count,
+            "texts_per_second": self.count / (median(self.seconds) * self.full),
+            "step_ms": summary([1000 * seconds for seconds in self.seconds]),
+            "steps_per_forward": median(self.seconds) / median(self.forwards) if self.forwards else None,
+        }
+
+
+def ways(name: str, training: Training, count: int, steps: int) -> list[Way]:
+    """To write texts whose lengths are drawn, and texts of the corpus's mean length."""
+    lengths, model = training.batches.lengths(), training.state.average.eval()
+    longest, mean = int(np.quantile(lengths, 1 - 1 / count)), round(float(lengths.mean()))
+    weights = np.bincount(lengths.clip(max=longest)).tolist()
+    lm = DiffusionLM(model, training.data.tokenizer, weights, stream=training.data.stream)
+
+    def write(length: int | None = None) -> None:
+        lm.generate(count, length=length, steps=steps, batch_size=count)
+
+    if model.writes_length:
+        about = {"name": f"{name}, cached", "lengths": f"up to {longest}"}
+        return [Way(about, count, longest, longest, write)]
+    x = torch.randn(count, mean, model.transformer.project.in_features, device=training.device)
+    mask = torch.ones(count, mean, dtype=torch.bool, device=training.device)
+
+    @torch.no_grad()
+    def forward() -> None:
+        model.head(model.transformer(x, mask[:, :1].float(), mask).flatten(0, 1))
+
+    even = partial(write, mean - 1)  # and an EOS
+    drawn = Way({"name": name, "lengths": "drawn"}, count, steps, STEPS, write)
+    return [drawn, Way({"name": name, "lengths": str(mean)}, count, steps, STEPS, even, forward)]
 
 
 def measure_sampling(
-    data: Prepared, script: ModuleType | None, *, size: str, counts: list[int], turns: int,
-    steps: int,
-) -> list[dict[str, Any]]:  # fmt: skip
+    size: str, data: Prepared, counts: Sequence[int], turns: int, steps: int
+) -> list[dict[str, Any]]:
     """Each way of sampling in turn, on untrained models of one size."""
-    models = {name: contender(name, size, data, script) for name in SAMPLED}
-    theirs = contender(SCRIPT, size, data, script).model if script else None
+    models = {name: Training(config_of(name, size), data) for name in SAMPLED}
     rows = []
     for count in counts:
-        ways: list[Sampling] = samplers(models, theirs, count, steps)
-        times = defaultdict(list)
+        each = [way for name, model in models.items() for way in ways(name, model, count, steps)]
         for turn in range(turns):
             say(f"sampling {count}: turn {turn + 1} of {turns}")
-            for way in ways if turn % 2 == 0 else ways[::-1]:
-                times[way].append(way.time(DEVICE))
-        for way in ways:
-            rows.append(way.row(times[way]))
+            for way in each[:: 1 if turn % 2 == 0 else -1]:
+                way.time()
+        rows += [way.row() for way in each]
     return rows
 
 
-def measure_starts(turns: int) -> dict[str, Any]:
-    """Seconds until a fresh process has done this."""
-    times = defaultdict(list)
-    for _ in range(turns):
-        for name, arguments in STARTS.items():
-            command = [sys.executable, *arguments]
-            start = partial(subprocess.run, command, check=True, capture_output=True)
-            times[name].append(seconds_of(start, DEVICE))
-    return {name: summary(values) for name, values in times.items()}
-
-
-def peak_memory(name: str, size: str, directory: Path, checkout: Path | None) -> int:
-    """Bytes that a process had at most in two steps. To be run in a process of its own."""
-    script = original_script.load(checkout) if checkout else None
-    model = contender(name, size, open_prepared(directory), script)
+def peak_memory(size: str, directory: Path) -> float:
+    """MB that a process had at most in two steps. To be run in a process of its own."""
+    model = Training(config_of("modern", size), open_prepared(directory))
     for _ in range(2):
         model.step()
     # Not ru_maxrss: a process begins with that of the one that started it.
     status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
 
 
-def measure_memory(sizes: list[str], data: Prepared, checkout: Path | None) -> dict[str, Any]:
-    rows = {}
-    for size in sizes:
-        names = [name for name in contenders(size, checkout) if name in ("modern", SCRIPT)]
-        rows[size] = {}
-        for name in names:
-            say(f"memory, {size}: {name}")
-            spawn = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(1, mp_context=spawn) as fresh:
-                job = fresh.submit(peak_memory, name, size, data.directory, checkout)
-                rows[size][name] = job.result()
-    return rows
+@dataclass(kw_only=True)
+class Speed:
+    """Measures everything; tables to stdout, all figures to OUT. About twelve minutes."""
 
+    corpus: Path | None = None  # a text file, one example a line
+    out: Path = Path("benchmarks/results/speed.json")  # results as JSON, written after each part
+    smoke: bool = False  # everything at its smallest, on the toy language: does the script still run?
 
-def tables(results: Mapping[str, Any]) -> str:
-    """The results for reading; median, and least to most in brackets."""
-    parts = []
-    for size, rows in results["training"].items():
-        memory = results.get("memory", {}).get(size, {})
-        lines = [
-            [name, spread(row["tokens_per_second"], "{:,.0f}"), spread(row["step_ms"], "{:,.0f}"),
-             f"{row['padding']:.1%}", f"{row['flops_per_token'] / 1e6:.1f}", row["dtype"],
-             spread(row["utilisation"], "{:.1f}", 100), spread(row["executed"], "{:.1f}", 100),
-             f"{memory[name] / 1e6:,.0f}" if name in memory else ""]
-            for name, row in rows.items()
-        ]  # fmt: skip
-        head = ["training, " + size, "real tokens/s", "ms a step", "padding", "MFLOP a token",
-                "dtype", "% of its peak", "the same, with padding and optimiser",
-                "memory, MB"]  # fmt: skip
-        parts.append(measure.markdown(head, lines))
-    head = ["sampling", "texts", "tokens each", "texts/s in 64 steps", "ms a step and text",
-            "step / one forward"]  # fmt: skip
-    lines = [
-        [row["name"], str(row["count"]), row["lengths"], f"{row['texts_per_second']:.2f}",
-         spread(row["step_ms_per_text"], "{:.3f}"),
-         f"{row['steps_per_forward']:.2f}" if row["steps_per_forward"] else ""]
-        for row in results["sampling"]
-    ]  # fmt: skip
-    parts.append(measure.markdown(head, lines))
-    lines = [[name, spread(row, "{:.2f}")] for name, row in results["starts"].items()]
-    parts.append(measure.markdown(["start", "seconds"], lines))
-    return "\n\n".join(parts)
+    def __call__(self) -> None:
+        if not self.smoke and (self.corpus is None or not self.corpus.is_file()):
+            raise UserError(f"{self.corpus or 'no corpus'}: give a text file (--corpus), or --smoke")
+        training: dict[str, Any] = {}
+        results: dict[str, Any] = {**measure.about(), "device": str(pick_device()), "training": training}
+        measure.write_results(self.out, results)
+        with tempfile.TemporaryDirectory() as directory:
+            for setting, rows in self.training(Path(directory)):
+                training[setting] = rows
+                measure.write_results(self.out, results)
+            data = open_prepared(Path(directory) / "prepared")
+            if self.smoke:
+                sampled = measure_sampling("smoke", data, [4], turns=1, steps=2)
+            elif pick_device().type == "cpu":
+                sampled = measure_sampling("small", data, [64, 256], turns=3, steps=8)
+            else:
+                sampled = measure_sampling("base", data, [64, 256, 1024], turns=3, steps=STEPS)
+            measure.write_results(self.out, results | {"sampling": sampled})
+        kept = [(setting, rows) for setting, rows in training.items() if "left_out" not in rows]
+        flat = [{"setting": s, "name": name, **row} for s, rows in kept for name, row in rows.items()]
+        print(f"{measure.shown(flat)}\n\n{measure.shown(sampled)}")
 
-
-def main(
-    corpus: Path | None = None,
-    original: Path | None = None,
-    out: Path = Path("benchmarks/results/speed.json"),
-    work: Path | None = None,
-    smoke: bool = False,
-) -> None:
-    """Measures everything; a table to stdout, all figures to OUT. About twelve minutes.
-
-    Args:
-        corpus: a text file, one example a line, or a directory that `sdlm prepare` made.
-        original: a checkout of the original project, to run its script beside ours.
-        out: results as JSON, written after each part.
-        work: directory for the prepared corpus; a temporary one by default.
-        smoke: everything at its smallest, on the toy language: do the scripts still run?
-    """
-    if corpus is None and not smoke:
-        raise UserError("give a corpus (--corpus), or --smoke")
-    script = original_script.load(original) if original else None
-    sizes = ["smoke"] if smoke else ["tiny", "small", "base"]
-    turns, seconds = (1, 0.01) if smoke else (3, 4.0)
-    results: dict[str, Any] = {**measure.about(), "training": {}}
-    measure.write_results(out, results)
-    with tempfile.TemporaryDirectory() as temporary:
-        data = measure.corpus(
-            corpus, work or Path(temporary) / "work", vocab_size=VOCAB_SIZE, smoke=smoke
-        )
-        for size in sizes:
-            results["training"][size] = measure_training(
-                size, data, script, turns=turns, seconds=seconds, smoke=smoke
-            )
-            measure.write_results(out, results)
-        results["sampling"] = measure_sampling(
-            data, script, size="smoke" if smoke else SAMPLED_SIZE,
-            counts=[4] if smoke else [64, 256], turns=turns, steps=2 if smoke else 8,
-        )  # fmt: skip
-        measure.write_results(out, results)
-        results["starts"] = measure_starts(1 if smoke else 3)
-        results["memory"] = measure_memory(sizes, data, original)
-        measure.write_results(out, results)
-    print(tables(results))
+    def training(self, work: Path) -> Iterator[tuple[str, Any]]:
+        """(setting, what contenders do in it) for each."""
+        corpus, vocab_size = self.corpus or work / "toy.txt", 300 if self.smoke else 2048
+        if self.corpus is None:
+            corpus.write_text("\n".join(ToyLanguage().lines(600, seed=0)) + "\n")
+        data = prepare([corpus], work / "prepared", vocab_size=vocab_size, quiet=True)
+        if pick_device().type != "cpu" and not self.smoke:
+            tokenizer = data.directory / "tokenizer.model"
+            windows = prepare([corpus], work / "stream", tokenizer=tokenizer, stream=True, quiet=True)
+            yield from measure_on_gpu({LINE: data, WINDOW: windows}, ("base", "large"))
+            return
+        turns, seconds = (1, 0.01) if self.smoke else (3, 4.0)
+        for size in ("smoke",) if self.smoke else ("tiny", "small", "base"):
+            configs = {name: config_of(name, size) for name in CONTENDERS}
+            rows = measure_training(configs, data, turns, seconds, compiled=not self.smoke)
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
+                rows["modern"]["memory_mb"] = fresh.submit(peak_memory, size, data.directory).result()
+            yield size, rows
 
 
 if __name__ == "__main__":
-    exit_cleanly(lambda: tyro.cli(main))
+    exit_cleanly(lambda: tyro.cli(Speed)())

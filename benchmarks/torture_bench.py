@@ -1,4 +1,4 @@
-"""What the rows of torture.py share: commands in processes of their own, corpora, and a judge."""
+"""What the rows of torture.py share: commands in processes of their own, and what they leave on disk."""
 
 import hashlib
 import os
@@ -7,16 +7,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from simple_diffusion_lm.text.toy import ToyLanguage
-from simple_diffusion_lm.training import checkpoint
+from simple_diffusion_lm.runs import checkpoint
+from simple_diffusion_lm.tasks.toy import ToyLanguage
 
+Process = subprocess.Popen[str]
 SMALL = ("model_dim=32", "layers=2", "heads=2", "embedding_dim=16", "batch_tokens=512", "samples=1")
-# A course that does not depend on how long the budget is, so that a run can be led on.
-OPEN_ENDED = ("decay_steps=100000", "causal=0", "self_cond_from=0", "dropout=0.1", "dropout_from=0")
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,13 @@ class Done:
     out: str
     said: str  # on stderr
 
-    @property
-    def last(self) -> str:
-        return (self.said.strip().splitlines() or [""])[-1]
-
     def refused(self, words: str, code: int = 2) -> str:
         """Asserts that it ended with one clear line. Returns the line."""
+        last = (self.said.strip().splitlines() or [""])[-1]
         assert self.code == code, f"exit code {self.code}: {self.said[-600:]}"
         assert "Traceback" not in self.said, self.said[-600:]
-        assert words in self.last, f"{words!r} is not in {self.last!r}"
-        return self.last
+        assert words in last, f"{words!r} is not in {last!r}"
+        return last
 
     def fine(self) -> "Done":
         assert self.code == 0, f"exit code {self.code}: {self.said[-600:]}"
@@ -45,84 +43,75 @@ class Done:
 
 @dataclass(frozen=True)
 class Bench:
-    """A place to be cruel in."""
+    """A directory to be cruel in, with a corpus, as text and prepared.
+
+    quick: fewer repetitions. served: the run that is served, if not a small one made for it.
+    """
 
     place: Path
+    quick: bool
+    served: Path | None
     corpus: Path
     prepared: Path
-    quick: bool
-    served: Path | None = None  # the run that is served, if not a small one made for it
+    python: tuple[str, ...] = (sys.executable,)
 
     @classmethod
-    def at(cls, place: Path, *, quick: bool, served: Path | None = None) -> "Bench":
-        corpus = place / "toy.txt"
-        corpus.write_text("\n".join(ToyLanguage().lines(2000, seed=0)) + "\n")
-        bench = cls(place, corpus, place / "prepared", quick, served and served.resolve())
-        bench.sdlm("prepare", corpus, "--out", bench.prepared, "--vocab-size", 300).fine()
+    def at(cls, place: Path, *, quick: bool, served: Path | None) -> "Bench":
+        bench = cls(place, quick, served and served.resolve(), place / "toy.txt", place / "prepared")
+        bench.corpus.write_text("\n".join(ToyLanguage().lines(2000, seed=0)) + "\n")
+        bench.sdlm("prepare", bench.corpus, "--out", bench.prepared, "--vocab-size", 300).fine()
         return bench
 
     def room(self, name: str) -> "Bench":
         """The same with a directory of its own."""
-        place = self.place / name
-        place.mkdir(exist_ok=True)
-        return replace(self, place=place)
+        (self.place / name).mkdir(exist_ok=True)
+        return replace(self, place=self.place / name)
 
-    def command(self, *arguments: object) -> list[str]:
-        return [sys.executable, "-m", "simple_diffusion_lm", *map(str, arguments)]
+    def sdlm(self, *arguments: object, limit: tuple[int, int] | None = None, **env: str) -> Done:
+        """Runs a command to its end. limit: of a resource, as (resource.RLIMIT_FSIZE, 300_000)."""
+        limited = None if limit is None else partial(resource.setrlimit, limit[0], (limit[1],) * 2)
+        process = self.start(*arguments, stdout=subprocess.PIPE, preexec_fn=limited, env=os.environ | env)
+        out, said = process.communicate(timeout=600)
+        return Done(process.returncode, out, said)
 
-    def sdlm(
-        self,
-        *arguments: object,
-        limits: Mapping[int, int] | None = None,
-        env: Mapping[str, str] | None = None,
-        timeout: float = 600,
-    ) -> Done:
-        """Runs a command to its end. limits: of resources, as resource.RLIMIT_FSIZE."""
+    def start(self, *arguments: object, stdout: int = subprocess.DEVNULL, **options: Any) -> Process:
+        command = [*self.python, "-m", "simple_diffusion_lm", *map(str, arguments)]
+        return subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, text=True, **options)
 
-        def limit() -> None:
-            for kind, most in (limits or {}).items():
-                resource.setrlimit(kind, (most, most))
-
-        done = subprocess.run(
-            self.command(*arguments),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            preexec_fn=limit if limits else None,
-            env={**os.environ, **(env or {})},
-        )
-        return Done(done.returncode, done.stdout, done.stderr)
-
-    def start(self, *arguments: object) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            self.command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-
-    def train(
-        self, run: Path, steps: int, *settings: str, corpus: Path | None = None
-    ) -> list[object]:
+    def train(self, run: Path, steps: int, *settings: str, corpus: Path | None = None) -> list[object]:
         """The arguments of a small run."""
-        return ["train", corpus or self.prepared, "--out", run, "--steps", steps, "--set",
-                *SMALL, *settings]  # fmt: skip
+        place = ["train", corpus or self.prepared, "--out", run]
+        return [*place, "--steps", steps, "--set", *SMALL, *settings]
+
+    def trained(self, steps: int, *settings: str, name: str = "run") -> Path:
+        """A small run that went well."""
+        self.sdlm(*self.train(self.place / name, steps, *settings)).fine()
+        return self.place / name
+
+    @property
+    def run(self) -> Path:
+        """The run that is served: the one that was asked for, or a small one."""
+        return self.served or self.trained(3)
 
 
-def end(process: subprocess.Popen[str], number: int, patience: float = 60) -> tuple[Done, float]:
+Row = Callable[[Bench], str]
+
+
+def end(process: Process, number: int, patience: float = 60) -> tuple[Done, float]:
     """Sends a signal; what the process made of it, and how long that took."""
     began = time.monotonic()
     process.send_signal(number)
     try:
         _, said = process.communicate(timeout=patience)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.communicate()
-        raise AssertionError(f"still there {patience:.0f} s after signal {number}") from None
+        raise AssertionError(f"still there {patience:.0f} s after {signal.Signals(number).name}") from None
     return Done(process.returncode, "", said), time.monotonic() - began
 
 
-def wait_for(
-    condition: Callable[[], bool], process: subprocess.Popen[str], patience: float = 120
-) -> None:
-    """Waits until something is true of a process that goes on."""
+def wait_for(condition: Callable[[], bool], process: Process, patience: float = 120) -> None:
+    """Waits until something is true while a process runs."""
     deadline = time.monotonic() + patience
     while not condition():
         assert process.poll() is None, f"it ended: {process.communicate()[1][-600:]}"
@@ -142,6 +131,3 @@ def steps_of(run: Path) -> int:
     """The step of the newest whole checkpoint, 0 without one."""
     found = checkpoint.newest(run)
     return 0 if found is None else int(found.manifest["step"])
-
-
-Row = Callable[[Bench], str | None]

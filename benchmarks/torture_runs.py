@@ -1,4 +1,4 @@
-"""Faults of runs: kills, signals, disks, damage, other settings, numbers that are none."""
+"""Faults of runs: kills, signals, disks, damage, other settings, numbers that are none, memory."""
 
 import hashlib
 import json
@@ -7,16 +7,22 @@ import random
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from dataclasses import replace
+from itertools import islice, product
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
-from torture_bench import OPEN_ENDED, Bench, Row, end, steps_of, wait_for, weights
+from torture_bench import Bench, Row, end, steps_of, wait_for, weights
 
-from simple_diffusion_lm.sealing import sealed
-from simple_diffusion_lm.training import checkpoint
+from simple_diffusion_lm.corpus.sealing import sealed
+from simple_diffusion_lm.runs import checkpoint
+from simple_diffusion_lm.tasks.toy import ToyLanguage
+
+# Settings with which a run's course does not depend on its budget, so that it can be resumed further.
+OPEN_ENDED = ("decay_steps=100000", "self_cond_from=0", "dropout=0.1", "dropout_from=0")
+LARGE, ROOM = 64_000, 4096  # a vocabulary, and the MiB that a small model with it may take
 
 
 def saving(run: Path) -> bool:
@@ -24,10 +30,9 @@ def saving(run: Path) -> bool:
     return any(path.name.startswith(".step") for path in os.scandir(run / "checkpoints"))
 
 
-def killed(bench: Bench, kills: int, lead: int, *settings: str) -> str:
-    """Kills a run at random instants, then leads it and an undisturbed one to the same step."""
-    run, whole = bench.place / "killed", bench.place / "whole"
-    chance = random.Random(0)
+def killed(bench: Bench, kills: int, *settings: str) -> str:
+    """Kills a run at random instants, then takes it and an undisturbed one to the same step."""
+    run, chance = bench.place / "killed", random.Random(0)
     often = ("save_every=2", "validate_every=7", *OPEN_ENDED, *settings)
     inside, step = 0, 0
     for number in range(kills):
@@ -42,44 +47,39 @@ def killed(bench: Bench, kills: int, lead: int, *settings: str) -> str:
         found = steps_of(run)
         assert found >= step, f"step {step} was there, now {found}"
         step = found
-    last = step + lead
-    bench.sdlm(*bench.train(run, last, *often)).fine()
-    bench.sdlm(*bench.train(whole, last, *often)).fine()
+    bench.trained(step + 5, *often, name="killed")
+    whole = bench.trained(step + 5, *often, name="whole")
     assert not saving(run), "what a kill left is still there"
     assert weights(run) == weights(whole), "another end than the undisturbed run's"
-    return f"{kills} kills, {inside} of them while saving; the same {last} steps, bit for bit"
+    return f"{kills} kills, {inside} of them while saving; the same {step + 5} steps, bit for bit"
 
 
 def c1(bench: Bench) -> str:
     """kill -9 at random instants, inside saving too: nothing unreadable, the same end"""
-    return killed(bench, 3 if bench.quick else 50, 5)
+    return killed(bench, 3 if bench.quick else 50)
 
 
 def c2(bench: Bench) -> str:
     """the same with compiled layers"""
-    return killed(bench, 1 if bench.quick else 3, 5, "compile=True")
-
-
-SIGNALS = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 138}
+    return killed(bench, 1 if bench.quick else 3, "compile=True")
 
 
 def c3(bench: Bench) -> str:
     """SIGTERM, SIGINT, SIGUSR1 in a step, while validating and sampling, while compiling"""
     longest = 0.0
-    for number, code in list(SIGNALS.items())[: 1 if bench.quick else None]:
-        phases = {
-            "step": ("validate_every=100000",),
-            "validation": ("validate_every=1", "samples=200"),
-            "compile": ("compile=True",),
-        }
+    phases = {
+        "step": ("validate_every=100000",),
+        "validation": ("validate_every=1", "samples=200"),
+        "compile": ("compile=True",),
+    }
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)[: 1 if bench.quick else None]:
         for phase, settings in phases.items():
             run = bench.place / f"{phase}-{number}"
             process = bench.start(*bench.train(run, 10**6, "save_every=100000", *settings))
-            sign = run / (".lock" if phase == "compile" else "metrics.jsonl")
-            wait_for(sign.exists, process)
+            wait_for((run / (".lock" if phase == "compile" else "metrics.jsonl")).exists, process)
             time.sleep(4 if phase == "compile" else 1)
             done, seconds = end(process, number)
-            assert done.code == code, f"{phase}: exit code {done.code}: {done.said[-400:]}"
+            assert done.code == 128 + number, f"{phase}: exit code {done.code}: {done.said[-400:]}"
             assert "Traceback" not in done.said, done.said[-400:]
             assert seconds < 10, f"{phase}: {seconds:.0f} s"
             assert phase == "compile" or steps_of(run) > 0, f"{phase}: no checkpoint"
@@ -90,11 +90,8 @@ def c3(bench: Bench) -> str:
 def c4(bench: Bench) -> str:
     """SIGTERM with two processes under torchrun"""
     run = bench.place / "run"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m",
-               *bench.command(*bench.train(run, 10**6))[2:]]  # fmt: skip
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    torchrun = (*bench.python, "-m", "torch.distributed.run", "--nproc-per-node=2")
+    process = replace(bench, python=torchrun).start(*bench.train(run, 10**6))
     wait_for((run / "metrics.jsonl").exists, process)
     _, seconds = end(process, signal.SIGTERM)
     assert seconds < 30, f"{seconds:.0f} s"
@@ -104,11 +101,9 @@ def c4(bench: Bench) -> str:
 
 def c5(bench: Bench) -> str:
     """the disk is full while saving"""
-    run = bench.place / "run"
-    bench.sdlm(*bench.train(run, 4)).fine()
+    run = bench.trained(4)
     before = weights(run)
-    full = bench.sdlm(*bench.train(run, 8), limits={resource.RLIMIT_FSIZE: 300_000})
-    line = full.refused("bytes")
+    line = bench.sdlm(*bench.train(run, 8), limit=(resource.RLIMIT_FSIZE, 300_000)).refused("bytes")
     assert str(run) in line, line
     assert weights(run) == before, "the old checkpoint is another now"
     assert not list((run / "checkpoints").glob(".*")), "something temporary is left"
@@ -117,62 +112,45 @@ def c5(bench: Bench) -> str:
 
 def damage(path: Path, kind: str) -> None:
     """One way in which a file can be wrong."""
-    content = bytearray(path.read_bytes())
-    if kind == "cut":
-        content = content[: len(content) // 2]
-    elif kind == "flipped bit":
-        content[-3] ^= 1
-    elif kind == "page of zeros":
-        content[len(content) // 2 : len(content) // 2 + 4096] = bytes(4096)
-    elif kind == "one byte more":
-        content += b"\0"
-    elif kind == "random":
-        content = bytearray(random.Random(0).randbytes(len(content)))
-    elif kind == "empty":
-        content = bytearray()
-    path.write_bytes(content)
+    whole = path.read_bytes()
+    half = len(whole) // 2
+    damaged = {
+        "cut": whole[:half],
+        "flipped bit": whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:],
+        "page of zeros": whole[:half] + bytes(4096) + whole[half + 4096 :],
+        "one byte more": whole + b"\0",
+        "random": random.Random(0).randbytes(len(whole)),
+        "empty": b"",
+    }
+    path.unlink() if kind == "gone" else path.write_bytes(damaged[kind])
 
 
 def c6(bench: Bench) -> str:
     """the newest checkpoint is cut, zeroed, flipped, random, without a manifest; then all are"""
-    run, spoiled = bench.place / "run", bench.place / "spoiled"
-    bench.sdlm(*bench.train(run, 4, "save_every=2")).fine()
-    kinds = ("cut", "flipped bit", "page of zeros", "one byte more", "random", "empty", "gone")
-    count = 0
+    run, spoiled = bench.trained(4, "save_every=2"), bench.place / "spoiled"
+    every = ("cut", "flipped bit", "page of zeros", "one byte more", "random", "empty", "gone")
+    kinds = every[:: 4 if bench.quick else 1]
     for name in (checkpoint.MODEL, checkpoint.STATE, checkpoint.MANIFEST):
-        for kind in kinds[:: 4 if bench.quick else 1]:
+        for kind in kinds:
             shutil.rmtree(spoiled, ignore_errors=True)
             shutil.copytree(run, spoiled)
-            newest = spoiled / "checkpoints" / "step-4" / name
-            newest.unlink() if kind == "gone" else damage(newest, kind)
+            damage(spoiled / "checkpoints" / "step-4" / name, kind)
             done = bench.sdlm("generate", spoiled, "--count", 1, "--steps", 2).fine()
             assert "step-4" in done.said, f"{name}, {kind}: not named"
-            count += 1
     for path in (spoiled / "checkpoints").glob("step-*"):
         damage(path / checkpoint.MODEL, "flipped bit")
     bench.sdlm("generate", spoiled, "--steps", 2).refused("no whole checkpoint")
-    return f"{count} kinds of damage"
-
-
-class Malicious:
-    """A pickle that leaves its mark where it is loaded."""
-
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return os.system, (f"touch {self.canary}",)
+    return f"{3 * len(kinds)} kinds of damage"
 
 
 def c7(bench: Bench) -> str:
     """a pickle in the place of the weights"""
-    run, canary = bench.place / "run", bench.place / "canary"
-    bench.sdlm(*bench.train(run, 2)).fine()
+    run, canary = bench.trained(2), bench.place / "canary"
     (path,) = (run / "checkpoints").glob("step-*")
-    torch.save({"model": Malicious(canary)}, path / checkpoint.MODEL)
+    pickle = f"cos\nsystem\n(S'touch {canary}'\ntR.".encode()  # runs a command where it is loaded
+    (path / checkpoint.MODEL).write_bytes(pickle)
     bench.sdlm("generate", run).refused("no whole checkpoint")
     manifest = json.loads((path / checkpoint.MANIFEST).read_text())
-    pickle = (path / checkpoint.MODEL).read_bytes()
     manifest["sha256"][checkpoint.MODEL] = hashlib.sha256(pickle).hexdigest()
     (path / checkpoint.MANIFEST).write_text(json.dumps(sealed(manifest)))
     bench.sdlm("generate", run).refused("no whole checkpoint")
@@ -189,7 +167,7 @@ def c8(bench: Bench) -> str:
     assert str(first.pid) in line, line
     first.kill()
     first.communicate()
-    bench.sdlm(*bench.train(run, 3)).fine()
+    bench.trained(3)
     return line
 
 
@@ -197,55 +175,48 @@ def c9(bench: Bench) -> str:
     """a place that cannot be written, a missing parent, a file in its place"""
     bench.sdlm(*bench.train(Path("/proc/run"), 2)).refused("/proc/run")
     bench.sdlm(*bench.train(bench.corpus, 2)).refused("is a file")
-    bench.sdlm(*bench.train(bench.place / "some" / "where", 2)).fine()
+    bench.trained(2, name="some/where")
     return "said before training"
 
 
 def c10(bench: Bench) -> str:
     """resumed with another corpus, tokenizer of the same size, network, number of threads"""
-    run, other = bench.place / "run", bench.place / "other.txt"
-    bench.sdlm(*bench.train(run, 3)).fine()
-    lines = bench.corpus.read_text().splitlines()
-    other.write_text("\n".join(lines[500:]) + "\n")
+    run, other = bench.trained(3), bench.place / "other.txt"
+    other.write_text("\n".join(bench.corpus.read_text().splitlines()[500:]) + "\n")
     for source, size in ((other, 300), (bench.corpus, 290)):
         made = bench.place / f"prepared-{size}"
         bench.sdlm("prepare", source, "--out", made, "--vocab-size", size).fine()
         line = bench.sdlm(*bench.train(run, 6, corpus=made)).refused("--finetune-from")
         assert "was trained with another" in line, line
     bench.sdlm(*bench.train(run, 6, "layers=3")).refused("layers was 2, now 3")
-    threads = bench.sdlm(*bench.train(run, 6), env={"OMP_NUM_THREADS": "1"}).fine()
+    threads = bench.sdlm(*bench.train(run, 6), OMP_NUM_THREADS="1").fine()
     if (os.cpu_count() or 1) > 1 and os.environ.get("OMP_NUM_THREADS") != "1":
         assert "not to the last bit" in threads.said, threads.said[-400:]
-    tuned = [*bench.train(bench.place / "tuned", 2, corpus=other), "--finetune-from", run]
-    bench.sdlm(*tuned).fine()
+    tuned = bench.train(bench.place / "tuned", 2, corpus=other)
+    bench.sdlm(*tuned, "--finetune-from", run).fine()
     return "refused with the way on; other threads are told of"
 
 
 def n1(bench: Bench) -> str:
     """a weight that is not a number; an absurd learning rate"""
-    run = bench.place / "run"
-    bench.sdlm(*bench.train(run, 4, "save_every=2")).fine()
+    run = bench.trained(4, "save_every=2")
     found = checkpoint.newest(run)
     assert found is not None
     about = {k: v for k, v in found.manifest.items() if k not in ("seal", "sha256", "step")}
-    name = "model.denoiser.head.weight"
-    poisoned = {**found.state(), name: torch.full_like(found.state()[name], torch.nan)}
-    checkpoint.save(run, 4, found.model(), poisoned, about)
+    state = found.state()
+    state["model.head.weight"].fill_(torch.nan)
+    checkpoint.save(run, 4, found.model(), state, about)
     before = weights(run)
     line = bench.sdlm(*bench.train(run, 8)).refused("training broke at step 5", code=3)
     assert weights(run) == before, "the checkpoint is another now"
-    absurd = bench.sdlm(
-        *bench.train(bench.place / "absurd", 50, "learning_rate=1e30", "warmup_steps=1")
-    )
-    absurd.refused("training broke", code=3)
+    absurd = bench.train(bench.place / "absurd", 50, "learning_rate=1e30", "warmup_steps=1")
+    bench.sdlm(*absurd).refused("training broke", code=3)
     return line
 
 
 def n2(bench: Bench) -> str:
     """gradients far longer than they may be"""
-    run = bench.place / "run"
-    bench.sdlm(*bench.train(run, 5, "clip=1e-6")).fine()
-    found = checkpoint.newest(run)
+    found = checkpoint.newest(bench.trained(5, "clip=1e-6"))
     assert found is not None
     assert found.manifest["progress"]["clipped"] == 5, found.manifest["progress"]
     return "clipped and counted"
@@ -253,55 +224,83 @@ def n2(bench: Bench) -> str:
 
 def r1(bench: Bench) -> str:
     """the same seed twice; text by text or in a batch"""
-    runs = [bench.place / name for name in ("one", "two")]
-    for run in runs:
-        bench.sdlm(*bench.train(run, 5)).fine()
-    assert weights(runs[0]) == weights(runs[1]), "two runs of one seed differ"
-    many = bench.sdlm("generate", runs[0], "--count", 8, "--steps", 4).fine().out
-    one = bench.sdlm("generate", runs[0], "--count", 1, "--steps", 4).fine().out
-    assert many.startswith(one), "text 0 depends on its company"
+    run, again = bench.trained(5), bench.trained(5, name="again")
+    assert weights(run) == weights(again), "two runs of one seed differ"
+    many, one = (bench.sdlm("generate", run, "--steps", 4, "--count", n).fine().out for n in (8, 1))
+    assert many.startswith(one), "text 0 depends on the rest of its batch"
     return "the same to the last bit"
 
 
 def o1(bench: Bench) -> str:
     """more memory than there is"""
     huge = bench.train(bench.place / "run", 2, "model_dim=4096", "layers=24", "heads=32")
-    return bench.sdlm(*huge, limits={resource.RLIMIT_AS: 6 * 2**30}).refused("out of memory")
-
-
-FSYNC = """
-import os, sys
-from pathlib import Path
-import torch
-from simple_diffusion_lm.training import checkpoint
-real, seen = os.fsync, []
-def fsync(handle):
-    seen.append(os.readlink(f"/proc/self/fd/{handle}"))
-    real(handle)
-os.fsync = fsync
-checkpoint.save(Path(sys.argv[1]), 1, {"a": torch.ones(3)}, {"b": torch.ones(3)}, {})
-print("\\n".join(seen))
-"""
+    return bench.sdlm(*huge, limit=(resource.RLIMIT_AS, 6 * 2**30)).refused("out of memory")
 
 
 def p1(bench: Bench) -> str:
     """what is saved is on the disk: files, and the directories that name them"""
-    done = subprocess.run(
-        [sys.executable, "-c", FSYNC, str(bench.place)], capture_output=True, text=True, check=True
-    )
-    names = [Path(line).name for line in done.stdout.split()]
-    expected = [
-        checkpoint.MODEL,
-        checkpoint.STATE,
-        checkpoint.MANIFEST,
-        ".step-1.tmp",
-        "checkpoints",
-    ]
-    assert names == expected, names
-    return f"fsync of {len(names)}, the manifest last of the files"
+    fsync, seen = os.fsync, list[str]()
+
+    def note(handle: int) -> None:
+        seen.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        fsync(handle)
+
+    with patch.object(os, "fsync", note):
+        checkpoint.save(bench.place, 1, {"a": torch.ones(3)}, {"b": torch.ones(3)}, {})
+    files = [checkpoint.MODEL, checkpoint.STATE, checkpoint.MANIFEST]
+    assert seen == [*files, ".step-1.tmp", "checkpoints"], seen
+    return f"fsync of {len(seen)}, the manifest last of the files"
+
+
+def peak(bench: Bench, *arguments: object) -> float:
+    """MiB that a command, which must end well, took at most."""
+    process = bench.start(*arguments, errors="replace")
+    said = process.stderr.read()  # type: ignore[union-attr]
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, said[-600:]
+    return used.ru_maxrss / 1024
+
+
+def steady(bench: Bench, *arguments: object) -> str:
+    """A command, to which a number of lines is added, takes no more memory for many."""
+    lines = 4000 if bench.quick else 100_000
+    few, many = peak(bench, *arguments, 2000), peak(bench, *arguments, lines)
+    said = f"{many:.0f} MiB for {lines:,} lines, {few:.0f} MiB for 2,000"
+    assert many < 1.1 * few, said
+    return said
+
+
+def m1(bench: Bench) -> str:
+    """100,000 lines are written"""
+    return steady(bench, "generate", bench.trained(5), "--steps", 2, "--count")
+
+
+def m2(bench: Bench) -> str:
+    """100,000 lines are measured"""
+    run, held_out = bench.trained(5, "stagger=0"), bench.place / "held-out.txt"  # it takes fewer draws
+    held_out.write_text("\n".join(ToyLanguage().lines(100_000, seed=1)) + "\n")
+    return steady(bench, "evaluate", run, "--data", held_out, "--samples", 0, "--examples")
+
+
+def m3(bench: Bench) -> str:
+    """a vocabulary of 64,000"""
+    size = LARGE // 32 if bench.quick else LARGE
+    syllables, chance = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"], random.Random(0)
+    known = list(map("".join, islice(product(syllables, repeat=3), 2 * size)))
+    corpus = bench.place / "words.txt"
+    with corpus.open("w") as file:
+        for words in (chance.sample(known, len(known)) for _ in range(4)):
+            file.writelines(" ".join(words[i : i + 10]) + "\n" for i in range(0, len(words), 10))
+    run, prepared = bench.place / "run", bench.place / "prepared"
+    bench.sdlm("prepare", corpus, "--out", prepared, "--vocab-size", size).fine()
+    trained = peak(bench, *bench.train(run, 3, "batch_tokens=2048", corpus=prepared))
+    written = peak(bench, "generate", run, "--steps", 2, "--count", 2000)
+    assert max(trained, written) < ROOM, f"training {trained:.0f}, writing {written:.0f} MiB"
+    return f"training {trained:.0f} MiB (2,048 tokens a batch), writing 2,000 lines {written:.0f}"
 
 
 ROWS: dict[str, Row] = {
-    "C1": c1, "C2": c2, "C3": c3, "C4": c4, "C5": c5, "C6": c6, "C7": c7, "C8": c8, "C9": c9,
-    "C10": c10, "N1": n1, "N2": n2, "R1": r1, "O1": o1, "P1": p1,
-}  # fmt: skip
+    row.__name__.upper(): row
+    for row in (c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, n1, n2, r1, o1, p1, m1, m2, m3)
+}

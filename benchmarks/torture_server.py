@@ -12,29 +12,30 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import quantiles
+from typing import NamedTuple
 
-from torture_bench import Bench, Row
+from torture_bench import Bench, Process, Row
 
 CLIENTS = 50
+LONG = json.dumps({"count": 32, "steps": 512, "stream": True}).encode()  # an answer of many frames
 
 
-class Server:
+class Server(NamedTuple):
     """A server in a process of its own."""
 
-    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
-        self.process = process
-        self.port = port
+    process: Process
+    port: int
 
-    def ask(self, path: str, body: object = None, timeout: float = 60) -> tuple[int, bytes]:
+    def ask(self, path: str, body: object = None) -> tuple[int, bytes]:
         """(status, answer). bytes are sent as they are, other bodies as JSON."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, headers)
         try:
-            with urllib.request.urlopen(request, timeout=timeout) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as error:
             return error.code, error.read()
@@ -46,16 +47,19 @@ class Server:
 
     def memory(self) -> int:
         """Resident bytes."""
-        with open(f"/proc/{self.process.pid}/statm") as file:
-            return int(file.read().split()[1]) * 4096
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * 4096
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=30)
 
-    def raw(self, body: bytes, path: str = "/v1/generate") -> bytes:
-        """A request as it goes over the wire."""
-        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    def stream(self) -> socket.socket:
+        """A connection in the middle of a long answer."""
+        head = "POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        connection = self.connect()
+        connection.sendall(f"{head}Content-Length: {len(LONG)}\r\n\r\n".encode() + LONG)
+        while b"event: frame" not in connection.recv(65536):
+            pass
+        return connection
 
 
 @contextmanager
@@ -69,13 +73,11 @@ def serving(run: Path) -> Iterator[Server]:
         found = re.search(r"http://127.0.0.1:(\d+)", line)
     assert found, process.communicate()[1]
     server = Server(process, int(found[1]))
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        try:
+    for _ in range(600):
+        with suppress(OSError):
             server.ask("/v1/health")
             break
-        except OSError:
-            time.sleep(0.05)
+        time.sleep(0.05)
     try:
         yield server
     finally:
@@ -84,30 +86,20 @@ def serving(run: Path) -> Iterator[Server]:
         process.communicate(timeout=30)
 
 
-def served(bench: Bench) -> Path:
-    """The run that is served: that which was asked for, or a small one."""
-    run = bench.served or bench.place / "run"
-    if not run.exists():
-        bench.sdlm(*bench.train(run, 3)).fine()
-    return run
-
-
 def s1(bench: Bench) -> str:
     """50 clients at once, against one"""
-    asked = {"count": 1, "steps": 64}
-    with serving(served(bench)) as server:
+    with serving(bench.run) as server:
 
         def once(seed: int) -> tuple[int, float]:
             began = time.monotonic()
-            status, _ = server.ask("/v1/generate", {**asked, "seed": seed})
+            status, _ = server.ask("/v1/generate", {"count": 1, "steps": 64, "seed": seed})
             return status, time.monotonic() - began
 
         alone = [once(seed) for seed in range(10)]
         one = len(alone) / sum(seconds for _, seconds in alone)
-        rounds = 2 if bench.quick else 10
         began = time.monotonic()
         with ThreadPoolExecutor(CLIENTS) as pool:
-            found = list(pool.map(once, range(CLIENTS * rounds)))
+            found = list(pool.map(once, range(CLIENTS * (2 if bench.quick else 10))))
         many = len(found) / (time.monotonic() - began)
     statuses = {status for status, _ in found}
     assert statuses <= {200, 503}, statuses
@@ -119,7 +111,7 @@ def s1(bench: Bench) -> str:
 def s2(bench: Bench) -> str:
     """ten minutes at two requests a second"""
     minutes = 0.25 if bench.quick else 10
-    with serving(served(bench)) as server:
+    with serving(bench.run) as server:
         warm, statuses, number = 0, set(), 0
         began = time.monotonic()
         while (passed := time.monotonic() - began) < 60 * minutes:
@@ -137,17 +129,13 @@ def s2(bench: Bench) -> str:
 
 def s3(bench: Bench) -> str:
     """a client that leaves in the middle"""
-    body = json.dumps({"count": 32, "steps": 512, "stream": True}).encode()
-    with serving(served(bench)) as server:
+    with serving(bench.run) as server:
         for _ in range(3):
-            with server.connect() as connection:
-                connection.sendall(server.raw(body))
-                while b"event: frame" not in connection.recv(65536):
-                    pass
+            server.stream().close()
             time.sleep(1)
             before = server.metric("sdlm_sampling_steps_total")
             time.sleep(0.5)
-            assert server.metric("sdlm_sampling_steps_total") == before, "it goes on for nobody"
+            assert server.metric("sdlm_sampling_steps_total") == before, "it writes for nobody"
             assert server.metric("sdlm_requests_under_way") == 0
     return "not written for any more"
 
@@ -155,40 +143,34 @@ def s3(bench: Bench) -> str:
 def s4(bench: Bench) -> str:
     """bad JSON, a megabyte, absurd numbers, unknown routes, paths out of the page, a slow client"""
     slowest = 0.0
-    with serving(served(bench)) as server:
-        with server.connect() as slow:
-            slow.sendall(b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-")
-            for path, body, status in (
-                ("/v1/generate", b"{", 400),
-                ("/v1/generate", b"[" * 90_000, 400),
-                ("/v1/score", b'{"texts": ["' + b"a" * 1_000_000 + b'"]}', 413),
-                ("/v1/generate", {"steps": 10**9}, 422),
-                ("/v1/generate", {"length": -1}, 422),
-                ("/v1/generate", {"count": 32, "candidates": 32, "steps": 512}, 409),
-                ("/v1/infill", {"templates": ["a [[9"]}, 409),
-                ("/v1/nothing", {}, 404),
-                ("/page/../app.py", None, 404),
-                ("/page/%2e%2e/%2e%2e/errors.py", None, 404),
-            ):
-                began = time.monotonic()
-                found, _ = server.ask(path, body)
-                slowest = max(slowest, time.monotonic() - began)
-                assert found == status, f"{path}: {found}, not {status}"
-            assert server.ask("/v1/health")[0] == 200
-        status, _ = server.ask("/v1/generate", {"steps": 2})
-        assert status == 200, status
+    with serving(bench.run) as server, server.connect() as slow:
+        slow.sendall(b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-")
+        for path, body, status in (
+            ("/v1/generate", b"{", 400),
+            ("/v1/generate", b"[" * 90_000, 400),
+            ("/v1/score", b'{"texts": ["' + b"a" * 1_000_000 + b'"]}', 413),
+            ("/v1/generate", {"steps": 10**9}, 422),
+            ("/v1/generate", {"length": -1}, 422),
+            ("/v1/generate", {"count": 32, "candidates": 32, "steps": 512}, 409),
+            ("/v1/infill", {"templates": ["a [[9"]}, 409),
+            ("/v1/nothing", {}, 404),
+            ("/page/../app.py", None, 404),
+            ("/page/%2e%2e/%2e%2e/errors.py", None, 404),
+        ):
+            began = time.monotonic()
+            found, _ = server.ask(path, body)
+            slowest = max(slowest, time.monotonic() - began)
+            assert found == status, f"{path}: {found}, not {status}"
+        for path, body in (("/v1/health", None), ("/v1/generate", {"steps": 2})):
+            assert server.ask(path, body)[0] == 200, path
     assert slowest < 0.5, f"{slowest:.2f} s"
     return f"each refused, in at most {1000 * slowest:.0f} ms"
 
 
 def s5(bench: Bench) -> str:
     """SIGTERM in the middle of an answer"""
-    body = json.dumps({"count": 32, "steps": 512, "stream": True}).encode()
-    with serving(served(bench)) as server, server.connect() as connection:
-        connection.sendall(server.raw(body))
-        while b"event: frame" not in connection.recv(65536):
-            pass
-        rest: list[bytes] = []
+    rest: list[bytes] = []
+    with serving(bench.run) as server, server.stream() as connection:
 
         def read() -> None:
             while part := connection.recv(65536):
@@ -207,4 +189,4 @@ def s5(bench: Bench) -> str:
     return f"ended after {seconds:.1f} s with exit code 0, the stream with its last event"
 
 
-ROWS: dict[str, Row] = {"S1": s1, "S2": s2, "S3": s3, "S4": s4, "S5": s5}
+ROWS: dict[str, Row] = {row.__name__.upper(): row for row in (s1, s2, s3, s4, s5)}

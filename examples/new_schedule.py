@@ -5,16 +5,10 @@
 Shows the schedule beside the built-in ones, and samples an exact Gaussian with it.
 """
 
-from functools import partial
-
 import torch
 
-from simple_diffusion_lm.diffusion.network import Targets
-from simple_diffusion_lm.diffusion.sampler import SAMPLERS, Prediction, sample
-from simple_diffusion_lm.diffusion.schedule import SCHEDULES, Level, level_at
-
-NOTHING = torch.arange(0)
-NO_TOKENS = torch.zeros(0, 1), NOTHING, Targets(NOTHING, NOTHING)
+from simple_diffusion_lm.core.noise import SCHEDULES, Level, level_at
+from simple_diffusion_lm.core.sampler import SAMPLERS, Prediction
 
 
 def straight(t: torch.Tensor) -> Level:
@@ -25,17 +19,19 @@ def straight(t: torch.Tensor) -> Level:
 def denoise(x_t: torch.Tensor, level: Level, x0_prev: torch.Tensor) -> Prediction:
     """The exact denoiser of x0 ~ N(0.7, 0.5^2): what a network would have to learn."""
     gain = level.alpha * 0.25 / (level.alpha**2 * 0.25 + level.sigma**2)
-    return Prediction(0.7 + gain * (x_t - level.alpha * 0.7), *NO_TOKENS)
+    return Prediction(0.7 + gain * (x_t - level.alpha * 0.7), torch.zeros(0, 1))  # there are no tokens
 
 
 def main() -> None:
     times = torch.linspace(0, 1, 5)
-    for name, schedule in {**SCHEDULES, "straight": straight}.items():
+    known = {name: make(64, 4096) for name, make in SCHEDULES.items()}
+    for name, schedule in {**known, "straight": straight}.items():
         print(f"{name:>9}: log-SNR {[round(x, 1) for x in schedule(times).log_snr.tolist()]}")
     for steps in (4, 16, 64):
-        generator = torch.Generator().manual_seed(0)
-        draw = partial(torch.randn, 64, 64, 1, generator=generator)
-        *_, (x_t, _) = sample(denoise, draw, straight, steps, SAMPLERS["ddim"])
+        torch.manual_seed(0)
+        levels = [straight(t.view(1, 1, 1)) for t in torch.linspace(1, 0, steps + 1)]
+        noise = torch.randn(64, 64, 1)
+        *_, (x_t, _) = SAMPLERS["ddim"](denoise, noise, levels, lambda: torch.zeros(1))  # DDIM adds none
         print(f"{steps:3} steps: mean {x_t.mean():.3f} (0.700), deviation {x_t.std():.3f} (0.500)")
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from simple_diffusion_lm import RECIPES, DiffusionLM, prepare, run_training
-from simple_diffusion_lm.text.toy import ToyLanguage
+from simple_diffusion_lm.tasks.toy import ToyLanguage
 
 
 def main(out: Path, steps: int) -> None:

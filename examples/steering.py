@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from simple_diffusion_lm import DiffusionLM
-from simple_diffusion_lm.evaluation.metrics import example_texts
-from simple_diffusion_lm.model.guidance import Guidance
+from simple_diffusion_lm.evaluation.likelihood import example_texts
+from simple_diffusion_lm.writing.guidance import Guidance
 
 LINES, COUNT, STEPS = 5_000, 40, 32
 

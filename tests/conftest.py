@@ -19,10 +19,10 @@ settings.load_profile("no deadline")
 
 from small_models import small
 
-from simple_diffusion_lm.run import run_training
-from simple_diffusion_lm.text.corpus import Prepared, prepare
-from simple_diffusion_lm.text.toy import ToyLanguage
-from simple_diffusion_lm.training.recipes import modern
+from simple_diffusion_lm.core.train import Config
+from simple_diffusion_lm.corpus.prepare import Prepared, prepare
+from simple_diffusion_lm.runs.run import run_training
+from simple_diffusion_lm.tasks.toy import ToyLanguage
 
 
 @pytest.fixture(scope="session")
@@ -41,5 +41,5 @@ def toy_data(toy_text: Path) -> Prepared:
 def toy_run(toy_data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a few steps: nothing learnt, everything in place."""
     run = tmp_path_factory.mktemp("runs") / "run"
-    run_training(small(modern(), steps=6, samples=1), toy_data, run, quiet=True)
+    run_training(small(Config(), steps=6, samples=1), toy_data, run, quiet=True)
     return run

@@ -11,8 +11,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from simple_diffusion_lm.training import loop
-from simple_diffusion_lm.training.processes import joined
+from simple_diffusion_lm.core import train
+from simple_diffusion_lm.devices.processes import joined
 
 SPAWN = multiprocessing.get_context("forkserver")
 SPAWN.set_forkserver_preload(["several", "torch.distributed.fsdp", "torch.distributed.tensor"])
@@ -39,7 +39,7 @@ def environment(rank: int, count: int, port: int) -> dict[str, str]:
 
 def _one(settings: dict[str, str], task: Callable[..., Any], args: Any, results: Any) -> None:
     os.environ.update(settings)
-    loop.autocast_dtype = lambda device: None  # float32: bfloat16 would hide what is wrong
+    train.autocast_dtype = lambda device: None  # float32: bfloat16 would hide what is wrong
     try:
         with joined():
             results.put((settings["RANK"], task(*args)))

@@ -5,12 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from simple_diffusion_lm.model.continuous import Continuous
-from simple_diffusion_lm.model.denoiser import Denoiser
-from simple_diffusion_lm.training import checkpoint
-from simple_diffusion_lm.training.config import Config
-from simple_diffusion_lm.training.objectives import OBJECTIVES
-from simple_diffusion_lm.training.recipes import modern
+from simple_diffusion_lm.core.train import Config, Diffusion
 
 SMALL = {
     "embedding_dim": 16,
@@ -29,15 +24,15 @@ def small(config: Config, **changes: object) -> Config:
     return replace(config, **{**SMALL, **changes})
 
 
-def denoiser(vocab_size: int, **changes: object) -> Denoiser:
+def denoiser(vocab_size: int, **changes: object) -> Diffusion:
     """A small network, untrained."""
-    model = OBJECTIVES["continuous"](small(modern(), **changes), vocab_size)
-    assert isinstance(model, Continuous)
-    return model.denoiser
+    return Diffusion(small(Config(), **changes), vocab_size)
 
 
 def tensors(run: Path) -> dict[str, Tensor]:
     """All that the newest checkpoint of a run holds."""
+    from simple_diffusion_lm.runs import checkpoint  # so that tests of the core need the core alone
+
     found = checkpoint.newest(run)
     assert found is not None
     model = {f"model {name}": tensor for name, tensor in found.model().items()}

@@ -1,18 +1,24 @@
-"""Continuous diffusion language models, small enough to read."""
+"""Continuous diffusion language models, small enough to read. Start with core/."""
+
+from importlib import import_module
+from typing import Any
 
 from .errors import UserError
-from .generation import DiffusionLM
-from .run import run_training
-from .text.corpus import open_prepared, prepare
-from .training.config import Config
-from .training.recipes import RECIPES
 
-__all__ = [
-    "RECIPES",
-    "Config",
-    "DiffusionLM",
-    "UserError",
-    "open_prepared",
-    "prepare",
-    "run_training",
-]
+# Loaded when asked for, so that core/ runs by itself: `python -m simple_diffusion_lm.core.train`.
+PUBLIC = {
+    "RECIPES": "runs.config",
+    "Config": "core.train",
+    "DiffusionLM": "writing.model",
+    "Sampling": "core.generate",
+    "open_prepared": "corpus.prepare",
+    "prepare": "corpus.prepare",
+    "run_training": "runs.run",
+}
+__all__ = ["UserError", *PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{PUBLIC[name]}", __name__), name)

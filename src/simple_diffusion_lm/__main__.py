@@ -1,5 +1,5 @@
 """python -m simple_diffusion_lm: the `sdlm` command line."""
 
-from .cli import main
+from .cli.main import main
 
 main()

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simple_diffusion_lm.evaluation.judge import FALLBACK, KneserNey
-from simple_diffusion_lm.text.toy import ToyLanguage
+from simple_diffusion_lm.tasks.toy import ToyLanguage
 
 TOY = ToyLanguage().lines(300, seed=0)
 
@@ -25,11 +25,7 @@ def slow_probability(lines, order, context, word):
         if n == order:
             return {g: c for g, c in raw[n - 1].items() if g != ("<s>",)}
         before = Counter(gram[1:] for gram in raw[n])
-        return {
-            gram: before.get(gram) or count
-            for gram, count in raw[n - 1].items()
-            if gram != ("<s>",)
-        }
+        return {gram: before.get(gram) or count for gram, count in raw[n - 1].items() if gram != ("<s>",)}
 
     def discounts(table):
         n1, n2, n3, n4 = (sum(c == k for c in table.values()) for k in (1, 2, 3, 4))
@@ -78,6 +74,15 @@ def test_probabilities_after_any_words_add_up_to_one(line, cut, order):
     every = [math.exp(-judge.nats(f"{prefix} {word}")[where]) for word in (*judge.ids, "unheard")]
     every.append(math.exp(-judge.nats(prefix)[where]))  # the end
     assert sum(every) == pytest.approx(1.0)
+
+
+def test_backwards_it_is_the_judge_of_reversed_lines():
+    lines, fresh = TOY[:200], TOY[200:]
+    backwards = [" ".join(line.split()[::-1]) for line in (*lines, *fresh)]
+    judge, other = KneserNey(lines, reverse=True), KneserNey(backwards[:200])
+    assert judge.perplexity(fresh) == other.perplexity(backwards[200:])
+    assert judge.perplexity(fresh) != KneserNey(lines).perplexity(fresh)
+    np.testing.assert_array_equal(judge.nats(fresh[0]), other.nats(backwards[200]))
 
 
 def test_it_prefers_the_language_to_its_words_in_disorder():

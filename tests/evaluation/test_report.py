@@ -1,28 +1,43 @@
+import json
+import math
 from dataclasses import asdict, replace
 
+import matplotlib.pyplot as plt
 import pytest
 
-from simple_diffusion_lm.evaluation.metrics import Likelihood
-from simple_diffusion_lm.evaluation.report import comparison_tables, mean_metrics
+from simple_diffusion_lm.core.bound import HeldOut
+from simple_diffusion_lm.evaluation.likelihood import Likelihood
+from simple_diffusion_lm.evaluation.report import (
+    comparison_tables,
+    mean_metrics,
+    plot_losses,
+    training_figure,
+)
 from simple_diffusion_lm.evaluation.samples import SampleMetrics
 
-METRICS = SampleMetrics(100, 20.0, 5.0, 0.5, 30.0, 0.01, 12.0, 2.0, 0.0, 0.4, 0.9, None)
-LIKELIHOOD = Likelihood(True, 3.0, 36.0, 1.2, 40.0, 0.1, 2.5, 0.1, 0.3, 0.05, 500, 6000, 21600)
+METRICS = SampleMetrics(100, 20.0, 25.0, 5.0, 0.5, 30.0, 0.01, 12.0, 2.0, 0.0, 0.4, 0.9, None)
+HELD_OUT = HeldOut(3.0, 0.1, 2.5, 0.1, 0.3, 0.05, 500, 6000)
+
+
+def likelihood(nats, is_bound=True):
+    return Likelihood(HELD_OUT._replace(total=nats), is_bound, 21600, 5000).figures()
+
+
+def point(steps, passes, **changes):
+    metrics = asdict(replace(METRICS, **changes))
+    return {"steps": steps, "temperature": 0.8, "passes": passes, "seconds_per_line": 0.1, "metrics": metrics}
 
 
 def results(**nats):
-    progress = {"step": 1000, "tokens": 2_000_000}
     runs = {
         name.replace("_", "-"): {
-            "likelihood": asdict(replace(LIKELIHOOD, nats_per_token=value)),
-            "progress": progress,
+            "likelihood": likelihood(value),
+            "stagger": 2.0,
+            "progress": {"step": 1000, "tokens": 2_000_000},
             "points": [
-                {"steps": 64, "metrics": asdict(METRICS)},
-                {
-                    "steps": 64,
-                    "metrics": asdict(replace(METRICS, entropy=4.0, judge_perplexity=5.0)),
-                },
-                {"steps": 8, "metrics": asdict(METRICS)},
+                point(64, 64.0),
+                point(64, 64.0, entropy=4.0, ngram_perplexity=5.0, reversed_perplexity=10.0),
+                point(8, 8.0),
             ],
         }
         for name, value in nats.items()
@@ -30,26 +45,34 @@ def results(**nats):
     return {"lines": {"held-out text": asdict(METRICS)}, "runs": runs}
 
 
-def test_seeds_share_a_row_and_their_spread_is_told():
+def test_seeds_share_a_row_with_their_mean_and_spread():
     table = comparison_tables(results(modern_0=3.0, modern_1=3.2, masked_0=2.5))
-    assert "| modern, 2 seeds | <= 3.100 ± 0.141 | <= 1.200 | 2.0 M | 1,000 |" in table
+    bits = f"<= {3.1 * 6000 / 21600 / math.log(2):.3f}"
+    assert f"| modern, 2 seeds | <= 3.100 ± 0.141 | {bits} | 2 | 4.0 | 64 | 2.0 M | 1,000 |" in table
     assert "| masked | <= 2.500 ± 0.050 |" in table
     assert table.count("| modern |") == 2
     assert "grammatical" not in table
-    assert "| held-out text | 20.0 | 5.00 |" in table
+    assert "| held-out text |  |  |  | 20.0 | 25.0 | 5.00 |" in table
 
 
-def test_an_exact_likelihood_has_no_sign():
-    exact = replace(LIKELIHOOD, is_bound=False)
-    found = results(autoregressive_0=2.0)
-    found["runs"]["autoregressive-0"]["likelihood"] = asdict(replace(exact, nats_per_token=2.0))
-    assert "| autoregressive | 2.000 ± 0.050 |" in comparison_tables(found)
+def test_every_row_of_a_contender_says_how_it_writes():
+    found = results(modern_0=3.0, autoregressive_0=2.0)
+    exact = found["runs"]["autoregressive-0"]
+    exact |= {"stagger": None, "likelihood": likelihood(2.0, is_bound=False)}
+    for each in exact["points"]:
+        each["passes"] = 11.9
+    table = comparison_tables(found)
+    assert "| autoregressive | 2.000 ± 0.050 |" in table  # exact: it has no sign
+    rows = [line for line in table.splitlines() if line.startswith("| modern |")]
+    assert [" | 2 | 4.0 | 64 | " in row for row in rows] == [True] * 3
+    rows = [line for line in table.splitlines() if line.startswith("| autoregressive |")]
+    assert [" |  |  | 11.9 | " in row for row in rows] == [True] * 3
 
 
 def test_means_are_figure_by_figure():
-    other = replace(METRICS, judge_perplexity=30.0, grammatical=0.5)
+    other = replace(METRICS, ngram_perplexity=30.0, grammatical=0.5)
     both = mean_metrics([replace(METRICS, grammatical=0.7), other])
-    assert both.judge_perplexity == pytest.approx(25.0)
+    assert both.ngram_perplexity == pytest.approx(25.0)
     assert both.grammatical == pytest.approx(0.6)
     assert mean_metrics([METRICS, other]).grammatical is None
 
@@ -57,11 +80,41 @@ def test_means_are_figure_by_figure():
 def test_perplexities_are_compared_at_one_entropy():
     found = results(modern_0=3.0, masked_0=2.5)
     warm = found["runs"]["masked-0"]["points"][1]["metrics"]
-    warm |= {"entropy": 4.5, "judge_perplexity": 80.0}
+    warm |= {"entropy": 4.5, "ngram_perplexity": 80.0}
     found["runs"]["modern-0"]["points"][0]["metrics"]["entropy"] = 4.78
     table = comparison_tables(found)
-    assert "at entropy 4.7 | 64 steps |" in table  # eight steps have one temperature only
-    assert f"| modern | {5 * 4 ** (0.7 / 0.78):.1f} |" in table
-    assert f"| masked | {80 * 0.25**0.4:.1f} |" in table
+    assert "| at entropy 4.7 |" in table
+    *_, modern, masked = table.splitlines()  # eight steps have one temperature only
+    forward, backward = 5 * 4 ** (0.7 / 0.78), 10 * 2.5 ** (0.7 / 0.78)
+    assert modern == f"| modern | 2 | 4.0 | 64 | {forward:.1f} | {backward:.1f} | 0.1 |"
+    assert f"| 64 | {80 * 0.25**0.4:.1f} |" in masked
     warm["entropy"] = 4.9  # above 4.7 at every temperature
-    assert "| masked |  |" in comparison_tables(found)
+    assert comparison_tables(found).splitlines()[-1] == "| masked | 2 | 4.0 | 64 |  |  | 0.1 |"
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are closed, kept."""
+    closed = []
+    monkeypatch.setattr(plt, "close", closed.append)
+    yield closed
+    monkeypatch.undo()
+    plt.close("all")
+
+
+def test_what_is_said_of_training_holds_for_every_objective(toy_run, drawn, tmp_path):
+    """Cross-entropy is of noised tokens, masked ones or next ones: no title says which."""
+    baseline = tmp_path / "baseline"
+    baseline.mkdir()
+    records = [json.loads(line) for line in (toy_run / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.dumps(record | {"mse": 0.0} if "mse" in record else record) for record in records]
+    (baseline / "metrics.jsonl").write_text("\n".join(lines))
+    plot_losses(toy_run, tmp_path / "loss.png", entropy=1.5)
+    both = training_figure([toy_run, baseline])
+    axes = {axis.get_title(): axis for axis in both.axes}
+    assert {axis.get_title() for axis in drawn[0].axes} == set(axes)
+    assert not any("noise" in title for title in axes)
+    own = [title for title in axes if title.endswith("in its own training task")]
+    assert [title.split()[0] for title in own] == ["cross-entropy", "accuracy"]
+    assert len(axes[own[0]].containers) == 2
+    assert len(axes["mean squared error of x0"].containers) == 1  # without noise there is no x0

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 from small_models import small
 
-from simple_diffusion_lm.evaluation.metrics import plain_batches
+from simple_diffusion_lm.core.train import Config
+from simple_diffusion_lm.evaluation.likelihood import plain_batches
 from simple_diffusion_lm.evaluation.noise import by_level
 from simple_diffusion_lm.evaluation.run_report import write_report
-from simple_diffusion_lm.generation import DiffusionLM
-from simple_diffusion_lm.run import run_training
-from simple_diffusion_lm.training.recipes import modern, with_objective
+from simple_diffusion_lm.runs.config import with_objective
+from simple_diffusion_lm.runs.run import run_training
+from simple_diffusion_lm.writing.model import DiffusionLM
 
 
 def outside(page):
@@ -42,23 +43,25 @@ def test_markup_in_a_corpus_stays_text(toy_run, tmp_path, monkeypatch):
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; &lt;b&gt;" in page
 
 
-def test_several_runs_share_a_page_a_twin_among_them(toy_run, toy_data, tmp_path):
-    twin = tmp_path / "twin"
-    config = replace(with_objective(modern(), "masked"), steps=2, samples=1)
-    run_training(small(config), toy_data, twin, quiet=True)
-    write_report([toy_run, twin], tmp_path / "both.html")
+@pytest.fixture
+def baseline_run(toy_data, tmp_path):
+    run = tmp_path / "baseline"
+    run_training(small(with_objective(Config(), "masked"), steps=2, samples=1), toy_data, run, quiet=True)
+    return run
+
+
+def test_several_runs_share_a_page_a_baseline_among_them(toy_run, baseline_run, tmp_path):
+    write_report([toy_run, baseline_run], tmp_path / "both.html")
     page = (tmp_path / "both.html").read_text()
-    assert "<th>twin</th>" in page
-    write_report([twin, toy_run], tmp_path / "other.html")
-    assert (tmp_path / "other.html").read_text().count("<svg") == 2  # a twin has no noise
+    assert "<th>baseline</th>" in page
+    write_report([baseline_run, toy_run], tmp_path / "other.html")
+    assert (tmp_path / "other.html").read_text().count("<svg") == 2  # a baseline has no noise
 
 
 @pytest.mark.parametrize("stagger", [0.0, 8.0])
-def test_what_is_known_at_a_level_runs_from_all_to_what_words_are_frequent(
-    stagger, toy_run, toy_data
-):
+def test_what_is_known_at_a_level_runs_from_all_to_what_words_are_frequent(stagger, toy_run, toy_data):
     model = DiffusionLM.from_pretrained(toy_run)
-    model.model.stagger = stagger
+    model.model.config = replace(model.config, stagger=stagger)
     found = by_level(model.model, plain_batches(model, toy_data.valid), examples=20, draws=100)
     assert found.log_snr == sorted(found.log_snr)
     assert found.accuracy_alone[-1] > 0.8 > 0.2 > found.accuracy_alone[0]

@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import entropy
 
 from simple_diffusion_lm.errors import UserError
+from simple_diffusion_lm.evaluation.judge import KneserNey
 from simple_diffusion_lm.evaluation.samples import (
     Reference,
     frontier_area,
@@ -14,13 +15,13 @@ from simple_diffusion_lm.evaluation.samples import (
     self_bleu,
     shuffled_words,
 )
-from simple_diffusion_lm.text.toy import ToyLanguage
+from simple_diffusion_lm.tasks.toy import ToyLanguage
 
 TRAIN = ToyLanguage().lines(2000, seed=0)
 REFERENCE = Reference.of(TRAIN, ToyLanguage().lines(300, seed=1))
 
 
-def test_real_lines_shuffled_lines_and_one_safe_line_are_told_apart():
+def test_real_lines_shuffled_lines_and_one_safe_line_differ():
     fresh = ToyLanguage().lines(300, seed=2)
     real, shuffled, safe, copied = (
         sample_metrics(lines, REFERENCE)
@@ -29,7 +30,9 @@ def test_real_lines_shuffled_lines_and_one_safe_line_are_told_apart():
     assert real.grammatical == 1.0
     assert shuffled.grammatical is not None
     assert shuffled.grammatical < 0.01
-    assert real.judge_perplexity < 0.2 * shuffled.judge_perplexity
+    assert real.ngram_perplexity < 0.2 * shuffled.ngram_perplexity
+    assert real.reversed_perplexity < 0.2 * shuffled.reversed_perplexity
+    assert real.reversed_perplexity == KneserNey(TRAIN, reverse=True).perplexity(fresh)
     assert shuffled.entropy == pytest.approx(real.entropy)  # the same words
     assert safe.entropy < 0.6 * real.entropy
     assert safe.self_bleu == pytest.approx(100.0)

@@ -2,13 +2,15 @@
 
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
+from starlette.applications import Starlette
 
 
 @contextmanager
-def serving(app):
+def serving(app: Starlette) -> Iterator[str]:
     """The address at which an application is served."""
     config = uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=5)
     server, listening = uvicorn.Server(config), config.bind_socket()

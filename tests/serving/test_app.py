@@ -4,6 +4,9 @@ import json
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -11,74 +14,85 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from servers import serving
 
-from simple_diffusion_lm.generation import DiffusionLM
+from simple_diffusion_lm.core.generate import Sampling
+from simple_diffusion_lm.core.sampler import SAMPLERS
 from simple_diffusion_lm.serving import app as app_module
 from simple_diffusion_lm.serving.answers import Model
 from simple_diffusion_lm.serving.app import make_app
-from simple_diffusion_lm.text.templates import Gap
+from simple_diffusion_lm.writing.model import DiffusionLM
+from simple_diffusion_lm.writing.templates import Gap
 
-FEW = {"steps": 4, "seed": 3}
+FEW: dict[str, Any] = {"steps": 4, "seed": 3}
 
 
 @pytest.fixture(scope="module")
-def model(toy_run):
+def model(toy_run: Path) -> DiffusionLM:
     return DiffusionLM.from_pretrained(toy_run)
 
 
-def texts(response):
+def texts(response: httpx.Response) -> list[str]:
     assert response.status_code == 200, response.text
     return [line["text"] for line in response.json()["lines"]]
 
 
-def events(response):
+def events(response: httpx.Response) -> list[tuple[str, Any]]:
     """[kind, content] of server-sent events."""
     blocks = response.text.strip().split("\n\n")
     pairs = [block.split("\n") for block in blocks]
     return [(kind.removeprefix("event: "), json.loads(data[6:])) for kind, data in pairs]
 
 
-def head(path, length):
+def head(path: str, length: int) -> bytes:
     """The head of a request as it goes over the wire."""
     lines = [f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json"]
     return "\r\n".join([*lines, f"Content-Length: {length}", "", ""]).encode()
 
 
-def test_answers_are_those_of_the_library(client, model):
+def test_answers_are_those_of_the_library(client: httpx.Client, model: DiffusionLM) -> None:
     asked = {"count": 3, "length": "5-9", "candidates": 2, **FEW}
-    wish = model.wish(Gap(5, 9))
-    expected = [line.text for line in model.write([wish] * 3, 2, steps=4, seed=3)]
+    expected = model.generate(3, length=Gap(5, 9), candidates=2, **FEW)
     assert texts(client.post("/v1/generate", json=asked)) == expected
     template = "yesterday the ___ ."
     infilled = client.post("/v1/infill", json={"templates": [template], **FEW})
-    assert texts(infilled) == model.infill([template], steps=4, seed=3)
+    assert texts(infilled) == model.infill([template], **FEW)
     line = "every morning the old woman feeds her goats ."
     varied = client.post("/v1/vary", json={"texts": [line], "strength": 0.5, **FEW})
-    assert texts(varied) == model.vary([line], 0.5, steps=4, seed=3)
+    assert texts(varied) == model.vary([line], 0.5, **FEW)
     blended = client.post("/v1/blend", json={"first": line, "second": line, "count": 2, "steps": 4})
     assert texts(blended) == model.blend(line, line, 2, 4)
     scored = client.post("/v1/score", json={"texts": [line]}).json()["nats"]
     assert scored == pytest.approx(model.score([line]))
 
 
-def test_a_stream_tells_every_step_and_ends_with_the_answer(client):
-    asked = {"count": 2, "steps": 6, "seed": 1}
-    answer = client.post("/v1/generate", json=asked).json()
-    told = events(client.post("/v1/generate", json={**asked, "stream": True}))
-    assert [kind for kind, _ in told[-1:]] == ["done"]
-    assert told[-1][1] == answer
-    last = {}
-    for kind, content in told[:-1]:
-        assert kind == "frame"
-        for number, tokens in content["lines"].items():
-            last.setdefault(number, []).append(tokens)
-    for number, line in enumerate(answer["lines"]):
-        frames = last[str(number)]
-        assert len(frames) == 6
-        assert "".join(token["text"] for token in frames[-1]).strip() == line["text"]
+def test_streams_tell_every_step_of_their_own_texts_and_end_with_the_answer(client: httpx.Client) -> None:
+    def streamed(seed: int) -> tuple[Any, list[list[list[dict[str, Any]]]]]:
+        """The answer; for each text, for each step, its tokens."""
+        *frames, (kind, answer) = events(
+            client.post("/v1/generate", json={**asked, "seed": seed, "stream": True})
+        )
+        assert [kind for kind, _ in frames] == ["frame"] * len(frames)
+        assert kind == "done"
+        lines = [frame["lines"] for _, frame in frames]
+        return answer, [[line[n] for line in lines if n in line] for n in ("0", "1")]
+
+    def best(steps: list[list[dict[str, Any]]]) -> list[float]:
+        return [share for tokens in steps for token in tokens for _, share in token["likely"][:1]]
+
+    asked = {"count": 2, "steps": 6}
+    with ThreadPoolExecutor(8) as pool:  # which share their steps
+        found = list(pool.map(streamed, range(8)))
+    for seed, (answer, texts) in enumerate(found):
+        assert answer == client.post("/v1/generate", json={**asked, "seed": seed}).json()
+        _, alone = streamed(seed)
+        for line, steps, steps_alone in zip(answer["lines"], texts, alone, strict=True):
+            assert len(steps) == len(steps_alone) == 6
+            assert "".join(token["text"] for token in steps[-1]).strip() == line["text"]
+            assert best(steps) == pytest.approx(best(steps_alone), abs=1e-3)
 
 
-def test_many_at_once_get_what_each_would_have_got_alone(client, served):
-    asked = [{"count": 1, "steps": 8, "seed": seed} for seed in range(24)]
+def test_many_at_once_get_what_each_would_have_got_alone(client: httpx.Client, served: Model) -> None:
+    settings: list[dict[str, Any]] = [{}, {"temperature": 1.5}, {"never": ["the"]}]
+    asked = [{"steps": 8, "seed": seed, **settings[seed % 3]} for seed in range(24)]
     alone = [texts(client.post("/v1/generate", json=each)) for each in asked]
     before = served.loop.steps
     with ThreadPoolExecutor(24) as pool:
@@ -107,7 +121,9 @@ def test_many_at_once_get_what_each_would_have_got_alone(client, served):
         ("score", '{"texts": ["\\ud800"]}', 400, "JSON"),
     ],
 )
-def test_what_cannot_be_is_one_line(client, name, asked, status, words):
+def test_what_cannot_be_is_one_line(
+    client: httpx.Client, name: str, asked: str, status: int, words: str
+) -> None:
     headers = {"Content-Type": "application/json"}
     began = time.monotonic()
     response = client.post(f"/v1/{name}", content=asked, headers=headers)
@@ -118,7 +134,7 @@ def test_what_cannot_be_is_one_line(client, name, asked, status, words):
     assert client.get("/v1/health").json() == {"status": "ok"}
 
 
-def test_other_routes_and_kinds_are_refused(client):
+def test_other_routes_and_kinds_are_refused(client: httpx.Client) -> None:
     assert client.get("/v1/nothing").status_code == 404
     assert client.get("/page/../app.py").status_code == 404
     assert client.get("/page/%2e%2e/app.py").status_code == 404
@@ -128,14 +144,14 @@ def test_other_routes_and_kinds_are_refused(client):
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200))
-def test_no_bytes_break_it(client, body):
+def test_no_bytes_break_it(client: httpx.Client, body: bytes) -> None:
     headers = {"Content-Type": "application/json"}
     response = client.post("/v1/infill", content=body, headers=headers)
     assert response.status_code in (400, 422)
     assert response.json()["error"]
 
 
-def test_the_page_and_all_it_asks_for_come_from_here(client):
+def test_the_page_and_all_it_asks_for_come_from_here(client: httpx.Client) -> None:
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'self'" in page.headers["content-security-policy"]
@@ -144,7 +160,15 @@ def test_the_page_and_all_it_asks_for_come_from_here(client):
         assert client.get(f"/page/{name}").status_code == 200
 
 
-def test_a_client_that_leaves_is_not_written_for(client, served, address):
+def test_the_page_offers_every_sampler(client: httpx.Client) -> None:
+    page = client.get("/").text
+    for name in SAMPLERS:
+        assert f">{name}</option>" in page
+    assert f"<option selected>{Sampling().sampler}</option>" in page
+    assert f'value="{Sampling().steps}"' in page
+
+
+def test_a_client_that_leaves_is_not_written_for(client: httpx.Client, served: Model, address: str) -> None:
     host, port = address.removeprefix("http://").split(":")
     body = json.dumps({"count": 32, "steps": 512, "stream": True}).encode()
     with socket.create_connection((host, int(port))) as connection:
@@ -162,14 +186,12 @@ def test_a_client_that_leaves_is_not_written_for(client, served, address):
     assert texts(client.post("/v1/generate", json=FEW))
 
 
-def test_more_than_it_takes_is_turned_away(toy_run, monkeypatch):
+def test_more_than_it_takes_is_turned_away(toy_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app_module, "MOST_REQUESTS", 2)
     with serving(make_app(Model(toy_run))) as address, ThreadPoolExecutor(12) as pool:
         asked = {"count": 16, "steps": 64}
         found = list(
-            pool.map(
-                lambda _: httpx.post(f"{address}/v1/generate", json=asked, timeout=60), range(12)
-            )
+            pool.map(lambda _: httpx.post(f"{address}/v1/generate", json=asked, timeout=60), range(12))
         )
     statuses = [response.status_code for response in found]
     assert set(statuses) == {200, 503}
@@ -178,7 +200,7 @@ def test_more_than_it_takes_is_turned_away(toy_run, monkeypatch):
     assert "try again" in turned_away.json()["error"]
 
 
-def test_a_token_opens_what_it_guards(toy_run):
+def test_a_token_opens_what_it_guards(toy_run: Path) -> None:
     with serving(make_app(Model(toy_run), token="secret")) as address:
         assert httpx.get(f"{address}/v1/health").status_code == 200
         assert httpx.get(f"{address}/").status_code == 200
@@ -191,13 +213,13 @@ def test_a_token_opens_what_it_guards(toy_run):
         assert texts(httpx.post(f"{address}/v1/generate", json=FEW, headers=right))
 
 
-def test_only_its_own_names_are_answered_to(toy_run):
+def test_only_its_own_names_are_answered_to(toy_run: Path) -> None:
     with serving(make_app(Model(toy_run), hosts=["127.0.0.1"])) as address:
         assert httpx.get(address).status_code == 200
         assert httpx.get(address, headers={"Host": "evil.example"}).status_code == 400
 
 
-def test_a_request_that_does_not_arrive_is_let_go(toy_run, monkeypatch):
+def test_a_request_that_does_not_arrive_is_let_go(toy_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app_module, "BODY_SECONDS", 0.3)
     with serving(make_app(Model(toy_run))) as address:
         host, port = address.removeprefix("http://").split(":")
@@ -206,7 +228,7 @@ def test_a_request_that_does_not_arrive_is_let_go(toy_run, monkeypatch):
             assert b"408" in connection.recv(4096)
 
 
-def test_the_description_describes_what_there_is(client):
+def test_the_description_describes_what_there_is(client: httpx.Client) -> None:
     described = client.get("/openapi.json").json()
     assert described["openapi"].startswith("3.1")
     assert {f"/v1/{name}" for name in app_module.ANSWERS} < set(described["paths"])
@@ -215,7 +237,7 @@ def test_the_description_describes_what_there_is(client):
     assert card["abilities"] == list(app_module.ANSWERS)
 
 
-def test_the_description_has_every_limit(client):
+def test_the_description_has_every_limit(client: httpx.Client) -> None:
     schemas = client.get("/openapi.json").json()["components"]["schemas"]
     for name in ("Generate", "Infill", "Vary", "Blend"):
         for field, about in schemas[name]["properties"].items():
@@ -223,3 +245,13 @@ def test_the_description_has_every_limit(client):
                 above = {"minimum", "exclusiveMinimum"} & set(about)
                 assert above, f"{name}.{field}"
                 assert "maximum" in about, f"{name}.{field}"
+
+
+def test_the_description_of_sampling_is_that_of_the_core(client: httpx.Client) -> None:
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    for name in ("Generate", "Infill", "Vary"):
+        about = schemas[name]["properties"]
+        for field, default in asdict(Sampling()).items():
+            assert about[field]["default"] == default
+            assert about[field]["description"][:20] in (Sampling.__doc__ or "")
+        assert about["sampler"]["enum"] == list(SAMPLERS)

@@ -4,12 +4,19 @@ Needs the extra `browser` and a Chromium (apt-get install chromium); left out wi
 """
 
 import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from servers import serving
 
+from simple_diffusion_lm.core.generate import Sampling
 from simple_diffusion_lm.serving.answers import Model
 from simple_diffusion_lm.serving.app import make_app
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
@@ -18,7 +25,7 @@ LINE = "every morning the old woman feeds her goats ."
 
 
 @pytest.fixture(scope="module")
-def browser():
+def browser() -> Iterator["Browser"]:
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM)
         yield browser
@@ -26,7 +33,7 @@ def browser():
 
 
 @pytest.fixture
-def page(browser, address):
+def page(browser: "Browser", address: str) -> Iterator["Page"]:
     """A page that has asked nothing of anyone else and had no error, when the test is over."""
     context = browser.new_context(viewport={"width": 1200, "height": 900})
     page = context.new_page()
@@ -40,7 +47,7 @@ def page(browser, address):
     context.close()
 
 
-def written(page):
+def written(page: "Page") -> list[str]:
     """Waits until the text is written; the chosen lines, as the newest card has them."""
     page.wait_for_selector("#stop", state="hidden", timeout=30_000)
     playwright.expect(page.locator("#message")).not_to_have_class("bad")
@@ -48,11 +55,11 @@ def written(page):
     return page.locator("#cards li").first.locator("p:not(.how)").all_inner_texts()
 
 
-def shown(page):
+def shown(page: "Page") -> list[str]:
     return [" ".join(text.split()) for text in page.locator("#lines .text").all_inner_texts()]
 
 
-def test_a_gap_is_filled_and_looked_at(page):
+def test_a_gap_is_filled_and_looked_at(page: "Page") -> None:
     playwright.expect(page.locator("#card")).to_contain_text("million parameters, continuous")
     page.fill("#template", "yesterday the ___ .")
     page.click("#go")
@@ -63,7 +70,7 @@ def test_a_gap_is_filled_and_looked_at(page):
     last = page.locator("#step-text").inner_text()
     page.locator("#step").focus()
     page.keyboard.press("Home")
-    assert page.locator("#step-text").inner_text() == "step 1 of 64" != last
+    assert page.locator("#step-text").inner_text() == f"step 1 of {Sampling().steps}" != last
     page.keyboard.press("End")
     assert text in shown(page)
     page.locator(".token.written").first.hover()
@@ -71,7 +78,7 @@ def test_a_gap_is_filled_and_looked_at(page):
     assert page.locator("#chart polyline").count() == 1
 
 
-def test_every_token_is_reached_by_the_keyboard(page):
+def test_every_token_is_reached_by_the_keyboard(page: "Page") -> None:
     page.fill("#template", "")
     page.fill("#tokens", "5")
     page.press("#tokens", "Enter")
@@ -84,7 +91,7 @@ def test_every_token_is_reached_by_the_keyboard(page):
     assert "probability" in page.evaluate("document.activeElement.getAttribute('aria-label')")
 
 
-def test_lines_are_varied_and_blended(page):
+def test_lines_are_varied_and_blended(page: "Page") -> None:
     page.click("text=Vary")
     page.fill("#first", LINE)
     page.locator("#strength").fill("0.05")
@@ -98,7 +105,7 @@ def test_lines_are_varied_and_blended(page):
     assert page.locator("#step-text").inner_text() == "line 9 of 9"
 
 
-def test_a_link_writes_the_same_in_another_tab(page, browser):
+def test_a_link_writes_the_same_in_another_tab(page: "Page", browser: "Browser") -> None:
     page.fill("#template", "the ___ goats .")
     page.fill("#seed", "7")
     page.click("#go")
@@ -111,7 +118,7 @@ def test_a_link_writes_the_same_in_another_tab(page, browser):
     assert written(other) == first
 
 
-def test_markup_stays_text(page):
+def test_markup_stays_text(page: "Page") -> None:
     given = "<img src=x> <b>go</b> ___"
     page.fill("#template", given)
     page.click("#go")
@@ -122,13 +129,13 @@ def test_markup_stays_text(page):
     assert page.title() == "Text out of noise"
 
 
-def test_what_cannot_be_is_said(page):
+def test_what_cannot_be_is_said(page: "Page") -> None:
     page.fill("#template", "a [[0]] b")
     page.click("#go")
     playwright.expect(page.locator("#message.bad")).to_contain_text("character 3")
 
 
-def test_a_lost_connection_is_said_and_mended(page):
+def test_a_lost_connection_is_said_and_mended(page: "Page") -> None:
     page.context.set_offline(True)
     page.click("#go")
     playwright.expect(page.locator("#message.bad")).to_contain_text("try again")
@@ -137,7 +144,7 @@ def test_a_lost_connection_is_said_and_mended(page):
     assert written(page)
 
 
-def test_stop_stops(page, served):
+def test_stop_stops(page: "Page", served: Model) -> None:
     page.evaluate("document.getElementById('steps').max = 512")
     page.locator("#steps").fill("512")
     page.locator("#candidates").fill("16")
@@ -146,7 +153,7 @@ def test_stop_stops(page, served):
     playwright.expect(page.locator("#message")).to_have_text("stopped")
 
 
-def test_a_token_is_asked_for(browser, toy_run):
+def test_a_token_is_asked_for(browser: "Browser", toy_run: Path) -> None:
     with serving(make_app(Model(toy_run), token="secret")) as address:
         page = browser.new_page()
         page.goto(address)
@@ -160,7 +167,7 @@ def test_a_token_is_asked_for(browser, toy_run):
 
 @pytest.mark.parametrize("width", [360, 768, 1200])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_stands_out_of_the_page(browser, address, width, scheme):
+def test_nothing_stands_out_of_the_page(browser: "Browser", address: str, width: int, scheme: str) -> None:
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page.goto(address)
     page.fill("#template", "yesterday the ___ .")

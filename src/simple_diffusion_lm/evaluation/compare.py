@@ -4,7 +4,7 @@ OUT/
     NAME-SEED/        a run of each contender and seed
     results.json      all figures; written after every run that is measured
     results.md        the tables
-    results.png       quality against steps and seconds, and against variety
+    results.png       quality against passes and seconds, and against variety
 """
 
 import dataclasses
@@ -14,33 +14,32 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..generation import DiffusionLM
-from ..model.slots import STEPS
-from ..run import run_training
-from ..text.corpus import Prepared
-from ..training import checkpoint
-from ..training.config import Config, with_overrides
-from ..training.recipes import modern, original, with_objective
+from ..baselines import MODELS
+from ..core import Config
+from ..core.denoiser import Batch
+from ..core.generate import Frame, Sampling
+from ..corpus.prepare import Prepared
+from ..runs import checkpoint
+from ..runs.config import RECIPES, check, with_objective, with_overrides
+from ..runs.run import run_training
+from ..writing.model import DiffusionLM
 from .evaluate import real_rows, reference_texts
-from .metrics import example_texts, likelihood
-from .report import comparison_tables, contender, plot_comparison
+from .likelihood import example_texts, likelihood
+from .report import comparison_tables, plot_comparison
 from .samples import Reference, sample_metrics
 
-CONTENDERS = {
-    "modern": modern(),
-    "original": original(),
-    "masked": with_objective(modern(), "masked"),
-    "autoregressive": with_objective(modern(), "autoregressive"),
+# The recipes, and the default trunk with every other objective.
+CONTENDERS = {name: recipe() for name, recipe in RECIPES.items()} | {
+    name: with_objective(Config(), name) for name in MODELS if name != Config().objective
 }
 TURNS = 5  # in which each trains, so that other load hits all alike; each of a minute or more
-TEMPERATURES = (0.8, 0.5, 0.6, 0.7, 0.9, 1.0)  # the first is the table's, with STEPS
+TEMPERATURES = (0.8, 0.5, 0.6, 0.7, 0.9, 1.0)  # the first is the table's, with the default steps
 FEWER_STEPS = 16  # at every temperature as well
 OTHER_STEPS = (4, 8, 32)  # at the first temperature
 SHOWN = 20  # lines of each kept in the results
@@ -56,25 +55,21 @@ def run_compare(
     examples: int,
     samples: int,
     overrides: Mapping[str, str],
-    within: Callable[[str], AbstractContextManager[Any]] = lambda contender: nullcontext(),
 ) -> str:
     """Trains and measures what is not yet trained and measured; returns the tables.
 
-    overrides are for all contenders, and their budget is `minutes` each. within gives a context for
-    each of them, in which it is trained and measured (benchmarks/variants.py).
-
+    overrides are for all contenders, and their budget is `minutes` each.
     Raises UserError as training and evaluating do.
     """
-    settings = {**overrides, "minutes": str(minutes)}
     configs = {
-        f"{name}-{seed}": with_overrides(config, {**settings, "seed": str(seed)})
+        f"{name}-{seed}": with_overrides(config, {**overrides, "minutes": str(minutes), "seed": str(seed)})
         for seed in seeds
         for name, config in contenders.items()
     }
     for config in configs.values():
-        config.check()
+        check(config)
     path = out / "results.json"
-    results = json.loads(path.read_text()) if path.exists() else {"lines": {}, "runs": {}}
+    results = json.loads(path.read_text()) if path.exists() else {}
     about = {"minutes": minutes, "examples": examples, "samples": samples, **overrides}
     if results.get("settings") != about:
         results = {"settings": about, "lines": {}, "runs": {}}
@@ -82,73 +77,64 @@ def run_compare(
     turns = min(TURNS, max(1, int(minutes)))
     for turn in range(1, turns + 1):
         for name, config in missing.items():
-            with within(contender(name)):
-                train_until(config, data, out / name, minutes * 60 * turn / turns)
+            found, until = checkpoint.newest(out / name), minutes * turn / turns
+            if found is None or found.manifest["progress"]["seconds"] < 60 * until:
+                print(f"training {name} up to {until:.1f} minutes", file=sys.stderr)
+                run_training(config, data, out / name, pause_at=60 * until)
 
     reference: Reference | None = None
     for name in missing:
-        with within(contender(name)):
-            model = DiffusionLM.from_pretrained(out / name)
-            if reference is None:
-                reference = Reference.of(
-                    reference_texts(model, data.train),
-                    example_texts(model, data.valid, samples),
-                )
-                rows = real_rows(reference)
-                results["lines"] = {k: dataclasses.asdict(v) for k, v in rows.items()}
-            print(f"measuring {name}", file=sys.stderr)
-            figures = measure(model, data, reference, examples, samples)
-            results["runs"][name] = {"machine": machine(), **figures}
-        checkpoint.write_atomically(
-            path, json.dumps(results, indent=1, ensure_ascii=False).encode()
-        )
+        model = DiffusionLM.from_pretrained(out / name)
+        if reference is None:
+            valid = example_texts(model, data.valid, samples)
+            reference = Reference.of(reference_texts(model, data.train), valid)
+            results["lines"] = {k: dataclasses.asdict(v) for k, v in real_rows(reference).items()}
+        print(f"measuring {name}", file=sys.stderr)
+        measured = measure(model, data, reference, examples, samples)
+        results["runs"][name] = {"machine": machine(), **measured}
+        checkpoint.write_atomically(path, json.dumps(results, indent=1, ensure_ascii=False).encode())
     tables = comparison_tables(results)
     (out / "results.md").write_text(tables + "\n", encoding="utf-8")
     plot_comparison(results, out / "results.png")
     return tables
 
 
-def train_until(config: Config, data: Prepared, run: Path, seconds: float) -> None:
-    """Trains a run up to this many seconds of training, if it is not there yet."""
-    found = checkpoint.newest(run)
-    if found is None or found.manifest["progress"]["seconds"] < seconds:
-        print(f"training {run.name} up to {seconds / 60:.1f} minutes", file=sys.stderr)
-        run_training(config, data, run, pause_at=seconds)
-
-
 def measure(
-    model: DiffusionLM,
-    data: Prepared,
-    reference: Reference,
-    examples: int,
-    samples: int,
+    model: DiffusionLM, data: Prepared, reference: Reference, examples: int, samples: int
 ) -> dict[str, Any]:
-    """The likelihood, and a point for every way of sampling: steps, temperature, time, figures."""
-    points = [(STEPS, temperature) for temperature in TEMPERATURES]
-    if not model.model.writes_length:
-        points += [(FEWER_STEPS, temperature) for temperature in TEMPERATURES]
-        points += [(steps, TEMPERATURES[0]) for steps in OTHER_STEPS]
-    result: dict[str, Any] = {
-        "progress": model.progress,
-        "parameters": sum(p.numel() for p in model.model.parameters()),
-        "likelihood": dataclasses.asdict(likelihood(model, data.valid, examples=examples)),
-        "points": [],
-    }
-    for steps, temperature in points:
-        began = time.monotonic()
-        lines = model.generate(samples, steps=steps, temperature=temperature, seed=1)
-        seconds = (time.monotonic() - began) / samples
-        point = {"steps": steps, "temperature": temperature, "seconds_per_line": seconds}
+    """The likelihood, and a point for every way of sampling: steps, temperature, passes, time, figures."""
+    ways = [Sampling(temperature=temperature) for temperature in TEMPERATURES]
+    if not model.model.writes_length:  # else its passes are its tokens
+        ways += [Sampling(FEWER_STEPS, temperature=temperature) for temperature in TEMPERATURES]
+        ways += [Sampling(steps, temperature=TEMPERATURES[0]) for steps in OTHER_STEPS]
+    assert model.config is not None  # it has a run
+    points: list[dict[str, Any]] = []
+    passes: list[int] = []  # a text with nothing to predict needs none
+    shown: list[str] = []
+
+    def watch(batch: Batch, frame: Frame) -> None:
+        passes.append(int(frame.where.any(1).sum()))
+
+    for sampling in ways:
+        passes.clear()
+        began, options = time.monotonic(), dataclasses.asdict(sampling)
+        lines = model.generate(samples, seed=1, watch=watch, **options)
+        each = {"passes": sum(passes) / samples, "seconds_per_line": (time.monotonic() - began) / samples}
         metrics = dataclasses.asdict(sample_metrics(lines, reference))
-        result["points"].append({**point, "metrics": metrics})
-        if "samples" not in result:
-            result["samples"] = lines[:SHOWN]
-    return result
+        points.append({**options, **each, "metrics": metrics})
+        shown = shown or lines[:SHOWN]
+    return {
+        "progress": vars(model.progress),
+        "parameters": sum(p.numel() for p in model.model.parameters()),
+        "stagger": model.config.stagger if hasattr(model.model, "schedule") else None,
+        "likelihood": likelihood(model, data.valid, examples=examples).figures(),
+        "points": points,
+        "samples": shown,
+    }
 
 
 def machine() -> dict[str, Any]:
     """What the numbers were measured on, by what, and when."""
-    commit = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     capabilities = torch.cpu.get_capabilities()
     return {
         "processor": capabilities.get("cpu_name", platform.processor()),
@@ -157,6 +143,18 @@ def machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "commit": subprocess.run(commit, capture_output=True, text=True).stdout.strip(),
+        "commit": commit_of(Path(__file__).parents[1]),
         "date": datetime.date.today().isoformat(),
     }
+
+
+def commit_of(folder: Path) -> str | None:
+    """The last commit that changed a folder; None where no repository holds it.
+
+    An installed package may lie inside another project's repository, and has none of that.
+    """
+    command = ["git", "-C", str(folder), "log", "-1", "--format=%h", "--", "."]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+    except OSError:  # no git
+        return None

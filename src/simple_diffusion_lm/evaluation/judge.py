@@ -1,7 +1,8 @@
-"""A judge that works offline: a modified Kneser-Ney model of words, trained on the training part.
+"""The n-gram judge: a modified Kneser-Ney model of words, trained on the training part.
 
 It is no better a model of text than what it judges, but it is the same for all, exact, and it does
-not come out of any of them. (Chen and Goodman 1999, section 3.4, interpolated.)
+not come out of any of them. (Chen and Goodman 1999, section 3.4, interpolated.) Reading from left
+to right, it favours what was written from left to right; so it can also read backwards.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,10 +25,13 @@ class Order(NamedTuple):
 
 
 class KneserNey:
-    """An n-gram model over words that are separated by spaces; a line ends with an end symbol."""
+    """An n-gram model over words that are separated by spaces; a line ends with an end symbol.
 
-    def __init__(self, lines: Iterable[str], order: int = 4) -> None:
-        self.order = order
+    reverse: of the lines read backwards, their last word first.
+    """
+
+    def __init__(self, lines: Iterable[str], order: int = 4, reverse: bool = False) -> None:
+        self.order, self.reverse = order, reverse
         texts = [line.split() for line in lines]
         words = sorted({word for text in texts for word in text})
         self.ids = {word: i for i, word in enumerate(words, start=UNKNOWN + 1)}
@@ -36,10 +40,8 @@ class KneserNey:
         self._fit(*self._flat(texts))
 
     def nats(self, line: str) -> Float[np.ndarray, " words_plus_1"]:
-        """-log p of each word of a line and of its end."""
-        flat, place = self._flat([line.split()])
-        probability = self._probability(flat, place)
-        return -np.log(probability[1:])
+        """-log p of each word of a line, in the order it is read, and of its end."""
+        return -np.log(self._probability(*self._flat([line.split()]))[1:])
 
     def perplexity(self, lines: Sequence[str]) -> float:
         """exp of the mean nats a word, ends of lines included."""
@@ -48,6 +50,7 @@ class KneserNey:
 
     def _flat(self, texts: list[list[str]]) -> tuple[Int[np.ndarray, " T"], Int[np.ndarray, " T"]]:
         """Word ids of all lines, START and END around each; and each one's place in its line."""
+        texts = [text[::-1] for text in texts] if self.reverse else texts
         ids = [[START, *(self.ids.get(w, UNKNOWN) for w in text), END] for text in texts]
         flat = np.array([i for line in ids for i in line], np.int64)
         return flat, np.concatenate([np.arange(len(line)) for line in ids])
@@ -72,47 +75,37 @@ class KneserNey:
                 # Nothing comes before START: an n-gram that begins with it keeps its own count.
                 counts = np.where(before > 0, before, counts)
             prefix = keys[n - 1] // self.size if n > 1 else np.zeros(count, np.int64)
-            self.orders.append(self._smooth(keys[n - 1], counts, prefix))
-
-    @staticmethod
-    def _smooth(
-        keys: Int[np.ndarray, " N"], counts: Int[np.ndarray, " N"], prefix: Int[np.ndarray, " N"]
-    ) -> Order:
-        """Takes a discount from every count, for what was never seen (eq. 26)."""
-        n1, n2, n3, n4 = (int((counts == k).sum()) for k in (1, 2, 3, 4))
-        discounts = FALLBACK
-        if min(n1, n2, n3) > 0:
-            y = n1 / (n1 + 2 * n2)
-            estimate = (1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3)
-            if all(0 < d <= k for k, d in enumerate(estimate, start=1)):
-                discounts = estimate
-        discount = np.array([0.0, *discounts])[np.minimum(counts, 3)]
-        return Order(
-            keys,
-            counts - discount,
-            np.bincount(prefix, counts),
-            np.bincount(prefix, discount),
-        )
+            discount = np.array([0.0, *discounts(counts)])[np.minimum(counts, 3)]
+            size = len(keys[n - 2]) if n > 1 else 1
+            sums = (np.bincount(prefix, each, minlength=size) for each in (counts, discount))
+            self.orders.append(Order(keys[n - 1], counts - discount, *sums))
 
     def _probability(
         self, flat: Int[np.ndarray, " T"], place: Int[np.ndarray, " T"]
     ) -> Float[np.ndarray, " T"]:
         """Of each word after those before it in its line. Meaningless at a line's START."""
         probability = np.full(len(flat), 1 / (self.size - 1))  # all but START
-        here = flat
-        prefix = np.zeros(len(flat), np.int64)
+        here, prefix = flat, np.zeros(len(flat), np.int64)
         for n, order in enumerate(self.orders, start=1):
             if n > 1:
                 prefix = np.where(place >= n - 1, np.roll(here, 1), -1)
                 key = np.where(prefix >= 0, prefix * self.size + flat, -1)
                 found = np.searchsorted(order.keys, key).clip(max=len(order.keys) - 1)
                 here = np.where(order.keys[found] == key, found, -1)
-            # A prefix that was never followed by anything has no say.
-            known = (prefix >= 0) & (prefix < len(order.total))
-            total = np.where(known, order.total[np.where(known, prefix, 0)], 0.0)
-            known = total > 0
-            total = np.where(known, total, 1.0)
-            share = np.where(here >= 0, order.discounted[here], 0.0) / total
-            left = order.left[np.where(known, prefix, 0)] / total
-            probability = np.where(known, share + left * probability, probability)
+            total, left = (np.where(prefix >= 0, sums[prefix], 0.0) for sums in (order.total, order.left))
+            known = total > 0  # a prefix that was never followed by anything has no say
+            share = np.where(here >= 0, order.discounted[here], 0.0)
+            mixed = (share + left * probability) / np.where(known, total, 1.0)
+            probability = np.where(known, mixed, probability)
         return probability
+
+
+def discounts(counts: Int[np.ndarray, " N"]) -> tuple[float, float, float]:
+    """What is taken from counts of 1, of 2, and of 3 or more, for what was never seen (eq. 26)."""
+    n1, n2, n3, n4 = (int((counts == k).sum()) for k in (1, 2, 3, 4))
+    if min(n1, n2, n3) > 0:
+        y = n1 / (n1 + 2 * n2)
+        found = (1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3)
+        if all(0 < d <= k for k, d in enumerate(found, start=1)):
+            return found
+    return FALLBACK

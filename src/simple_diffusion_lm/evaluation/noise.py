@@ -1,20 +1,19 @@
-"""What a continuous model knows at each noise level between noise and text."""
+"""What a model with noise knows at each level between noise and text."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from ..diffusion.loss import seeded, stratified
-from ..diffusion.network import Targets, numbers
-from ..model.continuous import Continuous
-from ..text.batches import Batches
+from ..core.data import Batches
+from ..core.noise import make_keys, normal, position_times, uniform
+from ..core.train import Diffusion
 
 BINS = 24
+FEWEST = 20  # positions that make a mean
 
 
-@dataclass(frozen=True)
-class ByLevel:
+class ByLevel(NamedTuple):
     """Figures of positions at a noise level, as means over those whose log-SNR is near it.
 
     `alone` is of each token read off its own x_t, and knows nothing of its neighbours.
@@ -22,47 +21,34 @@ class ByLevel:
 
     log_snr: list[float]
     nats: list[float]  # cross-entropy of the tokens
-    nats_alone: list[float]
     accuracy: list[float]
+    nats_alone: list[float]
     accuracy_alone: list[float]
 
 
 @torch.no_grad()
-def by_level(
-    model: Continuous, batches: Batches, *, examples: int = 256, draws: int = 16
-) -> ByLevel:
-    """Measures the model on held-out texts along the path it is sampled on."""
+def by_level(model: Diffusion, batches: Batches, *, examples: int = 256, draws: int = 16) -> ByLevel:
+    """Measures the model on held-out texts, at the levels that it is trained and sampled at."""
     model.eval()
     device = model.embedding.weight.device
     columns = []
-    for number, indices in enumerate(batches.spread(examples)):
-        ids, length_mask, cond_mask, _ = (x.to(device) for x in batches.batch(0, indices))
-        text, _ = model.text(ids, length_mask, cond_mask)
+    for numbers in batches.spread(examples):
+        text = batches.batch(0, numbers).each(lambda x: x.to(device))
+        x0, length = model.embedding(text.ids), text.ids.shape[1]
+        order = uniform(make_keys(0, text.number), length).float()
         for draw in range(draws):
-            generator = seeded(number, draw)
-            t = text.path(stratified(len(ids), generator).to(device))
-            eps = torch.randn(*ids.shape, model.embedding.dim, generator=generator).to(device)
-            level = model.schedule(t[..., None])
-            x_t = level.noise(model.embedding(ids), eps)
-            moving = Targets.of(t, text.free).moving
-            targets = Targets(moving, moving[:0])
-            nothing = torch.zeros_like(x_t)
-            logits = model.denoiser(x_t, level, nothing, **text.known(t), targets=targets)
-            alone = model.denoiser.read(x_t.flatten(0, 1)[moving], level.at(ids.shape, moving))
-            there = ids.flatten()[moving]
-            log_snr = level.log_snr.expand(*ids.shape, 1).flatten()[moving]
-            figures = [log_snr]
-            for said in (logits.logits, alone):
-                figures.append(F.cross_entropy(said, there, reduction="none"))
-                figures.append((said.argmax(-1) == there).float())
+            t = (text.place + (draw + 0.5) / draws) % 1
+            times = position_times(t, order, text.free, model.config.stagger)
+            batch, level = text.where_clean(times), model.schedule(times[..., None])
+            x_t = level.add_noise(x0, normal(make_keys(draw, text.number), length, model.embedding.dim))
+            logits = model(x_t, level, torch.zeros_like(x_t), batch).logits
+            ids, here = text.ids[batch.free], level.at(batch.free)
+            figures = [here.log_snr.squeeze(-1)]
+            for said in (logits, model.posterior_logits(x_t[batch.free], here)):
+                figures += [F.cross_entropy(said, ids, reduction="none"), (said.argmax(-1) == ids).float()]
             columns.append(torch.stack(figures).cpu().double())
-    log_snr, nats, right, nats_alone, right_alone = torch.cat(columns, 1)
-    edges = torch.linspace(log_snr.min().item(), log_snr.max().item() + 1e-6, BINS + 1).double()
-    place = torch.searchsorted(edges, log_snr, right=True) - 1
+    rows = torch.cat(columns, 1)
+    edges = torch.linspace(rows[0].min().item(), rows[0].max().item() + 1e-6, BINS + 1).double()
+    place = torch.searchsorted(edges, rows[0], right=True) - 1
     count = torch.bincount(place, minlength=BINS)
-    kept = numbers(count[:, None] > 20)
-
-    def means(values: torch.Tensor) -> list[float]:
-        return (torch.bincount(place, values, BINS) / count)[kept].tolist()
-
-    return ByLevel(means(log_snr), means(nats), means(nats_alone), means(right), means(right_alone))
+    return ByLevel(*((torch.bincount(place, row, BINS) / count)[count > FEWEST].tolist() for row in rows))

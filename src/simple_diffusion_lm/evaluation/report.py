@@ -1,7 +1,7 @@
 """Tables and pictures of what was measured."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from statistics import fmean, stdev
@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..run_log import read_metrics
-from .metrics import Likelihood
+from ..runs.log import read_metrics
+from .likelihood import Likelihood
 from .samples import SampleMetrics
 
+Run = Mapping[str, Any]  # what results.json says of a run (compare.py),
+Point = Mapping[str, Any]  # and of one way of sampling it
+
 COLUMNS = {  # heading: how a figure is shown
-    "judge perplexity": lambda m: f"{m.judge_perplexity:.1f}",
+    "n-gram judge perplexity": lambda m: f"{m.ngram_perplexity:.1f}",
+    "read backwards": lambda m: f"{m.reversed_perplexity:.1f}",
     "entropy": lambda m: f"{m.entropy:.2f}",
     "distinct-2": lambda m: f"{m.distinct_2:.2f}",
     "self-BLEU": lambda m: f"{m.self_bleu:.1f}",
@@ -26,62 +30,80 @@ COLUMNS = {  # heading: how a figure is shown
     "divergence score": lambda m: f"{m.divergence:.2f}",
     "grammatical": lambda m: "" if m.grammatical is None else f"{m.grammatical:.1%}",
 }
+# How a contender writes, in every row: in flight are the positions of a text that are between noise
+# and clean at a time, passes are evaluations of the network.
+NONE: Mapping[str, Sequence[str]] = {}
+WAY = ("stagger", "in flight", "passes per text")
+# (kind, field) of a record of metrics.jsonl: title. What is predicted in training, and from what, differs
+# from one objective to the next: only runs of the same one have comparable cross-entropies there.
+PANELS = {
+    ("valid", "bound"): "held-out text, nats per token",
+    ("train", "ce"): "cross-entropy in its own training task",
+    ("train", "accuracy"): "accuracy in its own training task",
+    ("train", "mse"): "mean squared error of x0",
+    ("valid", "nearest_mean"): "nearest rows of the table, apart",
+    ("train", "grad_norm"): "norm of the gradient",
+    ("train", "learning_rate"): "learning rate",
+    ("train", "tokens_per_second"): "tokens a second",
+}
 
 
-def evaluation_table(rows: Mapping[str, SampleMetrics]) -> str:
-    """A Markdown table of sets of lines. What is meant is in evaluation/samples.py."""
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+
+def evaluation_table(rows: Mapping[str, SampleMetrics], ways: Mapping[str, Sequence[str]] = NONE) -> str:
+    """A Markdown table of sets of lines, as samples.py explains them. ways: the cells of WAY, if any."""
     toy = any(metrics.grammatical is not None for metrics in rows.values())
     names = [name for name in COLUMNS if toy or name != "grammatical"]
-    head = f"| lines | {' | '.join(names)} |\n|---|{'---|' * len(names)}"
-    cells = {row: [COLUMNS[name](m) for name in names] for row, m in rows.items()}
-    return "\n".join([head, *(f"| {row} | {' | '.join(c)} |" for row, c in cells.items())])
+    width = len(WAY) if ways else 0
+    cells = {row: [COLUMNS[name](metrics) for name in names] for row, metrics in rows.items()}
+    body = ([row, *ways.get(row, [""] * width), *rest] for row, rest in cells.items())
+    return table(["lines", *WAY[:width], *names], body)
 
 
 def likelihood_lines(result: Likelihood) -> str:
     """The likelihood, in every unit."""
+    sign, found = "<= " if result.is_bound else "", result.held_out
     return (
-        f"{result.sign}{result.nats_per_token:.4f} nats per token (± {result.standard_error:.4f})\n"
-        f"{result.sign}{result.bits_per_character:.4f} bits per character\n"
-        f"{result.sign}{result.perplexity_per_word:.2f} perplexity per word\n"
-        f"{result.sign}{result.nats_per_text:.3f} nats per text\n"
-        f"of it prior {result.prior:.4f}, diffusion {result.diffusion:.4f}, reconstruction "
-        f"{result.reconstruction:.4f}, length {result.length:.4f} nats per token; "
-        f"{result.texts:,} texts, {result.tokens:,} tokens, {result.characters:,} characters"
+        f"{sign}{found.total:.4f} nats per token (± {found.error:.4f})\n"
+        f"{sign}{result.bits_per_character:.4f} bits per character\n"
+        f"{sign}{result.perplexity_per_word:.2f} perplexity per word\n"
+        f"{sign}{result.nats_per_text:.3f} nats per text\n"
+        f"of it prior {found.prior:.4f}, diffusion {found.diffusion:.4f}, reconstruction "
+        f"{found.reconstruction:.4f}, length {found.length:.4f} nats per token; "
+        f"{found.texts:,} texts, {found.tokens:,} tokens, {result.characters:,} characters"
     )
+
+
+def training_figure(runs: Sequence[Path], entropy: float | None = None) -> Any:
+    """The bound, the table, losses, gradient, learning rate and throughput, against minutes.
+
+    entropy, in nats per token, is drawn as the line that the bound cannot cross.
+    """
+    records = [{kind: read_metrics(run, kind) for kind in ("train", "valid")} for run in runs]
+    figure, axes = pyplot().subplots(2, 4, figsize=(14, 6), layout="constrained")
+    for axis, ((kind, field), title) in zip(axes.flat, PANELS.items(), strict=True):
+        for run, record in zip(runs, records, strict=True):
+            having = [each for each in record[kind] if field in each]
+            if not any(each[field] for each in having):
+                continue  # a baseline has no x0, and its squared error is logged as 0
+            minutes = [each["seconds"] / 60 for each in having]
+            errors = [each[f"{field}_error"] for each in having if f"{field}_error" in each]
+            style = {"marker": "o", "markersize": 3} if kind == "valid" else {"linewidth": 1}
+            label = run.resolve().name
+            axis.errorbar(minutes, [each[field] for each in having], errors or None, label=label, **style)
+        axis.set(title=title, xlabel="minutes")
+    if entropy is not None:
+        axes[0, 0].axhline(entropy, color="black", linestyle="--", label="exact entropy")
+    axes[0, 0].legend()
+    return figure
 
 
 def plot_losses(run: Path, picture: Path, *, entropy: float | None = None) -> None:
-    """Draws cross-entropy and accuracy, and the bound on held-out text, against time.
-
-    entropy, in nats per token, is drawn as the line that the bound cannot cross.
-    Raises UserError when matplotlib (the extra `plot`) is missing.
-    """
-    plt = pyplot()
-    train, valid = read_metrics(run, "train"), read_metrics(run, "valid")
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-
-    minutes = [record["seconds"] / 60 for record in train]
-    left.plot(minutes, [record["ce"] for record in train], color="C0", label="cross-entropy")
-    left.set(xlabel="minutes", ylabel="nats per token", title="training, at mixed noise levels")
-    accuracy = left.twinx()
-    accuracy.plot(minutes, [record["accuracy"] for record in train], color="C1")
-    accuracy.set_ylabel("accuracy", color="C1")
-    left.legend(loc="center right")
-
-    bounded = [record for record in valid if "bound" in record]
-    right.errorbar(
-        [record["seconds"] / 60 for record in bounded],
-        [record["bound"] for record in bounded],
-        [record["bound_error"] for record in bounded],
-        marker="o",
-        label="bound (±1 standard error)",
-    )
-    if entropy is not None:
-        right.axhline(entropy, color="black", linestyle="--", label="exact entropy")
-    right.set(xlabel="minutes", ylabel="nats per token, at most", title="held-out text")
-    right.legend()
-    figure.savefig(picture, dpi=120)
-    plt.close(figure)
+    """Draws the training of one run. Raises UserError without matplotlib (the extra `plot`)."""
+    save(training_figure([run], entropy), picture)
 
 
 def contender(run: str) -> str:
@@ -89,73 +111,78 @@ def contender(run: str) -> str:
     return run.rsplit("-", 1)[0]
 
 
+def way(runs: Sequence[Run], points: Iterable[Point]) -> list[str]:
+    """The cells of WAY for the runs of one contender, and some points of them."""
+    stagger, passes = runs[0]["stagger"], f"{fmean(point['passes'] for point in points):.3g}"
+    if stagger is None:
+        return ["", "", passes]
+    tokens = fmean(run["likelihood"]["tokens"] / run["likelihood"]["texts"] for run in runs)
+    return [f"{stagger:g}", f"{tokens / (1 + stagger):.1f}", passes]
+
+
 def comparison_tables(results: Mapping[str, Any]) -> str:
-    """Two Markdown tables: the likelihood of held-out text, and the samples at the defaults.
+    """Three Markdown tables: the likelihood of held-out text, and samples at the defaults and at
+    equal entropy.
 
     Runs that differ only in their seed share a row: means, and ± their standard deviation; of one
     run alone ± is the standard error over texts.
     """
-    contenders: dict[str, list[Mapping[str, Any]]] = {}
+    contenders: dict[str, list[Run]] = {}
     for name, run in results["runs"].items():
         contenders.setdefault(contender(name), []).append(run)
-    rows = [
-        "| contender | nats per token | bits per character | tokens seen | steps |",
-        "|---|---|---|---|---|",
-    ]
-    lines = {name: SampleMetrics(**m) for name, m in results["lines"].items()}
+    lines = {name: SampleMetrics(**metrics) for name, metrics in results["lines"].items()}
+    rows, ways = [], {}
     for name, runs in contenders.items():
-        found = [Likelihood(**run["likelihood"]) for run in runs]
-        nats = [each.nats_per_token for each in found]
-        spread = stdev(nats) if len(runs) > 1 else found[0].standard_error
-        sign = found[0].sign
+        first = [run["points"][0] for run in runs]
+        lines[name] = mean_metrics([SampleMetrics(**point["metrics"]) for point in first])
+        ways[name] = way(runs, first)
+        found = [run["likelihood"] for run in runs]
+        nats, bits = ([each[k] for each in found] for k in ("nats_per_token", "bits_per_character"))
+        spread = stdev(nats) if len(runs) > 1 else found[0]["standard_error"]
+        sign = "<= " if found[0]["is_bound"] else ""
+        tokens, steps = (fmean(run["progress"][k] for run in runs) for k in ("tokens", "step"))
         label = f"{name}, {len(runs)} seeds" if len(runs) > 1 else name
-        rows.append(
-            f"| {label} | {sign}{fmean(nats):.3f} ± {spread:.3f} "
-            f"| {sign}{fmean(each.bits_per_character for each in found):.3f} "
-            f"| {fmean(run['progress']['tokens'] for run in runs) / 1e6:.1f} M "
-            f"| {fmean(run['progress']['step'] for run in runs):,.0f} |"
-        )
-        lines[name] = mean_metrics([SampleMetrics(**r["points"][0]["metrics"]) for r in runs])
-    return "\n".join([*rows, "", evaluation_table(lines), "", front_table(contenders)])
+        cells = [f"{sign}{fmean(nats):.3f} ± {spread:.3f}", f"{sign}{fmean(bits):.3f}"]
+        rows.append([label, *cells, *ways[name], f"{tokens / 1e6:.1f} M", f"{steps:,.0f}"])
+    head = ["contender", "nats per token", "bits per character", *WAY, "tokens seen", "training steps"]
+    return "\n\n".join([table(head, rows), evaluation_table(lines, ways), front_table(contenders)])
 
 
-def front_table(contenders: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """A Markdown table of judge perplexity at the highest entropy that all of them reach.
+def front_table(contenders: Mapping[str, Sequence[Run]]) -> str:
+    """A Markdown table of n-gram judge perplexity at the highest entropy that all of them reach.
 
     Either of the two alone can be had by another temperature. In as many steps as were tried at
-    several temperatures; between two of them the logarithm is interpolated, and beyond the coldest
-    nothing is said.
+    several temperatures; between two of them the logarithm is interpolated, and of what has more
+    entropy even at the coldest nothing is said.
     """
-    curves = {name: [temperature_curves(run) for run in runs] for name, runs in contenders.items()}
-    every = [run for runs in curves.values() for run in runs]
-    highest = min(entropies[-1] for run in every for entropies, _ in run.values())
+    curves: dict[tuple[str, int], list[list[Point]]] = {}
+    for name, runs in contenders.items():
+        for steps, curve in (item for run in runs for item in temperature_curves(run).items()):
+            curves.setdefault((name, steps), []).append(curve)
+    highest = min(curve[-1]["metrics"]["entropy"] for tried in curves.values() for curve in tried)
     entropy = math.floor(10 * highest) / 10
-    steps = sorted({s for run in every for s in run}, reverse=True)
-    head = [f"judge perplexity at entropy {entropy:.1f}", *(f"{s} steps" for s in steps)]
-    rows = [f"| {' | '.join(head)} |", "|---|" + len(steps) * "---|"]
-    for name, runs in curves.items():
-        cells = []
-        for s in steps:
-            tried = [run[s] for run in runs if s in run and run[s][0][0] <= entropy]
-            found = [math.exp(np.interp(entropy, *curve)) for curve in tried]
-            cells.append(f"{fmean(found):.1f}" if found else "")
-        rows.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(rows)
+
+    def perplexity(curve: list[Point], judge: str) -> float:
+        entropies, perplexities = ([p["metrics"][k] for p in curve] for k in ("entropy", judge))
+        return math.exp(np.interp(entropy, entropies, np.log(perplexities)))
+
+    rows = []
+    for (name, _), tried in curves.items():
+        points = [point for curve in tried for point in curve]
+        cold = [curve for curve in tried if curve[0]["metrics"]["entropy"] <= entropy]
+        judges = ("ngram_perplexity", "reversed_perplexity")
+        found = [f"{fmean(perplexity(c, judge) for c in cold):.1f}" if cold else "" for judge in judges]
+        seconds = f"{fmean(point['seconds_per_line'] for point in points):.2g}"
+        rows.append([name, *way(contenders[name], points), *found, seconds])
+    return table([f"at entropy {entropy:.1f}", *WAY, *list(COLUMNS)[:2], "seconds a line"], rows)
 
 
-def temperature_curves(run: Mapping[str, Any]) -> dict[int, tuple[list[float], list[float]]]:
-    """Steps: entropies, rising, and log judge perplexities, where several temperatures were had."""
-    pairs: dict[int, list[tuple[float, float]]] = {}
-    for point in run["points"]:
-        metrics = point["metrics"]
-        here = (metrics["entropy"], math.log(metrics["judge_perplexity"]))
-        pairs.setdefault(point["steps"], []).append(here)
-    curves = {}
-    for steps, found in pairs.items():
-        if len(found) > 1:
-            entropies, logarithms = zip(*sorted(found), strict=True)
-            curves[steps] = (list(entropies), list(logarithms))
-    return curves
+def temperature_curves(run: Run) -> dict[int, list[Point]]:
+    """Steps: their points by rising entropy, where several temperatures were tried."""
+    curves: dict[int, list[Point]] = {}
+    for point in sorted(run["points"], key=lambda point: point["metrics"]["entropy"]):
+        curves.setdefault(point["steps"], []).append(point)
+    return {steps: curves[steps] for steps in sorted(curves, reverse=True) if len(curves[steps]) > 1}
 
 
 def mean_metrics(several: Sequence[SampleMetrics]) -> SampleMetrics:
@@ -166,42 +193,43 @@ def mean_metrics(several: Sequence[SampleMetrics]) -> SampleMetrics:
 
 
 def plot_comparison(results: Mapping[str, Any], picture: Path) -> None:
-    """Judge perplexity against steps, against seconds, and against entropy over temperature.
+    """N-gram judge perplexity against passes, against seconds, and against entropy over temperature.
 
     Runs that differ only in their seed share a colour.
     """
-    plt = pyplot()
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained", sharey=True)
+    figure, axes = pyplot().subplots(1, 3, figsize=(13, 4), layout="constrained", sharey=True)
+
+    def draw(axis: Any, x: str, points: Iterable[Point], **style: Any) -> None:
+        flat = [{**point, **point["metrics"]} for point in points]
+        axis.plot([p[x] for p in flat], [p["ngram_perplexity"] for p in flat], marker="o", **style)
+
     colours: dict[str, str] = {}
-    for run_name, run in results["runs"].items():
-        name = contender(run_name)
-        label = None if name in colours else name
-        colour = colours.setdefault(name, f"C{len(colours)}")
-        first, others = run["points"][0], run["points"][1:]
-        fewer = [p for p in others if p["temperature"] == first["temperature"]]
-        fewer = sorted([*fewer, first], key=lambda p: p["steps"])
-        style = {"marker": "o", "color": colour, "label": label}
-        for axis, against in ((axes[0], "steps"), (axes[1], "seconds_per_line")):
-            perplexities = [p["metrics"]["judge_perplexity"] for p in fewer]
-            axis.plot([p[against] for p in fewer], perplexities, **style)
-        for steps, (entropies, logarithms) in temperature_curves(run).items():
-            if steps != first["steps"]:
-                style = {"marker": "o", "color": colour, "linestyle": "--"}
-            axes[2].plot(entropies, np.exp(logarithms), **style)
-    tried = sorted({p["steps"] for run in results["runs"].values() for p in run["points"]})
+    for name, run in results["runs"].items():
+        label = None if contender(name) in colours else contender(name)
+        colour = colours.setdefault(contender(name), f"C{len(colours)}")
+        first = run["points"][0]
+        alike = [point for point in run["points"] if point["temperature"] == first["temperature"]]
+        alike.sort(key=lambda point: point["passes"])
+        draw(axes[0], "passes", alike, color=colour, label=label)
+        draw(axes[1], "seconds_per_line", alike, color=colour)
+        for steps, curve in temperature_curves(run).items():
+            draw(axes[2], "entropy", curve, color=colour, linestyle="-" if steps == first["steps"] else "--")
     real = results["lines"]["held-out text"]
-    for axis in axes:
-        axis.axhline(real["judge_perplexity"], color="black", linestyle=":", label="held-out text")
-    axes[2].plot(real["entropy"], real["judge_perplexity"], "k*", markersize=12)
-    axes[0].set(xlabel="steps", xscale="log", ylabel="judge perplexity per word", yscale="log")
-    axes[0].set_xticks(tried, [str(steps) for steps in tried])
-    axes[1].set(xlabel="seconds per line", xscale="log")
-    for axis in axes[:2]:
-        axis.xaxis.set_minor_formatter(plt.NullFormatter())
-    axes[2].set(xlabel="entropy of the words, nats\n(by temperature; dashed: fewer steps)")
-    axes[2].legend()
+    for axis, what in zip(axes, ("passes per text", "seconds per line", "entropy, nats"), strict=True):
+        axis.axhline(real["ngram_perplexity"], color="black", linestyle=":", label="held-out text")
+        axis.set(xlabel=what, xscale="linear" if axis is axes[2] else "log", yscale="log")
+    axes[2].plot(real["entropy"], real["ngram_perplexity"], "k*", markersize=12)
+    axes[2].set(title="by temperature; dashed: fewer steps")
+    axes[0].set_xscale("log", base=2)
+    axes[0].xaxis.set_major_formatter("{x:g}")
+    axes[0].set(ylabel="n-gram judge perplexity per word")
+    axes[0].legend()
+    save(figure, picture)
+
+
+def save(figure: Any, picture: Path) -> None:
     figure.savefig(picture, dpi=120)
-    plt.close(figure)
+    pyplot().close(figure)
 
 
 def pyplot() -> Any:
@@ -209,7 +237,5 @@ def pyplot() -> Any:
     try:
         import matplotlib.pyplot as plt
     except ImportError:
-        raise UserError(
-            "pictures need matplotlib: pip install 'simple-diffusion-lm[plot]'"
-        ) from None
+        raise UserError("pictures need matplotlib: pip install 'simple-diffusion-lm[plot]'") from None
     return plt

@@ -5,51 +5,51 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import torch
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from ..diffusion.sampler import SAMPLERS
+from ..core import Config
+from ..core.denoiser import Batch
+from ..core.generate import Frame, Sampling
+from ..core.noise import make_keys
+from ..corpus.tokenizer import SPACE
 from ..errors import UserError
-from ..generation import DiffusionLM, about_run
-from ..model.continuous import Continuous
-from ..model.slots import SAMPLER, TEMPERATURE, Frame, Settings, Slots
-from ..run_log import read_metrics
-from ..text.tokenizer import SPACE
-from ..training.checkpoint import run_of, write_atomically
-from ..training.recipes import modern
-from ..watching import Onlooker, Shown
-from .figures import Seen, as_svg, frequent_words, noise_figure, table_figure, training_figure
-from .report import pyplot
+from ..runs.checkpoint import run_of, write_atomically
+from ..runs.log import read_metrics
+from ..runs.run import about_run
+from ..writing.model import DiffusionLM
+from ..writing.requests import write_rows
+from ..writing.watching import Onlooker, Shown
+from .figures import as_svg, frequent_words, noise_figure, table_figure
+from .report import pyplot, training_figure
 
 Item = TypeVar("Item")
 NEIGHBOURS_OF = 24  # of the most frequent whole words
-WAY_STEPS = 64
-SHOWN_STEPS = 12
+SHOWN_STEPS = 12  # of writing one text
 SAMPLE_STEPS = 12  # validations whose samples are shown
 
 
 def write_report(runs: Sequence[Path], out: Path) -> None:
-    """Writes the report of some runs to `out`; what can be seen of one only, is of the first.
+    """Writes the report of some runs to `out`. Its table and its texts are those of the first.
 
     Raises UserError where there is no run or no checkpoint, and without the extra `plot`.
     """
     pyplot()
-    seen = [_see(run) for run in runs]
-    runs = [run_of(run) for run in runs]
-    first = seen[0]
-    figures = {"training": training_figure(seen), "table": table_figure(first.model)}
-    if isinstance(first.model.model, Continuous):
-        figures["noise"] = noise_figure(seen, runs)
+    seen = [(run_of(run), DiffusionLM.from_pretrained(run)) for run in runs]
+    names, (run, model) = [run.resolve().name for run, _ in seen], seen[0]
+    training = training_figure([run for run, _ in seen])
+    figures = {"training": training, "table": table_figure(model)}
+    if hasattr(model.model, "schedule"):
+        figures["noise"] = noise_figure(seen)
     page = Environment(loader=PackageLoader(__package__), autoescape=True, trim_blocks=True)
     content = page.get_template("report.html.jinja").render(
-        title=", ".join(each.name for each in seen),
-        runs=[(each.name, _facts(each)) for each in seen],
-        settings=_settings(seen),
+        title=", ".join(names),
+        runs=[(name, _facts(*each)) for name, each in zip(names, seen, strict=True)],
+        settings=_settings([model for _, model in seen]),
         figures={name: Markup(as_svg(figure)) for name, figure in figures.items()},
-        neighbours=_neighbours(first.model),
-        samples=_samples(runs[0]),
-        way=_way(first.model),
+        neighbours=_neighbours(model),
+        samples=_samples(run),
+        way=_way(model),
     )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -58,64 +58,48 @@ def write_report(runs: Sequence[Path], out: Path) -> None:
         raise UserError(f"{out}: cannot be written ({error.strerror})") from None
 
 
-def _see(run: Path) -> Seen:
-    model = DiffusionLM.from_pretrained(run)
-    run = run_of(run)
-    train, valid = read_metrics(run, "train"), read_metrics(run, "valid")
-    return Seen(run.resolve().name, about_run(run), train, valid, model)
-
-
-def _facts(seen: Seen) -> Mapping[str, str]:
+def _facts(run: Path, model: DiffusionLM) -> Mapping[str, str]:
     """What was run, in words."""
-    last = (seen.train or [{"step": 0, "seconds": 0, "tokens": 0}])[-1]
+    about, nothing = about_run(run), {"step": 0, "seconds": 0, "tokens": 0}
+    last = [nothing, *read_metrics(run, "train")][-1]
     facts = {
-        "objective": seen.about["config"]["objective"],
-        "parameters": f"{sum(p.numel() for p in seen.model.model.parameters()):,}",
-        "vocabulary": f"{len(seen.model.tokenizer):,}",
+        "objective": about["config"]["objective"],
+        "parameters": f"{sum(p.numel() for p in model.model.parameters()):,}",
+        "vocabulary": f"{len(model.tokenizer):,}",
         "trained for": f"{last['step']:,} steps, {last['tokens']:,} tokens, "
         f"{last['seconds'] / 60:.1f} minutes",
-        "torch": seen.about["torch"],
-        "command": seen.about["command"],
+        "torch": about["torch"],
+        "command": about["command"],
     }
-    bounds = [record for record in seen.valid if "bound" in record]
-    if bounds:
-        sign = "" if seen.model.model.writes_length else "≤ "
-        last = bounds[-1]
-        facts["held-out text"] = (
-            f"{sign}{last['bound']:.3f} ± {last['bound_error']:.3f} nats per token"
-        )
+    for record in read_metrics(run, "valid"):
+        if "bound" in record:
+            bound = f"{record['bound']:.3f} ± {record['bound_error']:.3f} nats per token"
+            facts["held-out text"] = bound if model.model.writes_length else f"≤ {bound}"
     return facts
 
 
-def _settings(seen: Sequence[Seen]) -> list[tuple[str, list[str], bool]]:
+def _settings(models: Sequence[DiffusionLM]) -> list[tuple[str, list[str], bool]]:
     """Every field of the configuration: name, its value in each run, whether one is unusual."""
-    usual = vars(modern())
     rows = []
-    for name in usual:
-        values = [each.about["config"].get(name) for each in seen]
-        unusual = any(value != usual[name] for value in values)
-        rows.append((name, [str(value) for value in values], unusual))
+    for name, usual in vars(Config()).items():
+        values = [getattr(model.config, name) for model in models]
+        rows.append((name, list(map(str, values)), any(value != usual for value in values)))
     return sorted(rows, key=lambda row: not row[2])
 
 
 def _neighbours(model: DiffusionLM) -> list[tuple[str, list[str]]]:
+    """Frequent words, and the tokens whose rows of the table are nearest to theirs."""
     table = model.model.embedding.table.detach().float().cpu()
-    long = [i for i in frequent_words(model) if len(model.writer.pieces[i]) > 3][:NEIGHBOURS_OF]
-    rows = []
-    for i, distances in zip(long, torch.cdist(table[long], table), strict=True):
-        distances[i] = torch.inf
-        nearest = distances.topk(5, largest=False).indices.tolist()
-        texts = [model.writer.pieces[n].replace(SPACE, "") for n in [i, *nearest]]
-        rows.append((texts[0], texts[1:]))
-    return rows
+    words = [(i, word) for i, word in frequent_words(model).items() if len(word) > 2][:NEIGHBOURS_OF]
+    nearest = {word: (table - table[i]).norm(dim=1).argsort()[1:6].tolist() for i, word in words}
+    return [(word, [model.pieces[i].replace(SPACE, "") for i in ids]) for word, ids in nearest.items()]
 
 
 def _samples(run: Path) -> list[tuple[str, list[str]]]:
     """(step, lines) of some validations, evenly over the run."""
     path = run / "samples.txt"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     by_step: dict[str, list[str]] = {}
-    for line in lines:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         step, _, text = line.removeprefix("step ").partition("\t")
         by_step.setdefault(step, []).append(text)
     return evenly(list(by_step.items()), SAMPLE_STEPS)
@@ -123,18 +107,15 @@ def _samples(run: Path) -> list[tuple[str, list[str]]]:
 
 def _way(model: DiffusionLM) -> list[tuple[int, list[Shown]]]:
     """One text from noise to the end: (step, its tokens), some steps of it."""
-    onlooker = Onlooker(model.writer)
-    frames: list[list[Shown]] = []
+    onlooker, frames = Onlooker(model), list[list[Shown]]()
+    # Not by model.write: other processes, if there are any, are not here.
+    encoded, widths = model.choose_lengths(model.request(), np.random.default_rng(0), 0.5)
+    row = encoded.row(widths, model.end, 0, make_keys(0))
 
-    def watch(group: Slots, frame: Frame) -> None:
-        frames.extend(onlooker(group, frame).values())
+    def watch(batch: Batch, frame: Frame) -> None:
+        frames.extend(onlooker(batch, frame).values())
 
-    # Not through the writer: other processes, if there are any, are not here.
-    writer = model.writer
-    draft = writer.draft(model.wish(), np.random.default_rng(0), 0.5)
-    slot = draft.form.slot(draft.widths, writer.end, 0, (1, 0))
-    settings = Settings(SAMPLERS[SAMPLER], WAY_STEPS, TEMPERATURE)
-    list(model.model.generate([slot], settings, writer.vocabulary(), watch=watch))
+    list(write_rows(model.model, [row], model.forbidden(), Sampling(), watch=watch))
     return evenly(list(enumerate(frames, start=1)), SHOWN_STEPS)
 
 

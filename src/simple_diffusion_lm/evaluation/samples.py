@@ -8,41 +8,35 @@ through the same functions as samples do.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from ..errors import UserError
-from ..text.toy import ToyLanguage
+from ..tasks.toy import ToyLanguage
 from .judge import KneserNey
 
 FEWEST_LINES = 10
 SELF_BLEU_LINES = 200  # its cost is the square of their number
+NEEDS = "sample metrics need {}: pip install 'simple-diffusion-lm[eval]'"
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What samples are held against: lines of the training and of the held-out part."""
+    """What samples are held against: the training part, and held-out lines."""
 
-    train: Sequence[str]
+    train_lines: set[str]
+    four_grams: set[tuple[str, ...]]  # all runs of four words in the training part
+    judge: KneserNey  # the n-gram judge of the training part,
+    reversed_judge: KneserNey  # and that of its lines read backwards
     valid: Sequence[str]
-    judge: KneserNey
     toy: ToyLanguage | None  # where the corpus is the toy language, which judges exactly
-
-    @cached_property
-    def train_lines(self) -> set[str]:
-        return set(self.train)
-
-    @cached_property
-    def four_grams(self) -> set[tuple[str, ...]]:
-        """All runs of four words in the training part."""
-        return set(_grams((line.split() for line in self.train), 4))
 
     @classmethod
     def of(cls, train: Sequence[str], valid: Sequence[str]) -> "Reference":
         language = ToyLanguage()
         toy = language if all(map(language.is_grammatical, valid[:100])) else None
-        return cls(train, valid, KneserNey(train), toy)
+        four_grams = set(_grams((line.split() for line in train), 4))
+        return cls(set(train), four_grams, KneserNey(train), KneserNey(train, reverse=True), valid, toy)
 
 
 @dataclass(frozen=True)
@@ -53,7 +47,8 @@ class SampleMetrics:
     """
 
     lines: int
-    judge_perplexity: float  # a word, ends of lines included, by the judge of evaluation/judge.py
+    ngram_perplexity: float  # a word, ends of lines included, by the n-gram judge (judge.py)
+    reversed_perplexity: float  # by the n-gram judge of lines read backwards
     entropy: float  # of the words' frequencies, in nats
     distinct_2: float  # distinct pairs of adjacent words, as a share of all
     self_bleu: float  # BLEU-4 of each line against all others, 0 to 100; lower is more varied
@@ -76,13 +71,13 @@ def sample_metrics(lines: Sequence[str], reference: Reference) -> SampleMetrics:
     texts = [line.split() for line in lines]
     words = [word for text in texts for word in text]
     lengths = np.array([len(text) for text in texts])
-    pairs = _grams(texts, 2)
-    fours = _grams(texts, 4)
-    toy = reference.toy
+    pairs, fours, toy = _grams(texts, 2), _grams(texts, 4), reference.toy
+    shares = np.array(list(Counter(words).values())) / max(len(words), 1)
     return SampleMetrics(
         lines=len(lines),
-        judge_perplexity=reference.judge.perplexity(lines),
-        entropy=_entropy(words),
+        ngram_perplexity=reference.judge.perplexity(lines),
+        reversed_perplexity=reference.reversed_judge.perplexity(lines),
+        entropy=float(-(shares * np.log(shares)).sum()),
         distinct_2=len(set(pairs)) / max(len(pairs), 1),
         self_bleu=self_bleu(lines),
         repetition=sum(a == b for a, b in pairs) / max(len(words), 1),
@@ -106,15 +101,12 @@ def self_bleu(lines: Sequence[str]) -> float:
     try:
         from sacrebleu.metrics import BLEU
     except ImportError:
-        raise UserError(
-            "sample metrics need sacrebleu: pip install 'simple-diffusion-lm[eval]'"
-        ) from None
+        raise UserError(NEEDS.format("sacrebleu")) from None
     bleu = BLEU(tokenize="none", effective_order=True)
     some = list(lines[:SELF_BLEU_LINES])
-    scores = [
-        bleu.sentence_score(line, some[:i] + some[i + 1 :]).score for i, line in enumerate(some)
-    ]
-    return float(np.mean(scores))
+    return float(
+        np.mean([bleu.sentence_score(x, some[:i] + some[i + 1 :]).score for i, x in enumerate(some)])
+    )
 
 
 def divergence(lines: Sequence[str], real: Sequence[str], seed: int = 0) -> float:
@@ -128,12 +120,9 @@ def divergence(lines: Sequence[str], real: Sequence[str], seed: int = 0) -> floa
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import TfidfVectorizer
     except ImportError:
-        raise UserError(
-            "sample metrics need scikit-learn: pip install 'simple-diffusion-lm[eval]'"
-        ) from None
+        raise UserError(NEEDS.format("scikit-learn")) from None
     real = list(real[: len(lines)])
-    vectoriser = TfidfVectorizer(token_pattern=r"\S+", ngram_range=(2, 2))
-    features = vectoriser.fit_transform([*lines, *real])
+    features = TfidfVectorizer(token_pattern=r"\S+", ngram_range=(2, 2)).fit_transform([*lines, *real])
     dimensions = min(50, features.shape[1] - 1)
     points = TruncatedSVD(dimensions, random_state=seed).fit_transform(features)
     clusters = max(2, len(lines) // 20)
@@ -158,9 +147,3 @@ def frontier_area(p: np.ndarray, q: np.ndarray, scale: float = 5.0) -> float:
 
 def _grams(texts: Iterable[list[str]], n: int) -> list[tuple[str, ...]]:
     return [tuple(text[i : i + n]) for text in texts for i in range(len(text) - n + 1)]
-
-
-def _entropy(words: Sequence[str]) -> float:
-    counts = np.array(list(Counter(words).values()))
-    shares = counts / max(counts.sum(), 1)
-    return float(-(shares * np.log(shares)).sum())

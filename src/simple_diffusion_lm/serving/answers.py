@@ -1,115 +1,51 @@
 """What the server does with each request, in a thread of the request's own."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from threading import Event
 
 from pydantic import BaseModel
 
+from ..core.denoiser import Batch
+from ..core.generate import Frame
 from ..errors import UserError
-from ..filling import Wish
-from ..generation import DiffusionLM
-from ..model.continuous import Continuous
-from ..model.guidance import Guidance
-from ..model.slots import Frame, Slots, Watch
-from ..run_log import read_metrics
-from ..text.templates import parse_length
-from ..watching import Onlooker
-from ..writer import Written
-from .requests import (
-    MOST_WORK,
-    Blend,
-    Card,
-    Generate,
-    Infill,
-    Line,
-    Lines,
-    Sampling,
-    Score,
-    Scores,
-    Vary,
-)
+from ..runs.log import read_metrics
+from ..writing.guidance import Guidance
+from ..writing.model import DiffusionLM
+from ..writing.requests import Watch
+from ..writing.templates import parse_length
+from ..writing.watching import Onlooker
+from ..writing.writer import Options, Request
+from .requests import MOST_WORK, Blend, Card, Generate, Infill, Line, Lines, Sampled, Score, Scores, Vary
 from .shared import SharedLoop
 
-Tell = Callable[[dict[str, object]], None]
+Send = Callable[[dict[str, object]], None]
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A request under way: the model as it sees it, and whom to tell of each step, if anyone."""
-
-    model: DiffusionLM
-    tell: Tell | None
-
-    def sampling(self, request: Sampling, texts: int, never: list[str]) -> dict[str, object]:
-        """What the model is to be called with. Raises UserError when it is too much."""
-        if texts * request.steps > MOST_WORK:
-            raise UserError(
-                f"{texts} texts (candidates counted) in {request.steps} steps are too many: "
-                f"their product may be {MOST_WORK:,}"
-            )
-        options = request.model_dump(include={"steps", "sampler", "temperature", "seed"})
-        guidance = Guidance(request.guide_given, request.guide_previous)
-        return {**options, "guidance": guidance, "watch": self.tell and self.watch(never)}
-
-    def watch(self, never: list[str]) -> Watch:
-        """Tells of every step: each text's tokens, and what is probable where."""
-        writer, tell = self.model.writer, self.tell
-        assert tell is not None
-        onlooker = Onlooker(writer, never)
-
-        def look(group: Slots, frame: Frame) -> None:
-            lines = {
-                number: [
-                    {
-                        "text": token.text,
-                        "state": "given" if token.given else "written" if token.written else "open",
-                        "likely": [[text, round(share, 4)] for text, share in token.likely],
-                    }
-                    for token in line
-                ]
-                for number, line in onlooker(group, frame).items()
-            }
-            tell({"lines": lines})
-
-        return look
+def generate(model: DiffusionLM, asked: Generate, send: Send | None) -> Lines:
+    length = None if asked.length is None else parse_length(asked.length)
+    return _write(model, [model.request(length, asked.must)] * asked.count, asked, send)
 
 
-def generate(asked: Asked, request: Generate) -> Lines:
-    model = asked.model
-    length = None if request.length is None else parse_length(request.length)
-    wish = model.wish(length, request.must)
-    options = asked.sampling(request, request.count * request.candidates, request.never)
-    return _lines(
-        model.write([wish] * request.count, request.candidates, request.never, **options)  # type: ignore[arg-type]
-    )
+def infill(model: DiffusionLM, asked: Infill, send: Send | None) -> Lines:
+    return _write(model, [Request.of(template) for template in asked.templates], asked, send)
 
 
-def infill(asked: Asked, request: Infill) -> Lines:
-    wishes = [Wish.of(template) for template in request.templates]
-    options = asked.sampling(request, len(wishes) * request.candidates, request.never)
-    return _lines(asked.model.write(wishes, request.candidates, request.never, **options))  # type: ignore[arg-type]
-
-
-def vary(asked: Asked, request: Vary) -> Lines:
-    options = asked.sampling(request, len(request.texts), [])
-    texts = asked.model.vary(request.texts, request.strength, **options)  # type: ignore[arg-type]
+def vary(model: DiffusionLM, asked: Vary, send: Send | None) -> Lines:
+    options = _options(model, asked, len(asked.texts), send)
+    texts = model.vary(asked.texts, asked.strength, asked.seed, **asdict(asked.sampling), **options)
     return Lines(lines=[Line(text=text) for text in texts])
 
 
-def blend(asked: Asked, request: Blend) -> Lines:
-    texts = asked.model.blend(request.first, request.second, request.count, request.steps)
+def blend(model: DiffusionLM, asked: Blend, send: Send | None) -> Lines:
+    texts = model.blend(asked.first, asked.second, asked.count, asked.steps)
     return Lines(lines=[Line(text=text) for text in texts])
 
 
-def score(asked: Asked, request: Score) -> Scores:
-    return Scores(nats=asked.model.score(request.texts))
-
-
-def _lines(written: Iterable[Written]) -> Lines:
-    return Lines(lines=[Line(**line._asdict()) for line in written])
+def score(model: DiffusionLM, asked: Score, send: Send | None) -> Scores:
+    return Scores(nats=model.score(asked.texts))
 
 
 # Name: what it does, and what it is asked with. What it answers is in their annotations.
@@ -122,6 +58,44 @@ ANSWERS: Mapping[str, tuple[Callable[..., BaseModel], type[BaseModel]]] = {
 }
 
 
+def _write(model: DiffusionLM, requests: list[Request], asked: Generate | Infill, send: Send | None) -> Lines:
+    options = _options(model, asked, len(requests) * asked.candidates, send)
+    written = model.write(requests, asked.candidates, asked.never, asked.seed, asked.sampling, **options)
+    return Lines(lines=[Line(**line._asdict()) for line in written])
+
+
+def _options(model: DiffusionLM, asked: Sampled, texts: int, send: Send | None) -> Options:
+    """Raises UserError when it is too much at once."""
+    if texts * asked.steps > MOST_WORK:
+        raise UserError(
+            f"{texts} texts (candidates counted) in {asked.steps} steps are too many: "
+            f"their product may be {MOST_WORK:,}"
+        )
+    watch = None if send is None else _frames_to(send, model)
+    return Options(guidance=Guidance(asked.guide_given), watch=watch)
+
+
+def _frames_to(send: Send, model: DiffusionLM) -> Watch:
+    """Sends every step: the tokens of each text, and what is probable where."""
+    onlooker = Onlooker(model)
+
+    def watch(batch: Batch, frame: Frame) -> None:
+        lines = {
+            number: [
+                {
+                    "text": token.text,
+                    "state": "given" if token.given else "written" if token.written else "open",
+                    "likely": [[text, round(share, 4)] for text, share in token.likely],
+                }
+                for token in line
+            ]
+            for number, line in onlooker(batch, frame).items()
+        }
+        send({"lines": lines})
+
+    return watch
+
+
 class Model:
     """A run that answers any number of requests at once."""
 
@@ -131,32 +105,30 @@ class Model:
         self.loop = SharedLoop(self.lm.model)
         self.card = self._card(run)
 
-    def answer(self, name: str, request: BaseModel, gone: Event, tell: Tell | None) -> BaseModel:
+    def answer(self, name: str, asked: BaseModel, gone: Event, send: Send | None) -> BaseModel:
         """Raises UserError for what cannot be, and Gone once `gone` is set."""
         do, _ = ANSWERS[name]
-        lm = self.lm.writing_with(partial(self.loop.generate, gone))
-        return do(Asked(lm, tell), request)
+        return do(self.lm.writing_with(partial(self.loop.write_rows, gone)), asked, send)
 
     def _card(self, run: Path) -> Card:
-        config, progress = self.lm.config, self.lm.progress
+        config, progress, model = self.lm.config, self.lm.progress, self.lm.model
         assert config is not None
         assert progress is not None
-        continuous = isinstance(self.lm.model, Continuous)
         return Card(
-            parameters=sum(p.numel() for p in self.lm.model.parameters()),
+            parameters=sum(p.numel() for p in model.parameters()),
             vocabulary=len(self.lm.tokenizer),
-            longest=self.lm.writer.longest,
+            longest=self.lm.longest,
             stream=self.lm.stream,
             objective=config.objective,
-            abilities=[name for name in ANSWERS if continuous or name not in ("vary", "blend")],
-            steps_trained=progress["step"],
-            tokens_trained=progress["tokens"],
+            abilities=[name for name in ANSWERS if model.is_guided or name not in ("vary", "blend")],
+            steps_trained=progress.step,
+            tokens_trained=progress.tokens,
             bound=_last_bound(run),
         )
 
 
 def _last_bound(run: Path) -> float | None:
-    """What the last validation found, where metrics.jsonl tells."""
+    """The bound that the last validation found, where metrics.jsonl can be read."""
     try:
         bounds = [record["bound"] for record in read_metrics(run, "valid") if "bound" in record]
     except UserError:

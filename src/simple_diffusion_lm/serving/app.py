@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -20,10 +21,12 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from ..core.generate import Sampling
+from ..core.sampler import SAMPLERS
 from ..errors import UserError
 from .answers import ANSWERS, Model
 from .document import document
@@ -35,9 +38,12 @@ PAGE = Path(__file__).parent / "page"
 MOST_BYTES = 100_000  # of a request
 MOST_REQUESTS = 64  # under way, after which more are turned away
 BODY_SECONDS = 10.0  # in which a request has to arrive
-MOST_BEHIND = 256  # frames that wait for a client; who reads more slowly misses some
+MOST_BEHIND = 256  # frames that wait for a client; one that reads more slowly misses some
 RETRY_SECONDS = 1
 FAILED = "the server failed; its log has the traceback"
+
+Handler = Callable[[Request], Awaitable[Response]]
+Done = Callable[[int], None]  # is called with the status once a request is answered
 
 
 class Server:
@@ -49,6 +55,15 @@ class Server:
         self.under_way = 0
         self.answered: Counter[tuple[str, int]] = Counter()
         self.seconds = 0.0
+
+    async def page(self, request: Request) -> Response:
+        """The page, with the samplers there are and what is used when nothing is chosen."""
+        usual = asdict(Sampling())
+        options = [f"<option{' selected' * (name == usual['sampler'])}>{name}</option>" for name in SAMPLERS]
+        return HTMLResponse((PAGE / "index.html").read_text().format(**usual, samplers="".join(options)))
+
+    async def description(self, request: Request) -> Response:
+        return JSONResponse(document())
 
     async def card(self, request: Request) -> Response:
         return JSONResponse(self.model.card.model_dump())
@@ -79,13 +94,17 @@ class Server:
             if self.under_way > MOST_REQUESTS:
                 message = "too many requests are under way; try again"
                 raise HTTPException(503, message, {"Retry-After": str(RETRY_SECONDS)})
-            response = await self._answer(name, await self._read(name, request), request, done)
+            asked = await self._read(name, request)
+            if getattr(asked, "stream", False):
+                return self._streamed(name, asked, done)
+            response = await self._answered(name, asked, request)
         except HTTPException as error:
             done(error.status_code)
             raise
         except BaseException:
             done(500)
             raise
+        done(200)
         return response
 
     def _done(self, name: str, began: float, status: int) -> None:
@@ -115,40 +134,17 @@ class Server:
             status = 400 if first["type"] == "json_invalid" else 422
             raise HTTPException(status, f"{where}: {first['msg']}".removeprefix(": ")) from None
 
-    async def _answer(
-        self, name: str, asked: BaseModel, request: Request, done: Callable[[int], None]
-    ) -> Response:
-        loop, gone = asyncio.get_running_loop(), Event()
-        if getattr(asked, "stream", False):
-            events: asyncio.Queue[tuple[str, object]] = asyncio.Queue()
-
-            def tell(kind: str, content: object) -> None:
-                if kind == "frame" and events.qsize() >= MOST_BEHIND:
-                    return
-                with suppress(RuntimeError):  # the server has ended
-                    loop.call_soon_threadsafe(events.put_nowait, (kind, content))
-
-            def work() -> None:
-                try:
-                    frame = partial(tell, "frame")
-                    result = self.model.answer(name, asked, gone, frame)
-                    tell("done", result.model_dump())
-                except (UserError, Gone) as error:
-                    tell("error", {"error": str(error) or "the server is shutting down"})
-                except Exception:
-                    tell("error", {"error": FAILED})
-                    logging.getLogger("uvicorn.error").exception("while answering")
-
-            loop.run_in_executor(self.threads, work).add_done_callback(lambda _: done(200))
-            return StreamingResponse(_sent(events, gone), media_type="text/event-stream")
+    async def _answered(self, name: str, asked: BaseModel, request: Request) -> Response:
+        """The whole answer at once. A client that leaves is not written for any more."""
+        gone = Event()
         answer = partial(self.model.answer, name, asked, gone, None)
-        working = loop.run_in_executor(self.threads, answer)
+        working = asyncio.get_running_loop().run_in_executor(self.threads, answer)
         left = asyncio.create_task(_disconnected(request))
         try:
             waited: set[asyncio.Future[Any]] = {working, left}
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             gone.set()
-            response = JSONResponse((await working).model_dump())
+            return JSONResponse((await working).model_dump())
         except UserError as error:
             raise HTTPException(409, str(error)) from None
         except Gone:
@@ -156,8 +152,30 @@ class Server:
         finally:
             gone.set()
             left.cancel()
-        done(200)
-        return response
+
+    def _streamed(self, name: str, asked: BaseModel, done: Done) -> Response:
+        """Server-sent events, from a thread that writes to a queue."""
+        loop, gone = asyncio.get_running_loop(), Event()
+        events: asyncio.Queue[tuple[str, object]] = asyncio.Queue()
+
+        def send(kind: str, content: object) -> None:
+            if kind == "frame" and events.qsize() >= MOST_BEHIND:
+                return
+            with suppress(RuntimeError):  # the server has ended
+                loop.call_soon_threadsafe(events.put_nowait, (kind, content))
+
+        def work() -> None:
+            try:
+                result = self.model.answer(name, asked, gone, partial(send, "frame"))
+                send("done", result.model_dump())
+            except (UserError, Gone) as error:
+                send("error", {"error": str(error) or "the server is shutting down"})
+            except Exception:
+                send("error", {"error": FAILED})
+                logging.getLogger("uvicorn.error").exception("while answering")
+
+        loop.run_in_executor(self.threads, work).add_done_callback(lambda _: done(200))
+        return StreamingResponse(_sent(events, gone), media_type="text/event-stream")
 
 
 async def _sent(events: "asyncio.Queue[tuple[str, object]]", gone: Event) -> AsyncIterator[str]:
@@ -176,9 +194,16 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def make_app(
-    model: Model, *, token: str | None = None, hosts: list[str] | None = None
-) -> Starlette:
+async def problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+async def failure(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": FAILED}, 500)
+
+
+def make_app(model: Model, *, token: str | None = None, hosts: list[str] | None = None) -> Starlette:
     """The whole application.
 
     token: what requests to the API have to bear, if anything. hosts: the names it may be asked by,
@@ -186,7 +211,7 @@ def make_app(
     """
     server = Server(model)
 
-    def guarded(handler: Callable[[Request], Awaitable[Response]]) -> Callable[..., object]:
+    def guarded(handler: Handler) -> Handler:
         async def guard(request: Request) -> Response:
             given = request.headers.get("authorization", "").removeprefix("Bearer ")
             if token is not None and not hmac.compare_digest(given.encode(), token.encode()):
@@ -196,19 +221,6 @@ def make_app(
 
         return guard
 
-    async def problem(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
-
-    async def failure(request: Request, error: Exception) -> Response:
-        return JSONResponse({"error": FAILED}, 500)
-
-    async def index(request: Request) -> Response:
-        return Response((PAGE / "index.html").read_bytes(), media_type="text/html")
-
-    async def described(request: Request) -> Response:
-        return JSONResponse(document())
-
     @asynccontextmanager
     async def running(app: Starlette) -> AsyncIterator[None]:
         yield
@@ -216,24 +228,16 @@ def make_app(
         server.threads.shutdown()
 
     routes = [
-        Route("/", index),
-        Route("/openapi.json", described),
+        Route("/", server.page),
+        Route("/openapi.json", server.description),
         Route("/v1/model", guarded(server.card)),
         Route("/v1/health", server.health),
         Route("/v1/metrics", guarded(server.metrics)),
-        *(
-            Route(f"/v1/{name}", guarded(partial(server.answer, name)), methods=["POST"])
-            for name in ANSWERS
-        ),
+        *(Route(f"/v1/{name}", guarded(partial(server.answer, name)), methods=["POST"]) for name in ANSWERS),
         Mount("/page", StaticFiles(directory=PAGE)),
     ]
     middleware = [Middleware(WithHeaders)]
     if hosts is not None:
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=hosts))
     handlers = {HTTPException: problem, Exception: failure}
-    return Starlette(
-        routes=routes,
-        middleware=middleware,
-        exception_handlers=handlers,
-        lifespan=running,
-    )
+    return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=running)

@@ -1,4 +1,4 @@
-"""The API's description (OpenAPI 3.1), made from what answers.py and requests.py say."""
+"""The description of the API (OpenAPI 3.1), made from answers.py and requests.py."""
 
 from functools import cache
 from importlib.metadata import version
@@ -30,6 +30,8 @@ EVENT = {
     "required": ["event", "data"],
 }
 
+TEXT = {"text/plain": {"schema": {"type": "string"}}}
+
 
 @cache
 def document() -> dict[str, Any]:
@@ -40,11 +42,11 @@ def document() -> dict[str, Any]:
         [(model, "validation") for model in sorted(models, key=lambda m: m.__name__)],
         ref_template="#/components/schemas/{model}",
     )
-    paths = {f"/v1/{name}": {"post": _asking(name, answers[name])} for name in ANSWERS}
+    paths = {f"/v1/{name}": {"post": _post(name, answers[name])} for name in ANSWERS}
     paths |= {
-        "/v1/model": {"get": _getting("The model, and what can be asked of it", Card)},
-        "/v1/health": {"get": {**_getting("Whether the server is there", Health), "security": []}},
-        "/v1/metrics": {"get": _getting("Counters in Prometheus' text format", None)},
+        "/v1/model": {"get": _get("The model, and what can be asked of it", _json(Card))},
+        "/v1/health": {"get": {**_get("Whether the server is there", _json(Health)), "security": []}},
+        "/v1/metrics": {"get": _get("Counters in Prometheus' text format", TEXT)},
     }
     return {
         "openapi": "3.1.0",
@@ -58,38 +60,28 @@ def document() -> dict[str, Any]:
     }
 
 
-def _asking(name: str, answer: type[BaseModel]) -> dict[str, Any]:
+def _post(name: str, answer: type[BaseModel]) -> dict[str, Any]:
     _, asked = ANSWERS[name]
-    content: dict[str, Any] = {"application/json": {"schema": _reference(answer)}}
+    content = _json(answer)
     if "stream" in asked.model_fields:
         content["text/event-stream"] = {"schema": EVENT}
-    body = {"required": True, "content": {"application/json": {"schema": _reference(asked)}}}
     return {
         "summary": (asked.__doc__ or "").split("\n")[0],
         "operationId": name,
-        "requestBody": body,
-        "responses": {
-            "200": {"description": "what was asked for", "content": content},
-            **{status: _fault(status) for status in FAULTS},
-        },
+        "requestBody": {"required": True, "content": _json(asked)},
+        "responses": _responses("what was asked for", content, *FAULTS),
     }
 
 
-def _getting(summary: str, answer: type[BaseModel] | None) -> dict[str, Any]:
-    """Of an answer that is plain text, if it is no model's."""
-    content: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
-    if answer is not None:
-        content = {"application/json": {"schema": _reference(answer)}}
-    return {
-        "summary": summary,
-        "responses": {"200": {"description": summary, "content": content}, "401": _fault("401")},
-    }
+def _get(summary: str, content: dict[str, Any]) -> dict[str, Any]:
+    return {"summary": summary, "responses": _responses(summary, content, "401")}
 
 
-def _fault(status: str) -> dict[str, Any]:
-    content = {"application/json": {"schema": _reference(Problem)}}
-    return {"description": FAULTS[status], "content": content}
+def _responses(description: str, content: dict[str, Any], *faults: str) -> dict[str, Any]:
+    problems = {status: {"description": FAULTS[status], "content": _json(Problem)} for status in faults}
+    return {"200": {"description": description, "content": content}, **problems}
 
 
-def _reference(model: type[BaseModel]) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{model.__name__}"}
+def _json(model: type[BaseModel]) -> dict[str, Any]:
+    """The content of a body that is this model."""
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}

@@ -1,4 +1,4 @@
-"""What every answer says besides: the page loads nothing from elsewhere, and is in no frame."""
+"""Headers of every answer: the page loads nothing from elsewhere, and no other page may frame it."""
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send

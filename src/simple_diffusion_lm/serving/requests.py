@@ -1,10 +1,14 @@
 """What can be asked of the server, within which limits, and what it answers."""
 
-from typing import Annotated, Literal
+import re
+from dataclasses import fields
+from inspect import getdoc
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
-from ..model.slots import SAMPLER, STEPS, TEMPERATURE, SamplerName
+from ..core.generate import Sampling
+from ..core.sampler import SAMPLERS
 
 MOST_TEXTS = 32
 MOST_WORK = 32_768  # texts times steps of one request
@@ -21,28 +25,33 @@ def whole(value: object) -> object:
 
 Whole = Annotated[int, BeforeValidator(whole)]
 Candidates = Annotated[int, Field(ge=1, le=32), BeforeValidator(whole)]
+# What each field of Sampling may be. Everything else about them is read from that class.
+RANGES = {
+    "steps": Annotated[int, Field(ge=1, le=512), BeforeValidator(whole)],
+    "sampler": Literal[tuple(SAMPLERS)],
+    "temperature": Annotated[float, Field(ge=0.05, le=5)],
+}
 
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Sampling(Strict):
-    """How noise becomes text, and whether to tell of each step as it is taken."""
+def sampling_fields() -> dict[str, Any]:
+    """The fields of core.generate.Sampling, with its defaults and its help, for pydantic."""
+    _, *parts = re.split(r"\n +(\w+): ", getdoc(Sampling) or "")  # of its docstring: name, help, name, ...
+    described = {name: " ".join(text.split()) for name, text in zip(parts[::2], parts[1::2], strict=True)}
+    return {
+        field.name: (RANGES[field.name], Field(field.default, description=described.get(field.name)))
+        for field in fields(Sampling)
+    }
 
-    steps: Whole = Field(STEPS, ge=1, le=512, description="evaluations of the network")
-    sampler: SamplerName = SAMPLER
-    temperature: float = Field(
-        TEMPERATURE,
-        ge=0.05,
-        le=5,
-        description="1 is the model's own; below it is safer and less varied",
-    )
+
+class Sampled(create_model("SamplingFields", __base__=Strict, **sampling_fields())):  # type: ignore[misc]
+    """How noise becomes text, and whether to send every step as it is taken."""
+
     guide_given: float = Field(
-        0, ge=0, le=5, description="how far to lead predictions on from those without given text"
-    )
-    guide_previous: float = Field(
-        0, ge=0, le=5, description="how far to lead them on from those without the one before"
+        0, ge=0, le=5, description="classifier-free guidance: 0 is none, more follows given text more closely"
     )
     seed: Whole = Field(0, ge=0, le=2**31 - 1, description="the same seed gives the same texts")
     stream: bool = Field(
@@ -51,8 +60,12 @@ class Sampling(Strict):
         "answer that there would have been) or `error` at the end",
     )
 
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(**{field.name: getattr(self, field.name) for field in fields(Sampling)})
 
-class Generate(Sampling):
+
+class Generate(Sampled):
     """Texts out of noise alone."""
 
     count: Whole = Field(1, ge=1, le=MOST_TEXTS)
@@ -64,7 +77,7 @@ class Generate(Sampling):
     candidates: Candidates = Field(1, description="written for each; the most probable is kept")
 
 
-class Infill(Sampling):
+class Infill(Sampled):
     """Texts with gaps: `___` of any length, `[[5]]` of five tokens, `[[2-6]]` of two to six."""
 
     templates: Texts
@@ -72,7 +85,7 @@ class Infill(Sampling):
     candidates: Candidates = Field(8, description="written for each; the most probable is kept")
 
 
-class Vary(Sampling):
+class Vary(Sampled):
     """Texts that are noised part of the way and written anew."""
 
     texts: Texts
@@ -102,7 +115,7 @@ class Line(BaseModel):
     widths: list[int] | None = Field(default=None, description="the tokens of each gap")
     nats: float | None = Field(
         default=None,
-        description="-log p of the whole text; null where there was nothing to choose from",
+        description="of the whole text, as /v1/score has it; null where there was nothing to choose from",
     )
     fits: bool = Field(default=True, description="it has none of the words it was not to have")
 
@@ -112,7 +125,10 @@ class Lines(BaseModel):
 
 
 class Scores(BaseModel):
-    nats: list[float] = Field(description="-log p of each text, from left to right, with its end")
+    nats: list[float] = Field(
+        description="an upper bound of -log p of each text with its end, in nats: the variational bound, "
+        "estimated on noise draws that all texts have in common (exact for an autoregressive model)"
+    )
 
 
 class Problem(BaseModel):
@@ -130,9 +146,7 @@ class Card(BaseModel):
     abilities: list[str] = Field(description="of generate, infill, vary, blend and score")
     steps_trained: int
     tokens_trained: int
-    bound: float | None = Field(
-        description="nats a token of held-out text, at most, when training ended"
-    )
+    bound: float | None = Field(description="nats a token of held-out text, at most, when training ended")
 
 
 class Health(BaseModel):

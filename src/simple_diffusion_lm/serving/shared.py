@@ -1,20 +1,23 @@
-"""One sampling loop for everyone who asks: texts that wait and are to be sampled alike go together.
+"""One sampling loop for all requests: texts that wait and are sampled with the same settings share a batch.
 
-A step of many texts takes hardly longer than a step of one, so that company costs little.
+A step of many texts takes hardly longer than a step of one.
 """
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
-from ..model.objective import Objective
-from ..model.slots import Frame, Settings, Slot, Slots, Vocabulary, Watch, batches_of
+from ..core.denoiser import Batch
+from ..core.generate import Frame, Sampling, TextModel
+from ..writing.requests import Forbidden, Row, Watch, write_rows
+
+Found = list[tuple[int, list[int]]]  # (number, ids) of each row
+MOST_ROWS = 64  # of several orders in one batch
 
 
 class Gone(Exception):
@@ -23,32 +26,29 @@ class Gone(Exception):
 
 @dataclass(eq=False)
 class Order:
-    """What one asker wants to have written."""
+    """The rows of one request."""
 
-    slots: Sequence[Slot]
-    settings: Settings
-    vocabulary: Vocabulary
+    rows: Sequence[Row]
+    forbidden: Forbidden
+    settings: dict[str, Any]  # what else write_rows takes
     watch: Watch | None
     gone: threading.Event  # set when nobody waits for it any more
-    texts: "Future[list[tuple[int, Int[Tensor, ' L']]]]"
+    texts: Future[Found]
 
-    def like(self, other: "Order") -> bool:
-        """They can be sampled together."""
-        alike = zip(self.vocabulary[:2], other.vocabulary[:2], strict=True)
-        return self.settings == other.settings and all(torch.equal(a, b) for a, b in alike)
+    def is_like(self, other: "Order") -> bool:
+        """They can be sampled in one batch."""
+        return self.settings == other.settings and torch.equal(self.forbidden, other.forbidden)
 
 
 class SharedLoop:
-    """The thread that samples, and what waits for it.
+    """The thread that samples, and the orders that wait for it.
 
     Attributes:
         steps, texts: how many of both it has done; a step of many texts is one.
     """
 
-    def __init__(self, model: Objective, rows: int = 64) -> None:
-        """rows: the most texts in one step."""
+    def __init__(self, model: TextModel) -> None:
         self.model = model.eval()
-        self.rows = rows
         self.steps, self.texts = 0, 0
         self.waiting: deque[Order] = deque()
         self.changed = threading.Condition()
@@ -56,20 +56,21 @@ class SharedLoop:
         self.thread = threading.Thread(target=self._run, name="sampling", daemon=True)
         self.thread.start()
 
-    def generate(
+    def write_rows(
         self,
         gone: threading.Event,
-        slots: Sequence[Slot],
-        settings: Settings,
-        vocabulary: Vocabulary,
-        batch_size: int,
-        watch: Watch | None,
-    ) -> Iterable[tuple[int, Int[Tensor, " L"]]]:
-        """As Objective.generate, for any number of threads at once.
+        rows: Sequence[Row],
+        forbidden: Forbidden,
+        sampling: Sampling,
+        watch: Watch | None = None,
+        **settings: Any,
+    ) -> Found:
+        """As writing.requests.write_rows, for any number of threads at once.
 
         Raises Gone, within a step, once `gone` is set.
         """
-        order = Order(slots, settings, vocabulary, watch, gone, Future())
+        settings["sampling"] = sampling
+        order = Order(rows, forbidden, settings, watch, gone, Future())
         with self.changed:
             if self.closed:
                 raise Gone
@@ -78,7 +79,7 @@ class SharedLoop:
         return order.texts.result()
 
     def close(self) -> None:
-        """Ends the loop with the step that is under way; what waits is given up."""
+        """Ends the loop with the step that is under way. Orders that wait raise Gone."""
         with self.changed:
             self.closed = True
             self.changed.notify()
@@ -88,7 +89,7 @@ class SharedLoop:
         while orders := self._next():
             try:
                 self._write(orders)
-            except Exception as error:  # theirs to hear of; the loop goes on for the others
+            except Exception as error:  # is raised where they wait; the loop goes on for the others
                 for order in orders:
                     if not order.texts.done():
                         order.texts.set_exception(error)
@@ -102,42 +103,45 @@ class SharedLoop:
             if self.closed:
                 return []
             first = self.waiting.popleft()
-            chosen, room = [first], self.rows - len(first.slots)
+            chosen, room = [first], MOST_ROWS - len(first.rows)
             left: deque[Order] = deque()
             for order in self.waiting:
-                if len(order.slots) <= room and order.like(first):
+                if len(order.rows) <= room and order.is_like(first):
                     chosen.append(order)
-                    room -= len(order.slots)
+                    room -= len(order.rows)
                 else:
                     left.append(order)
             self.waiting = left
             return chosen
 
     def _write(self, orders: Sequence[Order]) -> None:
-        first = orders[0]
-        owned = [(order, slot) for order in orders for slot in order.slots]
-        slots = [slot._replace(number=n) for n, (_, slot) in enumerate(owned)]
-        found: dict[int, Tensor] = {}
-        for group in batches_of(slots, self.rows, self.model.embedding.weight.device):
-            for frame in self.model.write(group, first.settings, first.vocabulary):
-                self.steps += 1
-                if self.closed or all(order.gone.is_set() for order in orders):
-                    raise Gone
-                self._show(group, frame, owned)
-            found.update(group.texts(frame.ids))
-        self.texts += len(slots)
-        for order in orders:
-            own = [n for n, (owner, _) in enumerate(owned) if owner is order]
-            order.texts.set_result([(owned[n][1].number, found[n]) for n in own])
+        # Numbers are unique within an order only: in the batch a row's number is its index here.
+        owned = [(order, row) for order in orders for row in order.rows]
+        numbered = [row._replace(number=n) for n, (_, row) in enumerate(owned)]
 
-    @staticmethod
-    def _show(group: Slots, frame: Frame, owned: Sequence[tuple[Order, Slot]]) -> None:
-        """Each asker who watches sees its own texts."""
-        rows: dict[int, list[int]] = {}
-        for row, number in enumerate(group.numbers):
-            rows.setdefault(id(owned[number][0]), []).append(row)
-        for own in rows.values():
-            order = owned[group.numbers[own[0]]][0]
-            if order.watch is not None and not order.gone.is_set():
-                numbers = [owned[group.numbers[row]][1].number for row in own]
-                order.watch(group.only(own)._replace(numbers=numbers), frame.only(own))
+        def look(batch: Batch, frame: Frame) -> None:
+            self.steps += 1
+            if self.closed or all(order.gone.is_set() for order in orders):
+                raise Gone
+            owners = [owned[n] for n in batch.number.tolist()]
+            for order in orders:
+                indices = [i for i, (owner, _) in enumerate(owners) if owner is order]
+                if indices and order.watch is not None and not order.gone.is_set():
+                    numbers = torch.tensor([owners[i][1].number for i in indices])
+                    own = batch.each(lambda x, at=indices: x[at])  # type: ignore[misc]
+                    order.watch(own._replace(number=numbers), _of_rows(frame, indices))
+
+        first = orders[0]
+        found = dict(write_rows(self.model, numbered, first.forbidden, watch=look, **first.settings))
+        self.texts += len(owned)
+        for order in orders:
+            texts = [(row.number, found[n]) for n, (owner, row) in enumerate(owned) if owner is order]
+            order.texts.set_result(texts)
+
+
+def _of_rows(frame: Frame, indices: Sequence[int]) -> Frame:
+    """The frame of some of the texts, in rising order."""
+    own = torch.zeros_like(frame.where)
+    own[indices] = True
+    ids, free, where = (part[indices] for part in frame[:3])
+    return Frame(ids, free, where, frame.logits[own[frame.where]])

@@ -100,11 +100,11 @@ async function go() {
     const response = await ask(name, content, mine.signal);
     let answer;
     if (content.stream) {
-      for await (const [kind, told] of events(response)) {
+      for await (const [kind, sent] of events(response)) {
         if (mine !== asking) return;
-        if (kind === "error") throw new Problem(told.error);
-        if (kind === "frame") stage.add(told.lines);
-        else answer = told;
+        if (kind === "error") throw new Problem(sent.error);
+        if (kind === "frame") stage.add(sent.lines);
+        else answer = sent;
       }
     } else answer = await response.json();
     const texts = answer.lines.map((line) => line.text);

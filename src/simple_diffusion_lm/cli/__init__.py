@@ -1,0 +1,1 @@
+"""The command line `sdlm`: a file for each group of commands."""

@@ -1,0 +1,56 @@
+"""How a command ends: exit codes and last lines."""
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+import torch
+
+from ..core.train import NonFinite
+from ..devices.processes import joined, say_once
+from ..errors import UserError
+from ..runs.signals import Stop
+
+
+def exit_cleanly(command: Callable[[], None]) -> None:
+    """Runs a command: one clear line and exit code 2 for what a user can mend.
+
+    A number that is not finite exits with 3, a signal with 128 + its number. What nobody foresaw
+    is one line and 1, and with SDLM_DEBUG=1 a traceback too.
+    """
+    try:
+        with joined():
+            command()
+        return
+    except UserError as error:
+        message, code = str(error), 2
+    except NonFinite as error:
+        message, code = f"training broke at {error}; the last checkpoint is untouched", 3
+    except Stop as stop:
+        message, code = f"stopped by {stop}; the same command resumes", stop.exit_code
+    except KeyboardInterrupt:
+        message, code = "interrupted", 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # as when piped into head
+        return
+    except Exception as error:
+        if os.environ.get("SDLM_DEBUG") == "1":
+            traceback.print_exc()
+        message, code = _advice(error)
+    say_once(f"sdlm: {message}")
+    sys.exit(code)
+
+
+def _advice(error: Exception) -> tuple[str, int]:
+    """The last line for what a machine refuses, or for a fault of ours; and the exit code."""
+    said = (str(error).strip().splitlines() or [""])[0]
+    no_memory = "can't allocate memory" in str(error) or "DefaultCPUAllocator" in str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or no_memory:
+        fewer = "--set batch_tokens=, with accumulate= for as many a step; crop= for shorter texts"
+        return f"out of memory ({said}): take fewer tokens at a time ({fewer}), or a smaller --size", 2
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}: make room there; the same command resumes", 2
+    return f"unforeseen {type(error).__name__}: {said} (SDLM_DEBUG=1 shows where)", 1

@@ -1,0 +1,90 @@
+"""The `sdlm` command line. Text goes to stdout, everything else to stderr."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from ..devices.processes import alone
+from ..evaluation.compare import CONTENDERS, run_compare
+from ..evaluation.evaluate import evaluate_run
+from ..evaluation.report import evaluation_table, likelihood_lines
+from ..runs.config import SIZES, sized
+from .demo import Demo, toy_data
+from .exits import exit_cleanly
+from .options import SamplingOptions, Settings, TextOptions, one_of, overrides
+from .serving import Serve
+from .training import Prepare, Report, Train
+from .writing import Blend, Generate, Infill, Score, Vary
+
+
+@dataclass(kw_only=True)
+class Evaluate:
+    """sdlm evaluate run
+
+    The likelihood of held-out text, and what can be said of generated lines.
+    """
+
+    run: Positional[Path]  # a run directory
+    sampling: OmitArgPrefixes[SamplingOptions]
+    data: tuple[str, ...] = ()  # held-out text files; by default the part that was held out in training
+    examples: int = 2000  # the most texts to measure
+    samples: int = 500  # lines to generate and measure; 0 for the likelihood alone
+    seed: int = 0  # of the noise, and of the lines
+    as_json: Annotated[bool, arg(name="json")] = False  # print all figures as JSON
+
+    def __call__(self) -> None:
+        counts = {"examples": self.examples, "samples": self.samples, "seed": self.seed}
+        result = evaluate_run(self.run, self.data, sampling=self.sampling, **counts)
+        if self.as_json:
+            print(json.dumps(result.figures(), indent=1))
+            return
+        print(likelihood_lines(result.likelihood))
+        if result.lines:
+            print(f"\n{evaluation_table(result.lines)}")
+
+
+@dataclass(kw_only=True)
+class Compare(TextOptions):
+    """sdlm compare corpus.txt --out comparison --minutes 20
+
+    Trains contenders for the same minutes, by turns, and measures all: a table, a picture, JSON.
+    The same command again resumes.
+    """
+
+    out: Path  # directory for the runs and the results
+    corpus: Positional[tuple[str, ...]] = ()  # as for `sdlm train`; by default the built-in toy language
+    minutes: float = 20.0  # training time of each
+    contenders: tuple[Annotated[str, one_of(CONTENDERS)], ...] = tuple(CONTENDERS)  # what to train
+    size: Annotated[str, one_of(SIZES)] = "tiny"  # width, depth and learning rate of all of them
+    seeds: int = 1  # runs of each contender, with this seed and those after it
+    examples: int = 5000  # the most held-out texts to measure
+    samples: int = 500  # lines to generate at each setting
+    set: Settings = ()  # as for `sdlm train`, for all contenders
+
+    def __call__(self) -> None:
+        alone("sdlm compare")
+        tables = run_compare(
+            self.open(self.corpus, self.out) if self.corpus else toy_data(self.out),
+            self.out,
+            minutes=self.minutes,
+            contenders={name: sized(CONTENDERS[name], self.size) for name in self.contenders},
+            seeds=range(self.seed, self.seed + self.seeds),
+            examples=self.examples,
+            samples=self.samples,
+            overrides=overrides(self.set),
+        )
+        print(tables)
+
+
+COMMANDS = (Demo, Prepare, Train, Generate, Infill, Vary, Blend, Score, Serve, Evaluate, Compare, Report)
+
+
+def main() -> None:
+    """Entry point of `sdlm`."""
+    commands: dict[str, Callable[..., Any]] = {command.__name__.lower(): command for command in COMMANDS}
+    exit_cleanly(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="sdlm")())

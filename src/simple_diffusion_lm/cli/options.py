@@ -1,0 +1,72 @@
+"""Flags that several commands share.
+
+A command is a dataclass: its fields are the flags, the comments beside them the help.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+from tyro.constructors import PrimitiveConstructorSpec
+
+from ..core.generate import Sampling
+from ..core.sampler import SAMPLERS
+from ..corpus.prepare import Prepared, is_prepared, open_prepared, prepare
+from ..corpus.tokenizer import Tokenizer
+from ..devices.processes import on_rank_0
+from ..errors import UserError
+
+Settings = Annotated[tuple[str, ...], arg(metavar="NAME=VALUE ...")]  # of --set
+
+
+def one_of(names: Iterable[str]) -> PrimitiveConstructorSpec[str]:
+    """Marks a flag that takes one of these names: its help lists them, and no other is accepted."""
+    known = tuple(names)
+    shown = f"{{{','.join(known)}}}"
+    return PrimitiveConstructorSpec(1, shown, "".join, known.__contains__, lambda name: [name], choices=known)
+
+
+@dataclass(frozen=True)
+class SamplingOptions(Sampling):
+    """How noise becomes text."""
+
+    sampler: Annotated[str, one_of(SAMPLERS)] = Sampling.sampler
+
+
+@dataclass(kw_only=True)
+class TextOptions:
+    """How a corpus is read."""
+
+    vocab_size: int | None = None  # pieces of the tokenizer; by default 4096, or what a small corpus allows
+    stream: bool = False  # running text (a book) rather than one example a line
+    valid: tuple[str, ...] = ()  # held-out files; by default a part of the corpus is held out
+    tokenizer: Path | None = None  # a SentencePiece model to use instead of training one
+    field: str = "text"  # the field of .jsonl files that holds the text
+    seed: int = 0  # of everything random
+
+    def prepare(self, corpus: tuple[str, ...], out: Path) -> Prepared:
+        """The corpus, tokenized and encoded into the directory `out`."""
+        options = {option.name: getattr(self, option.name) for option in fields(TextOptions)}
+        on_rank_0(lambda: prepare(corpus, out, **options))
+        return open_prepared(out)
+
+    def open(self, corpus: tuple[str, ...], run: Path) -> Prepared:
+        """The corpus, prepared inside the run's directory where it is not yet."""
+        if len(corpus) != 1 or not is_prepared(corpus[0]):
+            return self.prepare(corpus, run / "corpus")
+        prepared = open_prepared(corpus[0])
+        fingerprint = prepared.tokenizer.fingerprint
+        another = self.tokenizer and Tokenizer.load(self.tokenizer).fingerprint != fingerprint
+        if self.vocab_size or self.valid or self.stream or another:
+            flags = "--tokenizer, --vocab-size, --valid and --stream"
+            raise UserError(f"{corpus[0]} is prepared already: {flags} belong to sdlm prepare")
+        return prepared
+
+
+def overrides(settings: tuple[str, ...]) -> dict[str, str]:
+    """NAME=VALUE words as a dictionary."""
+    if wrong := [setting for setting in settings if "=" not in setting]:
+        raise UserError(f"--set takes NAME=VALUE, not {wrong[0]!r}")
+    return dict(setting.split("=", 1) for setting in settings)

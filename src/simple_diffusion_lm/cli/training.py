@@ -1,0 +1,114 @@
+"""The commands of `sdlm` that make a run, and report on it."""
+
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional
+
+from ..baselines import MODELS
+from ..core import Config
+from ..devices.processes import on_rank_0
+from ..errors import UserError
+from ..evaluation.run_report import write_report
+from ..runs import checkpoint
+from ..runs.config import RECIPES, SIZES, check, sized, with_objective, with_overrides
+from ..runs.run import check_free, load_run, run_training
+from .options import Settings, TextOptions, one_of, overrides
+
+
+@dataclass(kw_only=True)
+class Prepare(TextOptions):
+    """sdlm prepare corpus.txt --out prepared
+
+    Trains a tokenizer and encodes a corpus once, so that training starts at once.
+    """
+
+    corpus: Positional[tuple[str, ...]]  # .txt files (one example a line), .gz, .jsonl, or globs of them
+    out: Path  # directory to make
+
+    def __call__(self) -> None:
+        self.prepare(self.corpus, self.out)
+
+
+@dataclass(kw_only=True)
+class Train(TextOptions):
+    """sdlm train corpus.txt --out run --minutes 20
+
+    Trains a model. The same command again resumes it.
+    """
+
+    corpus: Positional[tuple[str, ...]]  # as for `sdlm prepare`, or the directory that it made
+    out: Path  # run directory
+    # modern is the best known; original is the document's own system
+    recipe: Annotated[str, one_of(RECIPES)] = "modern"
+    # continuous diffusion, or a baseline on the same trunk to compare it with
+    objective: Annotated[str, one_of(MODELS)] = "continuous"
+    size: Annotated[str, one_of(SIZES)] | None = None  # width, depth and learning rate together
+    steps: int | None = None  # budget in optimiser steps
+    epochs: int | None = None  # budget in passes over the corpus
+    minutes: float | None = None  # budget in minutes of training; 20 when no budget is given
+    save_every: int | None = None  # steps between checkpoints
+    shard: bool = False  # under torchrun, divide optimiser, gradients and average among processes (FSDP2)
+    finetune_from: Path | None = None  # a run to begin with the weights, the tokenizer and the settings of
+    set: Settings = ()  # any field of core.train.Config, as in --set layers=6 ema=0.99
+
+    def __call__(self) -> None:
+        config, run = self.config(), self.out
+        check(config)
+        on_rank_0(lambda: check_free(run))
+        data = self.open(self.corpus, run)
+        run_training(config, data, run, shard=self.shard, start_from=self.finetune_from)
+        on_rank_0(lambda: finish(run))
+        print(f"trained. Now: sdlm generate {shlex.quote(str(run))}", file=sys.stderr)
+
+    def config(self) -> Config:
+        """What the flags say. With --finetune-from, self.tokenizer is its run's from then on."""
+        config = with_objective(RECIPES[self.recipe](), self.objective)
+        if self.size is not None:
+            config = sized(config, self.size)
+        if self.finetune_from is not None:
+            own = ("recipe", "objective", "size", "tokenizer", "vocab_size")
+            if any(getattr(self, name) != getattr(Train, name) for name in own):
+                raise UserError("--finetune-from takes recipe, objective, size and tokenizer from its run")
+            config = replace(load_run(self.finetune_from).config, steps=None, epochs=None, minutes=None)
+            self.tokenizer = checkpoint.run_of(self.finetune_from) / "tokenizer.model"
+        numbers = {name: getattr(self, name) for name in ("steps", "epochs", "minutes", "save_every", "seed")}
+        given = {name: str(number) for name, number in numbers.items() if number is not None}
+        if not given.keys() & {"steps", "epochs", "minutes"}:
+            given["minutes"] = "20"
+        return with_overrides(config, overrides(self.set) | given)
+
+
+def finish(run: Path) -> None:
+    """Writes report.html, where that can be done, and says so where an earlier checkpoint was better."""
+    try:
+        write_report([run], run / "report.html")
+        print(f"what came of it: {run / 'report.html'}", file=sys.stderr)
+    except UserError as error:
+        print(f"no report.html: {error}", file=sys.stderr)
+    used, last = checkpoint.to_use(run), checkpoint.newest(run)
+    if used is not None and last is not None and used.path != last.path:
+        best = f"{used.path.name}, after {used.manifest['progress']['epoch']} passes over the corpus"
+        hint = "more text, or --set dropout=0.2, may gain more"
+        print(f"held-out text was best at {best}: that is used from now on ({hint})", file=sys.stderr)
+
+
+@dataclass(kw_only=True)
+class Report:
+    """sdlm report run
+
+    One page about a run, or about several side by side: curves, noise, table, text.
+    """
+
+    runs: Positional[tuple[Path, ...]]  # run directories
+    out: Path | None = None  # where the page goes; by default report.html in the run, if it is one
+
+    def __call__(self) -> None:
+        if self.out is None and len(self.runs) != 1:
+            raise UserError("give one run, or several and --out FILE.html")
+        out = self.out or self.runs[0] / "report.html"
+        write_report(self.runs, out)
+        print(out)

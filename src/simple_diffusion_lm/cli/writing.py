@@ -1,0 +1,161 @@
+"""The commands of `sdlm` that write text with a trained model. Text goes to stdout."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+from tyro.conf import OmitArgPrefixes, Positional
+
+from ..corpus.reading import read_lines
+from ..errors import UserError
+from ..writing.guidance import Guidance
+from ..writing.model import DiffusionLM
+from ..writing.templates import parse_length
+from ..writing.watching import Onlooker, Terminal
+from ..writing.writer import AT_ONCE, Options, Request, Written
+from .options import SamplingOptions
+
+
+@dataclass(kw_only=True)
+class Writing:
+    """What generate, infill and vary share."""
+
+    run: Positional[Path]  # a run directory
+    sampling: OmitArgPrefixes[SamplingOptions]
+    seed: int = 0  # the same seed gives the same texts
+    batch_size: int = 64  # texts at a time; fewer take less memory
+    guide_given: float = 0.0  # how far predictions are moved away from those without the given text
+    watch: bool = False  # see texts come out of the noise, candidates too, where this is a terminal
+
+    @contextmanager
+    def options(self, model: DiffusionLM) -> Iterator[Options]:
+        """What the model's methods take; with --watch, texts are drawn on the terminal meanwhile."""
+        if self.batch_size < 1:
+            raise UserError(f"--batch-size must be at least 1, not {self.batch_size}")
+        watched = self.watch and sys.stderr.isatty()
+        with Terminal(Onlooker(model)) if watched else nullcontext() as terminal:
+            yield Options(batch_size=self.batch_size, guidance=Guidance(self.guide_given), watch=terminal)
+
+    def write(
+        self, model: DiffusionLM, requests: Sequence[Request], candidates: int, never: Sequence[str]
+    ) -> Iterable[Written]:
+        """Lines as they are done; where someone watches, all of them once there is no more to see."""
+        with self.options(model) as options:
+            written = model.write(requests, candidates, never, self.seed, self.sampling, **options)
+            return list(written) if options["watch"] else written
+
+
+@dataclass(kw_only=True)
+class Generate(Writing):
+    """sdlm generate run --count 20
+
+    Generates texts, one a line.
+    """
+
+    count: int = 8  # how many
+    length: str | None = None  # tokens of each, as 12 or 8-16; by default drawn from the training lengths
+    must: tuple[str, ...] = ()  # words that every line must have, anywhere and in any order
+    never: tuple[str, ...] = ()  # words that no line may have
+    candidates: int = 1  # lines to write for each that is printed, which is the most probable of them
+
+    def __call__(self) -> None:
+        model = DiffusionLM.from_pretrained(self.run)
+        length = None if self.length is None else parse_length(self.length)
+        requests = [model.request(length, self.must)] * self.count
+        print_lines(self.write(model, requests, self.candidates, self.never), self.count)
+
+
+@dataclass(kw_only=True)
+class Infill(Writing):
+    r"""sdlm infill run "a man in a ___ shirt ."
+
+    Fills the gaps of each template: ___ of any length, [[5]] of five tokens, [[2-6]] of two to six.
+    One line out for each.
+    """
+
+    template: Positional[tuple[str, ...]] = ()  # texts with gaps; \___ and \[[ are the characters themselves
+    file: Path | None = None  # templates, one a line, instead
+    never: tuple[str, ...] = ()  # words that no gap may be filled with
+    candidates: int = 8  # lines to write for each, with gaps of several lengths; the best is printed
+    jsonl: bool = False  # print JSON: the template, the text, its gaps, their tokens, its score, the seed
+
+    def __call__(self) -> None:
+        templates: Sequence[str] = self.template
+        if (self.file is None) == (not templates):
+            raise UserError("give templates, or --file with one a line")
+        if self.file is not None:
+            templates = list(read_lines([self.file], field="template", stream=False))
+        model = DiffusionLM.from_pretrained(self.run)
+        written = self.write(model, [Request.of(t) for t in templates], self.candidates, self.never)
+        if not self.jsonl:
+            print_lines(written, len(templates))
+            return
+        for template, line in zip(templates, written, strict=True):
+            record = {"template": template, **line._asdict(), "seed": self.seed}
+            print(json.dumps(record, ensure_ascii=False))
+
+
+@dataclass(kw_only=True)
+class Vary(Writing):
+    """sdlm vary run "a man in a red shirt ." --strength 0.4
+
+    Noises each text part of the way and writes it anew: a dial from a copy to something new.
+    """
+
+    text: Positional[tuple[str, ...]]  # texts to vary
+    strength: float = 0.4  # how far: near 0 a copy, 1 a new text
+
+    def __call__(self) -> None:
+        model = DiffusionLM.from_pretrained(self.run)
+        with self.options(model) as options:
+            varied = model.vary(self.text, self.strength, self.seed, **options, **asdict(self.sampling))
+        print("\n".join(varied))
+
+
+@dataclass(kw_only=True)
+class Blend:
+    """sdlm blend run "a dog runs ." "two men are playing football ."
+
+    Texts from the first to the second, evenly apart in the noise they come from.
+    """
+
+    run: Positional[Path]  # a run directory
+    first: Positional[str]  # the text to begin with
+    second: Positional[str]  # the text to end with
+    count: int = 5  # how many, with both ends
+    steps: int = 64  # there and back; with too few the ends are not what they were
+
+    def __call__(self) -> None:
+        model = DiffusionLM.from_pretrained(self.run)
+        print("\n".join(model.blend(self.first, self.second, self.count, self.steps)))
+
+
+@dataclass(kw_only=True)
+class Score:
+    """sdlm score run "a dog runs ." "dog a . runs"
+
+    How improbable each text is: nats, a tab and the text.
+    """
+
+    run: Positional[Path]  # a run directory
+    text: Positional[tuple[str, ...]]  # texts to score
+
+    def __call__(self) -> None:
+        model = DiffusionLM.from_pretrained(self.run)
+        for text, nats in zip(self.text, model.score(self.text), strict=True):
+            print(f"{nats:.2f}\t{text}")
+
+
+def print_lines(written: Iterable[Written], count: int) -> None:
+    """Prints lines as they are done; where there are many, with a progress bar."""
+    unfit, few = 0, count <= AT_ONCE or not sys.stderr.isatty()
+    for line in tqdm(written, total=count, unit=" lines", disable=few):
+        print(line.text)
+        unfit += not line.fits
+    if unfit:
+        fault = f"{unfit} of {count} lines have a word they were not to have"
+        print(f"{fault}: try more --candidates or another --seed", file=sys.stderr)

@@ -1,0 +1,151 @@
+"""How probable is a text? The variational bound, in nats.
+
+For any denoiser and any two ends of log-SNR (VDM, 2107.00630, eq. 11-15 and appendix E):
+
+    -log p(x) <= KL(q(x_1 | x) || N(0, I))                                  prior
+                 + 1/2 integral of snr E||x0 - x0_hat||^2 over log-SNR      diffusion
+                 + E[-log p(x | x_0)] at the clean end                      reconstruction
+
+Every term is a sum over the free positions, so with given tokens it bounds -log p(free | given). It
+is the bound of an idealised sampler: two passes of the denoiser at each of infinitely many levels,
+at temperature 1. What `generate` writes in a few steps has no measured likelihood.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .denoiser import Batch, Denoiser
+from .noise import Keys, Level, PerText, X, level_at, make_keys, normal, position_times, uniform, useful_range
+
+PIECES = 256  # of the density that levels are drawn from
+
+
+class Bound(NamedTuple):
+    """The three parts for each text, in nats, and how many tokens they are for."""
+
+    prior: PerText
+    diffusion: PerText
+    reconstruction: PerText
+    tokens: Int[Tensor, " B"]
+
+    @classmethod
+    def of_tokens(cls, nats: PerText, tokens: Int[Tensor, " B"]) -> "Bound":
+        """Of a model that predicts tokens without noise: all of it is reconstruction."""
+        return cls(torch.zeros_like(nats), torch.zeros_like(nats), nats, tokens)
+
+    @property
+    def total(self) -> PerText:
+        """Nats a text: an upper bound of -log p, in expectation over the noise."""
+        return self.prior + self.diffusion + self.reconstruction
+
+
+def two_pass(model: Denoiser, x_t: X, level: Level, batch: Batch) -> Float[Tensor, "N D"]:
+    """x0_hat at the free positions, with self-conditioning on a first prediction of the same x_t.
+
+    It is a function of (x_t, level) alone, so the bound holds for it as for any denoiser.
+    """
+    x0_prev = torch.zeros_like(x_t)
+    first = model(x_t, level, x0_prev, batch).logits
+    x0_prev[batch.free] = model.embedding.interpolate(first)
+    return model.embedding.interpolate(model(x_t, level, x0_prev, batch).logits)
+
+
+@torch.no_grad()
+def variational_bound(model: Denoiser, batch: Batch, u: PerText, keys: Keys) -> Bound:
+    """One unbiased draw of the bound for each text, at its time u in [0, 1).
+
+    Positions take on noise in an order that is the same in all draws of a text: the integral is the
+    sum of theirs, each over its own log-SNR, with the others where they are by then.
+    """
+    ids, free, stagger = batch.ids, batch.free, model.config.stagger
+    x0 = model.embedding(ids)
+    order = uniform(make_keys(0, batch.number), ids.shape[1]).float()
+    times = position_times(u, order, free, stagger).expand_as(ids)
+    # The density of least variance is as the root of the integrand's mean square: that is mostly nearly
+    # nothing, or else what a certain and wrong estimate costs, which grows as snr.
+    low, high = useful_range(model.embedding.dim)
+    width = (high - low) / PIECES
+    middles = high - width * (torch.arange(PIECES, device=u.device) + 0.5)
+    levels = model.schedule(torch.linspace(0, 1, 64 * PIECES, device=u.device)).log_snr.clamp(low, high)
+    share = (torch.histc(levels, PIECES, low, high).flip(0) * middles.exp()).sqrt()
+    share = 0.99 * share / share.sum() + 0.01 / PIECES
+    piece = torch.searchsorted(share.cumsum(0), times.contiguous()).clamp(max=PIECES - 1)
+    log_snr = high - width * (piece + 1 - (share.cumsum(0)[piece] - times) / share[piece])
+    weight = 0.5 * log_snr.exp() * width / share[piece] * (1 + stagger) * (times < 1)  # 1/2 snr d log-SNR/du
+
+    level, noisy = level_at(log_snr[..., None]), batch.where_clean(times)
+    x_t = level.add_noise(x0, normal(make_keys(keys, 0), *x0.shape[1:]))
+    squared = (two_pass(model, x_t, level, noisy) - x0[noisy.free]).square().sum(-1)
+    diffusion = weight * torch.zeros_like(weight).masked_scatter(noisy.free, squared)
+    clean = level_at(torch.tensor(high, device=u.device))
+    x_clean = clean.add_noise(x0, normal(make_keys(keys, 1), *x0.shape[1:]))[free]
+    surprise = F.cross_entropy(model.posterior_logits(x_clean, clean), ids[free], reduction="none")
+    reconstruction = torch.zeros_like(weight).masked_scatter(free, surprise)
+    # sigma^2 - 1 = -alpha^2 and log(sigma^2) is near -alpha^2: in double, or the digits cancel.
+    fine = torch.float32 if x0.device.type == "mps" else torch.float64
+    alpha2 = level_at(torch.tensor(low, dtype=fine, device=u.device)).alpha ** 2
+    prior = 0.5 * (alpha2 * x0.to(fine).square() - alpha2 - torch.log1p(-alpha2)).sum(-1) * free
+    return Bound(prior.sum(1).float(), diffusion.sum(1), reconstruction.sum(1), free.sum(1))
+
+
+def length_cost(lengths: Int[Tensor, " B"], length_weights: Sequence[int]) -> Float[Tensor, " B"]:
+    """-log p(length) in nats, from the histogram length_weights (index: tokens, EOS included), with half
+    a count added to each length, so that none is impossible."""
+    weights = torch.tensor(length_weights[1:], dtype=torch.float64) + 0.5
+    return -(weights / weights.sum()).log()[lengths.cpu() - 1]
+
+
+class HeldOut(NamedTuple):
+    """The bound on a set of texts, nats a token: an upper bound in expectation, the sum of four parts."""
+
+    total: float
+    prior: float
+    diffusion: float
+    reconstruction: float
+    length: float  # -log p(length); 0 where the model pays for it itself
+    error: float  # standard error of the total, over texts
+    texts: int
+    tokens: int  # EOS included
+
+
+def held_out_bound(
+    bound: Callable[[Batch, PerText, Keys], Bound],
+    batches: Sequence[Batch],
+    *,
+    draws: int,
+    length_weights: Sequence[int] | None,
+    seed: int = 0,
+) -> HeldOut:
+    """The bound on batches of texts, with `draws` noise draws for each text.
+
+    The model of a line is p(length) p(ids | length), and both are paid for where length_weights are
+    given: neither running text nor a model that ends its texts itself has a length to pay for.
+    Two models are compared on the same draws. Levels are spread evenly over the whole set, and over
+    the draws of each text.
+    """
+    count = sum(len(batch.ids) for batch in batches)
+    start = uniform(make_keys(seed), 1).float()
+    rows, done = [], 0
+    for batch in batches:
+        first = start + torch.arange(done, done := done + len(batch.ids)) / count / draws
+        parts = torch.zeros(5, len(batch.ids), dtype=torch.float64)
+        for i in range(draws):
+            u = (first + i / draws) % 1
+            drawn = bound(batch, u.to(batch.ids.device), make_keys(seed, i, batch.number))
+            parts[:4] += torch.stack([part.double().cpu() for part in drawn]) / draws
+        if length_weights is not None:
+            parts[4] = length_cost(batch.length_mask.sum(1), length_weights)
+        rows.append(parts)
+    prior, diffusion, reconstruction, tokens, length = torch.cat(rows, dim=1)
+    nats = prior + diffusion + reconstruction + length
+    total = nats.sum() / tokens.sum()
+    # The standard error of a ratio of sums over independent texts.
+    error = (nats - total * tokens).std() * len(tokens) ** 0.5 / tokens.sum()
+    means = torch.stack([prior, diffusion, reconstruction, length]).sum(1) / tokens.sum()
+    figures = torch.stack([total, *means, error]).tolist()
+    return HeldOut(*figures, texts=len(tokens), tokens=round(tokens.sum().item()))  # type: ignore[misc]

@@ -1,0 +1,128 @@
+"""The denoiser: noisy embeddings, and the tokens that are given, to a prediction of the text."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from . import Config
+from .embedding import NORMALISERS, TokenEmbedding, in_blocks, log_frequencies
+from .noise import SCHEDULES, Level, Logits, Mask, PerText, X
+from .transformer import Transformer
+
+
+class Batch(NamedTuple):
+    """Texts side by side. Outside of a text ids are padding, and both masks are False."""
+
+    ids: Int[Tensor, "B L"]
+    length_mask: Mask  # True: a token of the text, EOS included
+    cond_mask: Mask  # True: given (conditioned on), neither noised nor predicted
+    number: Int[Tensor, " B"]  # of each text in its corpus: its random numbers are made from this
+    place: PerText  # of each text in the batch, in [0, 1): noise levels are spread by it
+    cond: Float[Tensor, "B L_or_1 C"] | None = None  # what else the text is conditioned on
+
+    @property
+    def free(self) -> Mask:
+        """What is noised and predicted."""
+        return self.length_mask & ~self.cond_mask
+
+    def where_clean(self, times: Float[Tensor, "B L_or_1"]) -> "Batch":
+        """The same with what is at time 0 given too: it is known, and there is nothing to predict."""
+        return self._replace(cond_mask=self.cond_mask | (self.length_mask & (times == 0)))
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same change made to every tensor: another device, or some of the texts."""
+        return Batch(*(None if x is None else change(x) for x in self))  # type: ignore[arg-type]
+
+
+class Output(NamedTuple):
+    """What the denoiser says of the N free positions."""
+
+    logits: Logits
+    regressed: Float[Tensor, "N D"] | None  # x0_hat, where there is a head for it
+
+
+class Denoiser(nn.Module):
+    """The embedding table, the transformer, and the two ways from one to the other.
+
+    The transformer's input is three embeddings side by side: what is seen of x_t, the given tokens,
+    and the last prediction; then the condition, if there is one. What is seen of x_t:
+        posterior=False  x_t itself, at unit scale (the document, CDCD), and the level is told
+        posterior=True   the posterior mean of each token by itself: softmax(log unigram +
+                         log-likelihood of x_t) @ E. Near the unigram mean at pure noise, the token
+                         when clean, and never a random vector that looks like some token. It shows
+                         how much is known, so the level need not be told (docs/log.md). The
+                         log-likelihood is added to the network's logits too: it has to learn only what
+                         the other positions say (Plaid, 2305.18619; LangFlow, 2604.11748).
+    regress=True: x0_hat from a linear head of its own; False: the mean embedding under the logits.
+    """
+
+    log_unigram: Tensor
+
+    def __init__(self, config: Config, vocab_size: int) -> None:
+        super().__init__()
+        dim = config.embedding_dim
+        self.config = config
+        self.embedding = TokenEmbedding(vocab_size, dim, NORMALISERS[config.normaliser])
+        self.transformer = Transformer(config, inputs=3, told_level=not config.posterior)
+        self.schedule = SCHEDULES[config.schedule](dim, vocab_size)
+        self.regress = nn.Linear(config.model_dim, dim) if config.regress else None
+        self.head = nn.Linear(config.model_dim, vocab_size)
+        self.register_buffer("log_unigram", torch.zeros(vocab_size))
+
+    @torch.no_grad()
+    def start_from_counts(self, counts: Int[Tensor, " V"]) -> None:
+        """Sets the unigram distribution from token counts, and makes the first logits just that."""
+        self.log_unigram.copy_(log_frequencies(counts))
+        self.head.bias.copy_(self.log_unigram * (not self.config.posterior))
+        self.head.weight.zero_()
+
+    def forward(self, x_t: X, level: Level, x0_prev: X, batch: Batch) -> Output:
+        """Predicts the tokens at the free positions.
+
+        batch.ids are read only where they are given: there neither x_t nor x0_prev is. x0_prev is
+        the last prediction, or zeros. Logits are float32 whatever the autocast.
+        """
+        free = batch.free
+        seen, likelihood = self.network_input(x_t, level, free)
+        given = self.embedding(batch.ids).masked_fill(~batch.cond_mask[..., None], 0.0)
+        inputs = [seen, given, x0_prev.masked_fill(batch.cond_mask[..., None], 0.0)]
+        if batch.cond is not None:
+            inputs.append(batch.cond.expand(-1, x_t.shape[1], -1))
+        log_snr = level.log_snr.squeeze(-1)
+        hidden = self.transformer(torch.cat(inputs, dim=-1), log_snr, batch.length_mask)[free]
+        regressed = None if self.regress is None else in_blocks(self.regress, hidden).float()
+        logits = in_blocks(self.head, hidden).float()
+        if likelihood is not None:
+            logits = logits + self.log_unigram + likelihood
+        return Output(logits, regressed)
+
+    def network_input(self, x_t: X, level: Level, free: Mask) -> tuple[X, Float[Tensor, "N V"] | None]:
+        """What the network sees of x_t, and the log-likelihood of x_t under each token."""
+        if not self.config.posterior:
+            scale = (level.alpha**2 + level.sigma**2).sqrt()
+            return (x_t / scale).masked_fill(~free[..., None], 0.0), None
+        likelihood = self.log_likelihood(x_t[free], level.at(free))
+        seen = torch.zeros_like(x_t)
+        with torch.no_grad():  # a gradient did not help, and took 15% of a step (docs/log.md)
+            seen[free] = self.embedding.interpolate(likelihood + self.log_unigram)
+        return seen, likelihood
+
+    def log_likelihood(self, x_t: Float[Tensor, "*S D"], level: Level) -> Float[Tensor, "*S V"]:
+        """log N(x_t; alpha e_v, sigma^2 I) of each token v, up to a constant in v.
+
+        That is alpha / sigma^2 x_t . e_v - snr |e_v|^2 / 2, in one matrix product: a pass over (N, V)
+        costs as much as a layer. In float32: in bfloat16 the clean end is wrong by whole nats.
+        """
+        table = self.embedding.table
+        snr = ((level.alpha / level.sigma) ** 2).expand(*x_t.shape[:-1], 1)
+        left = torch.cat([(level.alpha / level.sigma**2) * x_t, snr], dim=-1)
+        energy = 0.5 * table.square().sum(-1, keepdim=True)
+        with torch.autocast(x_t.device.type, enabled=False):
+            return left @ torch.cat([table, -energy], dim=1).T
+
+    def posterior_logits(self, x_t: Float[Tensor, "*S D"], level: Level) -> Float[Tensor, "*S V"]:
+        """log p(v) + log N(x_t; alpha e_v, sigma^2 I): a token's posterior from its own x_t alone."""
+        return self.log_likelihood(x_t, level) + self.log_unigram

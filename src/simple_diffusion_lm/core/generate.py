@@ -1,0 +1,160 @@
+"""Text from a model: lengths and given tokens in, ids and text out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from .bound import Bound
+from .data import Tokenizer
+from .denoiser import Batch, Denoiser
+from .embedding import TokenEmbedding
+from .loss import Draws, Losses
+from .noise import Keys, Level, Logits, Mask, PerText, X, make_keys, normal, position_times, uniform
+from .sampler import SAMPLERS, Prediction
+
+FOR_TOKENS, FOR_ORDER = -1, -2  # last number of a key, where the noise of steps has 0, 1, 2, ...
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How noise becomes text.
+
+    Attributes:
+        steps: passes of the network; more is better and slower.
+        sampler: the rule by which noise is removed.
+        temperature: divides the logits; 1 is the model's own distribution, below is less varied.
+    """
+
+    steps: int = 64
+    sampler: str = "ddpm"
+    temperature: float = 0.7
+
+
+class Group(NamedTuple):
+    """Texts to be sampled side by side. Each has its own key, so that none depends on the others.
+
+    constrain sets logits to minus infinity where a token may not be chosen at these positions.
+    strength is the time to which batch.ids are noised first; at 1 only given ids are looked at.
+    """
+
+    batch: Batch
+    keys: Keys
+    constrain: Callable[[Logits, Mask], Logits] = lambda logits, where: logits
+    strength: float = 1.0
+
+
+class Frame(NamedTuple):
+    """Texts after a step of writing them, and what the model said in that step."""
+
+    ids: Int[Tensor, "B L"]  # of what is given or written
+    free: Mask  # not written yet
+    where: Mask  # the positions that were predicted
+    logits: Logits
+
+
+Predict = Callable[[X, Level, X], Logits]
+Guide = Callable[[Predict, Batch], Predict]  # wraps predictions, to lead them somewhere
+
+
+class TextModel(nn.Module, ABC):
+    """What training, measuring and sampling need of a model, whatever it was trained to do."""
+
+    writes_length = False  # it ends its texts itself: their length cannot be prescribed
+    is_guided = False  # sample() takes a Guide
+    embedding: TokenEmbedding
+
+    @abstractmethod
+    def start_from_counts(self, counts: Int[Tensor, " V"]) -> None:
+        """Begins with the frequencies of the tokens."""
+
+    @abstractmethod
+    def loss(self, batch: Batch, draws: Draws) -> Losses:
+        """The training loss of a batch."""
+
+    @abstractmethod
+    def bound(self, batch: Batch, u: PerText, keys: Keys) -> Bound:
+        """Nats for each text: an upper bound of -log p, in expectation over u and keys."""
+
+    @abstractmethod
+    def sample(self, group: Group, sampling: Sampling) -> Iterator[Frame]:
+        """Writes texts, and yields after each step. In the last frame all is written."""
+
+
+def draw_ids(logits: Logits, u: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
+    """Draws from softmax(logits): the id at which the cumulative probability passes u in [0, 1). In
+    float64: in float32 rare ids are cut off, which is a lower temperature in disguise (2409.02908)."""
+    cumulative = logits.to(u.dtype).softmax(-1).cumsum(-1)
+    found = torch.searchsorted(cumulative, u[:, None] * cumulative[:, -1:], right=True)
+    return found.squeeze(1).clamp(max=logits.shape[-1] - 1)
+
+
+@torch.no_grad()
+def sample_text(
+    model: Denoiser, group: Group, sampling: Sampling, stagger: float, guide: Guide | None = None
+) -> Iterator[Frame]:
+    """Ids out of noise: the reverse process, from the first level to the clean one.
+
+    A position that becomes clean is written, and given from then on. Its token is the most probable
+    one, since noise has chosen by then; one that was still at pure noise is drawn.
+    """
+    batch, number = group.batch, count()
+    length = batch.ids.shape[1]
+    u, order = (uniform(make_keys(group.keys, use), length) for use in (FOR_TOKENS, FOR_ORDER))
+    line = torch.linspace(group.strength, 0, sampling.steps + 1, device=u.device)
+    times = [position_times(t.expand(len(u)), order.float(), batch.free, stagger) for t in line]
+    levels = [model.schedule(t[..., None]) for t in times]
+
+    def noise() -> X:
+        return normal(make_keys(group.keys, next(number)), length, model.embedding.dim)
+
+    def predict(x_t: X, level: Level, x0_prev: X) -> Logits:
+        return model(x_t, level, x0_prev, batch).logits
+
+    def denoise(x_t: X, level: Level, x0_prev: X) -> Prediction:
+        logits = guide(predict, batch)(x_t, level, x0_prev) if guide else predict(x_t, level, x0_prev)
+        logits = group.constrain(logits / sampling.temperature, batch.free)
+        x0_hat = torch.zeros_like(x_t)
+        x0_hat[batch.free] = model.embedding.interpolate(logits)
+        return Prediction(x0_hat, logits)
+
+    x_t = levels[0].sigma * noise()
+    if group.strength < 1:
+        x_t, batch = levels[0].add_noise(model.embedding(batch.ids), noise()), batch.where_clean(times[0])
+    steps = SAMPLERS[sampling.sampler](denoise, x_t, levels, noise)
+    for now, nxt, (_, prediction) in zip(times, times[1:], steps, strict=False):
+        free, logits = batch.free, prediction.logits
+        tokens = torch.where(now.expand_as(free)[free] == 1, draw_ids(logits, u[free]), logits.argmax(-1))
+        chosen = torch.zeros_like(batch.ids).masked_scatter(free, tokens)
+        batch = batch._replace(ids=torch.where(free & (nxt == 0), chosen, batch.ids)).where_clean(nxt)
+        yield Frame(batch.ids, batch.free, free, logits)
+
+
+def generate(
+    model: TextModel,
+    tokenizer: Tokenizer,
+    lengths: Sequence[int],
+    sampling: Sampling = Sampling(),
+    seed: int = 0,
+    stream: bool = False,
+) -> list[str]:
+    """A text for each length, in tokens, EOS included. In running text (stream) EOS is not special."""
+    length = torch.tensor(lengths)
+    place = torch.arange(int(length.max())).expand(len(lengths), -1)
+    length_mask, last = place < length[:, None], place == length[:, None] - 1
+    given = torch.zeros_like(last) if stream else last
+    number = torch.arange(len(lengths))
+    ids = torch.where(last, tokenizer.eos_id, 0)
+    device = model.embedding.weight.device
+    batch = Batch(ids, length_mask, given, number, number / len(number)).each(lambda x: x.to(device))
+    banned = torch.zeros(len(tokenizer), dtype=torch.bool, device=device)
+    banned[tokenizer.special_ids] = True
+    banned[tokenizer.eos_id] = not (stream or model.writes_length)  # then it is text, or ends one
+    group = Group(batch, make_keys(seed, batch.number), lambda x, where: x.masked_fill(banned, -torch.inf))
+    *_, frame = model.eval().sample(group, sampling)
+    return [tokenizer.decode(row[:n], stream) for row, n in zip(frame.ids.tolist(), lengths, strict=True)]

@@ -1,0 +1,76 @@
+"""The training loss: noise the text, predict it, compare where it is real and not given."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from .denoiser import Batch, Denoiser
+from .noise import Keys, Level, PerText, make_keys, normal, position_times, uniform
+
+FOR_ORDER, FOR_SELF_CONDITIONING, FOR_LEVELS = range(3)  # what a key is for, its last number
+
+
+class Draws(NamedTuple):
+    """The random numbers of one step: a function of (seed, step, each text's own number)."""
+
+    t: PerText  # a time for each text
+    keys: Keys  # of all else that is drawn for it (core/noise.py)
+    done: float = 1.0  # share of the training budget spent, for what begins late in training
+
+    @classmethod
+    def of(cls, batch: Batch, seed: int, step: int, done: float = 1.0) -> "Draws":
+        """Times are evenly spread over the batch, from a random start (VDM, 2107.00630, app. I.1)."""
+        start = uniform(make_keys(seed, step, FOR_LEVELS), 1).float()
+        return cls((start.to(batch.place) + batch.place) % 1, make_keys(seed, step, batch.number), done)
+
+
+class Losses(NamedTuple):
+    """`total` is optimised: a mean over `tokens` tokens. The rest is of each of the N predicted ones."""
+
+    total: Float[Tensor, ""]
+    tokens: Int[Tensor, ""]
+    ce: Float[Tensor, " N"]  # cross-entropy, nats
+    correct: Bool[Tensor, " N"]  # the most probable token is the right one
+    squared_error: Float[Tensor, " N_or_0"]  # |x0 - x0_hat|^2, or empty
+
+
+def diffusion_loss(model: Denoiser, batch: Batch, draws: Draws) -> Losses:
+    """MSE to the clean embeddings and cross-entropy of the logits, weighted and summed.
+
+    Both are means over the free positions that are not clean at their times, in a random order.
+    Self-conditioning (Analog Bits, 2208.04202, Algorithm 1): some texts are predicted once without
+    gradient, and the network is shown that prediction.
+    """
+    config = model.config
+    order = uniform(make_keys(draws.keys, FOR_ORDER), batch.ids.shape[1]).float()
+    times = position_times(draws.t, order, batch.free, config.stagger)
+    batch = batch.where_clean(times)
+    ids, free = batch.ids[batch.free], batch.free
+    x0 = model.embedding(batch.ids)
+    level = model.schedule(times[..., None])
+    x_t = level.add_noise(x0, normal(draws.keys, *x0.shape[1:]))
+
+    x0_prev = torch.zeros_like(x0)
+    coin = uniform(make_keys(draws.keys, FOR_SELF_CONDITIONING), 1).squeeze(1)
+    chosen = coin < (config.self_cond_rate if draws.done >= config.self_cond_from else 0.0)
+    if chosen.any():
+        with torch.no_grad():
+            here = Level(level.alpha[chosen], level.sigma[chosen])
+            some = batch.each(lambda x: x[chosen])
+            first = model(x_t[chosen], here, x0_prev[chosen], some).logits
+            x0_prev[chosen[:, None] & free] = model.embedding.interpolate(first)
+
+    logits, x0_hat = model(x_t, level, x0_prev, batch)
+    if x0_hat is None:
+        with torch.set_grad_enabled(config.mse_weight > 0):  # its gradient is a tenth of a step's time
+            x0_hat = model.embedding.interpolate(logits)
+    squared_error = (x0_hat - x0.detach()[free]).square().sum(-1)
+    ce = F.cross_entropy(logits, ids, reduction="none")
+    tokens = free.sum()
+    mse = squared_error.sum() / tokens.clamp(min=1) / x0.shape[-1]
+    total = config.mse_weight * mse + config.ce_weight * ce.sum() / tokens.clamp(min=1)
+    correct = logits.argmax(-1) == ids
+    return Losses(total, tokens, ce, correct, squared_error)

@@ -1,0 +1,1 @@
+"""Messy text files in, ids out, in constant memory; and tokenizers of any origin."""

@@ -1,0 +1,259 @@
+"""Text files to a directory of ids, which training maps into memory.
+
+corpus.json         what the corpus was made of, counts, and the SHA-256 of each file of ids
+tokenizer.model     a copy of the tokenizer
+PART.ids.bin        the ids of all lines of a part (train, valid), EOS after each line
+PART.offsets.bin    where in them each line begins, and where the last one ends (int64)
+"""
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from ..core.data import Corpus
+from ..errors import UserError
+from .encoding import Encoder
+from .parallel import cores, map_in_order
+from .reading import Source
+from .sealing import digest_of, sealed
+from .tokenizer import SAMPLE_CHARACTERS, SAMPLE_LINES, Tokenizer, train_tokenizer
+
+FORMAT = 2
+PARTS = ("train", "valid")
+KINDS = ("ids", "offsets")
+Files = dict[tuple[str, str], Path]  # of a part and a kind
+
+VALID_SHARE = 0.05  # of the lines, held out where there are no validation files
+VALID_LINES = 5_000  # held out at most
+LINES_TO_SPLIT = 100  # nothing is held out of a text of fewer lines
+
+CHUNK_CHARACTERS = 1_000_000  # encoded and written at a time
+PARALLEL_CHARACTERS = 20_000_000  # a smaller text takes a second or two: too little for processes
+
+
+class Prepared(NamedTuple):
+    """A prepared corpus: what `prepare` wrote into a directory. `meta` is its corpus.json."""
+
+    directory: Path
+    tokenizer: Tokenizer
+    train: Corpus
+    valid: Corpus
+    stream: bool
+    meta: dict[str, Any]
+
+    def check(self) -> None:
+        """Reads all ids. Raises UserError where they are not those that were written."""
+        for (part, kind), path in _files(self.directory).items():
+            if _digest(path) != self.meta["sha256"][part][kind]:
+                raise UserError(f"{path} is damaged: delete {self.directory}, prepare again")
+
+
+def is_prepared(path: str | Path) -> bool:
+    """Whether the path is a directory that `prepare` wrote."""
+    return (Path(path) / "corpus.json").is_file()
+
+
+def open_prepared(directory: str | Path) -> Prepared:
+    """Opens a prepared corpus without reading its ids. Raises UserError if its files do not fit together."""
+    directory = Path(directory)
+    try:
+        meta = json.loads((directory / "corpus.json").read_text(encoding="utf-8"))
+        if meta["format"] != FORMAT:
+            raise UserError(f"{directory}: prepared by another version: prepare the corpus again")
+        tokenizer = Tokenizer.load(directory / "tokenizer.model")
+        if meta != sealed(meta) or tokenizer.fingerprint != meta["tokenizer"]:
+            raise ValueError("another corpus.json or tokenizer")
+        arrays = {}
+        for (part, kind), path in _files(directory).items():
+            counts = meta["parts"][part]
+            dtype = meta["dtype"] if kind == "ids" else "int64"
+            count = counts["tokens"] if kind == "ids" else counts["lines"] + 1
+            if path.stat().st_size != count * np.dtype(dtype).itemsize:
+                raise ValueError(f"{path} should hold {count} items")
+            arrays[part, kind] = np.memmap(path, dtype, mode="r") if count else np.zeros(0, dtype)
+        train, valid = (Corpus(*(arrays[part, kind] for kind in KINDS)) for part in PARTS)
+        return Prepared(directory, tokenizer, train, valid, meta["stream"], meta)
+    except FileNotFoundError as error:
+        raise UserError(f"{directory}: no prepared corpus (it lacks {Path(error.filename).name})") from None
+    except OSError as error:
+        raise UserError(f"{directory}: cannot read this corpus: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{directory}: damaged or incomplete: delete it, prepare again") from None
+
+
+def prepare(
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    tokenizer: Path | None = None,
+    vocab_size: int | None = None,
+    stream: bool = False,
+    valid: Sequence[str | Path] | None = None,
+    field: str = "text",
+    seed: int = 0,
+    quiet: bool = False,
+) -> Prepared:
+    """Encodes a corpus into the directory `out`, in constant memory; again only if it changed.
+
+    Args:
+        inputs: text files and glob patterns; `.gz` and `.jsonl` are understood.
+        out: the directory to write. If it holds this very corpus, it is opened as it is.
+        tokenizer: a SentencePiece model; None: one is trained on the training part.
+        vocab_size: of the tokenizer to train; None: as many pieces as the text allows, up to 4096.
+        stream: running text, where line breaks and blank lines are part of the text. Otherwise each line is
+            an example, and blank lines are left out.
+        valid: validation files; None: a part of `inputs` is held out. In a stream this is its end. Lines are
+            chosen by content, so that no held-out line is trained on.
+        field: where the text is in the objects of a `.jsonl` file.
+        seed: of the sample that a tokenizer is trained on, where the corpus is very large.
+        quiet: no progress and no summary on stderr.
+
+    Raises UserError for files that are no text, a vocabulary that does not fit it, or an `out` that is taken.
+    """
+    out = Path(out)
+    _check_free(out)
+    if tokenizer is not None and vocab_size is not None:
+        raise UserError("--vocab-size is of a tokenizer to train: leave it out with --tokenizer")
+    loaded = None if tokenizer is None else Tokenizer.load(tokenizer)
+    text = Source(inputs, field=field, stream=stream, quiet=quiet)
+    sources = [text, Source(valid, field=field, stream=stream, quiet=quiet)] if valid else [text]
+
+    # Everything that decides what is written is known before a tokenizer is trained.
+    contents = [text.digest, sources[1].digest if valid else None]
+    trained_with = [vocab_size, seed] if loaded is None else loaded.fingerprint
+    key = digest_of([FORMAT, contents, trained_with, stream])
+    if not is_prepared(out):
+        is_held_out = hold_out(sources, stream)
+        if loaded is None:
+            own = (line for i, line in enumerate(text) if not is_held_out(i, line))
+            share = min(1, SAMPLE_LINES / text.size, SAMPLE_CHARACTERS / text.characters)
+            loaded = train_tokenizer(own, vocab_size, stream=stream, seed=seed, share=share)
+        files = {"inputs": list(map(str, inputs)), "valid_inputs": list(map(str, valid or ()))}
+        about = {"format": FORMAT, "key": key, **files, "stream": stream}
+        _write(out, sources, Encoder(loaded, is_held_out, stream), about, quiet)
+    prepared = open_prepared(out)
+    if prepared.meta["key"] != key:
+        raise UserError(f"{out}: holds another corpus: choose another --out, or delete it")
+    if not quiet:
+        print(_summary(prepared), file=sys.stderr)
+    return prepared
+
+
+def _check_free(out: Path) -> None:
+    """A corpus can be written or found here. Nothing is ever overwritten."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(out.parent, os.W_OK):
+            raise UserError(f"{out}: cannot write a corpus here: {out.parent} is read-only")
+        if out.exists() and any(out.iterdir()) and not is_prepared(out):
+            raise UserError(f"{out}: holds something else: choose another --out")
+    except OSError as error:
+        raise UserError(f"{out}: cannot write a corpus here: {error.strerror}") from None
+
+
+def hold_out(sources: Sequence[Source], stream: bool) -> Callable[[int, str], bool]:
+    """Chooses by number and line what to hold out: a second source, else a stream's end, else by content."""
+    text, *given = sources
+    share = 0 if given or text.size < LINES_TO_SPLIT else min(VALID_SHARE, VALID_LINES / text.size)
+    end = text.size - round(share * text.size) if stream else text.size
+    return partial(_is_held_out, end, 0 if stream else share, text.first.split())
+
+
+def _is_held_out(end: int, share: float, spared: list[str], number: int, line: str) -> bool:
+    """Whether the line has a number from `end` on, or a hash of its words is in this share of all hashes."""
+    if number >= end or not share:
+        return number >= end
+    words = line.split()
+    digest = hashlib.blake2b(" ".join(words).encode(), digest_size=8).digest()
+    # One line is spared, so that a text of few different lines is not all held out.
+    return int.from_bytes(digest) < share * 2**64 and words != spared
+
+
+def _write(out: Path, sources: list[Source], encoder: Encoder, about: dict[str, Any], quiet: bool) -> None:
+    """Writes beside `out` and renames: a corpus is there as a whole or not at all."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
+            directory = Path(beside) / "corpus"
+            directory.mkdir()
+            files = _files(directory)
+            counts = _encode(sources, encoder, files, quiet)
+            if not counts["train"]["lines"]:
+                raise UserError("no text in the corpus: every line is empty once it is normalised")
+            (directory / "tokenizer.model").write_bytes(encoder.tokenizer.model)
+            about |= {
+                "dtype": encoder.dtype.name,
+                "vocab_size": len(encoder.tokenizer),
+                "tokenizer": encoder.tokenizer.fingerprint,
+                "parts": counts,
+                "sha256": {part: {kind: _digest(files[part, kind]) for kind in KINDS} for part in PARTS},
+            }
+            text = json.dumps(sealed(about), indent=2, ensure_ascii=False)
+            (directory / "corpus.json").write_text(text + "\n", encoding="utf-8")
+            directory.replace(out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot write a corpus here: {error.strerror}") from None
+
+
+def _encode(sources: list[Source], encoder: Encoder, paths: Files, quiet: bool) -> dict[str, Counter[str]]:
+    """Writes the ids and offsets of each part, and returns counts of what is in it."""
+    is_large = sum(source.characters for source in sources) >= PARALLEL_CHARACTERS
+    size = sum(source.size for source in sources)
+    bar = tqdm(chain(*sources), "encoding", size, unit=" lines", unit_scale=True, disable=quiet)
+    counts: dict[str, Counter[str]] = {part: Counter() for part in PARTS}
+    encoded = map_in_order(encoder, _chunks(iter(bar)), cores() if is_large else 1)
+    with bar, closing(encoded), ExitStack() as stack:
+        files = {key: stack.enter_context(path.open("wb")) for key, path in paths.items()}
+        for part in PARTS:
+            files[part, "offsets"].write(np.zeros(1, np.int64).tobytes())
+        for sides in encoded:
+            for part, side in zip(PARTS, sides, strict=True):
+                files[part, "ids"].write(side.ids)
+                files[part, "offsets"].write((counts[part]["tokens"] + side.lengths.cumsum()).tobytes())
+                counts[part].update(side.counts)
+    return counts
+
+
+def _chunks(lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
+    """Lines by the chunk, each with the number of its first."""
+    chunk: list[str] = []
+    characters = 0
+    for number, line in enumerate(lines, start=1):
+        chunk.append(line)
+        characters += len(line) + 1
+        if characters >= CHUNK_CHARACTERS:
+            yield number - len(chunk), chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield number - len(chunk), chunk
+
+
+def _files(directory: Path) -> Files:
+    return {(part, kind): directory / f"{part}.{kind}.bin" for part in PARTS for kind in KINDS}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _summary(prepared: Prepared) -> str:
+    train, valid = (Counter(prepared.meta["parts"][part]) for part in PARTS)
+    total = train + valid
+    return (
+        f"{prepared.directory}: {train['lines']:,} lines to train on, {valid['lines']:,} held out, "
+        f"{total['skipped']:,} blank ones skipped; vocabulary of {len(prepared.tokenizer):,}; "
+        f"{total['tokens'] / total['lines']:.1f} tokens per line, "
+        f"{total['unknown'] / total['tokens']:.2%} of them unknown"
+    )

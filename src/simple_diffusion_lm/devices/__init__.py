@@ -1,0 +1,1 @@
+"""Several processes that train, measure or generate together."""

@@ -1,0 +1,124 @@
+"""The processes that torchrun started for one run: which one this is, and what they agree on.
+
+Rank 0 alone writes files and prints. Where there is one process everything here does nothing.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from ..errors import UserError
+
+PATIENCE = timedelta(hours=6)  # the others wait while rank 0 prepares a corpus or saves
+BEFORE_SPEAKING = timedelta(seconds=10)  # that rank 0 has to report an error which all have
+
+_store: Any = None  # what the processes first met through; None: there is only one
+
+
+def world() -> int:
+    """How many processes share the run."""
+    return 1 if _store is None else dist.get_world_size()
+
+
+def rank() -> int:
+    """The number of this one, from 0."""
+    return 0 if _store is None else dist.get_rank()
+
+
+def pick_device() -> torch.device:
+    """CUDA (each process of a machine its own device), else Apple's MPS, else the processor."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Meets the other processes that torchrun started, if it did. All but rank 0 print nothing.
+
+    Raises UserError when there are more processes on this machine than it has CUDA devices.
+    """
+    global _store
+    if "RANK" not in os.environ or os.environ["WORLD_SIZE"] == "1":
+        yield
+        return
+    cuda = torch.cuda.is_available()
+    store, number, count = next(iter(rendezvous("env://", timeout=PATIENCE)))
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=PATIENCE)
+    _store = store
+    if cuda:
+        here, devices = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+        if here > devices:
+            advice = f"torchrun --nproc-per-node={devices}"
+            raise UserError(f"{here} processes for {devices} CUDA devices: {advice}")
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    with open(os.devnull, "w") as nowhere, ExitStack() as stack:
+        if number:
+            stack.enter_context(redirect_stdout(nowhere))
+            stack.enter_context(redirect_stderr(nowhere))
+        yield
+    _leave()  # after an error say_once does: it still needs the store
+
+
+def _leave() -> None:
+    global _store
+    _store = None
+    dist.destroy_process_group()
+
+
+def alone(command: str) -> None:
+    """Raises UserError where several processes run what is written for one."""
+    if world() > 1:
+        raise UserError(f"{command} runs in one process: start it without torchrun")
+
+
+def say_once(message: str) -> None:
+    """Prints on stderr what ends the run. Rank 0 speaks for all.
+
+    The others end only after it: torchrun kills everyone as soon as one has ended with an error.
+    Where rank 0 has nothing to say the error is another's own.
+    """
+    said = False
+    if rank() > 0:
+        with suppress(dist.DistError):  # in time
+            _store.wait(["said"], BEFORE_SPEAKING)
+            said = True
+    if not said:
+        print(message, file=sys.stderr, flush=True)
+    if world() > 1:
+        _store.set("said", "")
+        _leave()
+
+
+def on_rank_0(work: Callable[[], object]) -> None:
+    """Does something once, while the others wait. A UserError of rank 0 is raised by all."""
+    faults = {}
+    if rank() == 0:
+        try:
+            work()
+        except UserError as error:
+            faults[0] = str(error)
+    for fault in gathered(faults).values():
+        raise UserError(fault)
+
+
+def largest(number: float) -> float:
+    """The largest of the processes' numbers: how all come to the same clock, the same signal."""
+    return max(gathered({rank(): number}).values())
+
+
+def gathered(mine: dict[Any, Any]) -> dict[Any, Any]:
+    """The dictionaries of all processes as one, in the order of their ranks."""
+    if world() == 1:
+        return mine
+    dictionaries: list[dict[Any, Any]] = [{} for _ in range(world())]
+    dist.all_gather_object(dictionaries, mine)
+    return {key: value for each in dictionaries for key, value in each.items()}

@@ -1,1 +1,0 @@
-"""The network: tensors in, tensors out."""

@@ -1,0 +1,132 @@
+"""Configurations: recipes and sizes by name, changes from the command line, and what is allowed."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import fields, replace
+from types import UnionType
+from typing import Any, get_args
+
+from ..baselines import MODELS
+from ..core import Config
+from ..core.embedding import NORMALISERS
+from ..core.noise import SCHEDULES
+from ..errors import UserError
+
+# Fields that a run may be resumed with another value of.
+MAY_CHANGE = ("steps", "epochs", "minutes", "samples", "validate_every", "save_every", "compile")
+
+
+def modern() -> Config:
+    """The default, and the best known: the defaults of core.Config."""
+    return Config()
+
+
+def original() -> Config:
+    """The document's system: x0 from a linear head, MSE and cross-entropy, all positions at one level.
+
+    The optimiser's numbers are modern's, so that the two compare as systems.
+    """
+    return Config(
+        width=0,
+        normaliser="layer_norm",
+        cooccurrence=False,
+        regress=True,
+        posterior=False,
+        schedule="cosine",
+        stagger=0.0,
+        mse_weight=1.0,
+        self_cond_rate=0.5,
+        self_cond_from=0.0,
+        cond_rate=0.1,
+        span_share=0.0,
+    )
+
+
+RECIPES: dict[str, Callable[[], Config]] = {"modern": modern, "original": original}
+
+# Width, depth, learning rate and batch go together. Parameters without the two vocabulary tables: about
+# 0.8, 3.2, 25 and 85 million. The first two were measured for quality (docs/log.md). The learning rates
+# of the others fall with width as is usual; their batches are larger so that Muon, which works once a
+# step, stays cheap beside the model (docs/scaling.md).
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"model_dim": 128, "layers": 4, "heads": 4, "learning_rate": 4e-3},
+    "small": {"model_dim": 256, "layers": 4, "heads": 4, "learning_rate": 3e-3},
+    "base": {"model_dim": 512, "layers": 8, "heads": 8, "learning_rate": 1.5e-3, "batch_tokens": 8192},
+    "large": {"model_dim": 768, "layers": 12, "heads": 12, "learning_rate": 1e-3, "batch_tokens": 8192},
+}
+
+
+def sized(config: Config, size: str) -> Config:
+    """The configuration at one of SIZES."""
+    return replace(config, **SIZES[size])
+
+
+def with_objective(config: Config, objective: str) -> Config:
+    """The same trunk, data and optimiser for another objective.
+
+    Baselines train without conditional masks: given tokens would only take from what they learn.
+    """
+    if objective == config.objective:
+        return config
+    return replace(config, objective=objective, cond_rate=0.0)
+
+
+# What fields must be: in words, as a condition, and their names. None is always allowed.
+RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("at least 1", lambda x: x >= 1, "embedding_dim model_dim layers heads batch_tokens batch_size"),
+    ("at least 1", lambda x: x >= 1, "accumulate decay_steps steps epochs validate_every save_every"),
+    ("at least 0", lambda x: x >= 0, "dropout_from cond_dim stagger mse_weight ce_weight samples"),
+    ("at least 2", lambda x: x >= 2, "crop"),
+    ("above 0", lambda x: x > 0, "minutes learning_rate clip"),
+    ("between 0 and 1", lambda x: 0 <= x <= 1, "dropout ema self_cond_rate self_cond_from"),
+    ("between 0 and 1", lambda x: 0 <= x <= 1, "cond_rate span_share"),
+    ("odd, or 0", lambda x: x == 0 or x % 2 == 1, "width"),
+)
+CHOICES: dict[str, Iterable[str]] = {
+    "schedule": SCHEDULES,
+    "objective": MODELS,
+    "normaliser": NORMALISERS,
+    "optimizer": ("adamw", "muon"),
+}
+
+
+def check(config: Config) -> None:
+    """Raises UserError with every fault there is, each naming the field and what it must be."""
+    faults = []
+
+    def need(name: str, fine: bool, wanted: str) -> None:
+        if not fine:
+            faults.append(f"{name} must be {wanted}, not {getattr(config, name)}")
+
+    for wanted, allows, names in RANGES:
+        for name in names.split():
+            need(name, (value := getattr(config, name)) is None or allows(value), wanted)
+    for name, known in CHOICES.items():
+        need(name, getattr(config, name) in known, f"one of {', '.join(sorted(known))}")
+    pairs = 2 * max(config.heads, 1)
+    need("model_dim", config.model_dim % pairs == 0, f"a multiple of twice the heads ({pairs})")
+    budgets = [name for name in ("steps", "epochs", "minutes") if getattr(config, name) is not None]
+    if len(budgets) != 1:
+        given = " and ".join(budgets) or "none"
+        faults.append(f"give one budget of steps, epochs and minutes (given: {given})")
+    if faults:
+        raise UserError("; ".join(faults))
+
+
+def with_overrides(config: Config, overrides: dict[str, str]) -> Config:
+    """The configuration with fields replaced from text, as in `--set layers=6 learning_rate=1e-3`.
+
+    Raises UserError for an unknown field or a value that does not parse.
+    """
+    kinds = {field.name: field.type for field in fields(Config)}
+    values: dict[str, Any] = {}
+    for name, text in overrides.items():
+        if name not in kinds:
+            raise UserError(f"no setting {name!r}: the settings are {', '.join(kinds)}")
+        kind: Any = kinds[name]
+        if isinstance(kind, UnionType):  # int | None, say
+            kind = (lambda text: None) if text.lower() == "none" else get_args(kind)[0]
+        try:
+            values[name] = {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+        except (ValueError, KeyError):
+            raise UserError(f"{name} takes {kind.__name__}, not {text!r}") from None
+    return replace(config, **values)

@@ -1,0 +1,218 @@
+"""What a run reports while it trains: the bar, metrics.jsonl, samples.txt; and its checkpoints."""
+
+import json
+import math
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ..core import Config
+from ..core.bound import held_out_bound
+from ..core.data import Batches
+from ..core.embedding import Table
+from ..core.generate import Sampling, TextModel, generate
+from ..core.train import State, Step, autocast_dtype, fraction_done
+from ..corpus.prepare import Prepared
+from ..devices.processes import on_rank_0, rank, world
+from ..errors import UserError
+from . import checkpoint
+
+LOG_EVERY = 20  # steps
+VALIDATION_EXAMPLES = 512
+VALIDATION_DRAWS = 8  # of noise, for each example
+SAMPLE_STEPS = 32
+PROBED = 2048  # rows of the table, at most, whose nearest neighbours are looked for
+BAR = "{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
+
+
+class Log:
+    """What a run reports. about: what config.json says of it."""
+
+    def __init__(self, run: Path, about: dict[str, Any], state: State, batches: Batches, quiet: bool) -> None:
+        self.run, self.about, self.state, self.config = run, about, state, Config(**about["config"])
+        self.batches_in_epoch = len(batches.order(0))
+        self.bar = tqdm(total=1.0, disable=quiet, file=sys.stderr, bar_format=BAR)
+        self.recent: list[Step] = []  # since the last record
+        self.last = 0, 0.0  # tokens and seconds there
+        self.saved = 0  # the step of the last checkpoint
+        self.bound: tuple[int, dict[str, float]] = (0, {})  # on held-out text: the last one, and its step
+
+    def say(self, text: str) -> None:
+        """Prints above the bar."""
+        if not self.bar.disable:
+            self.bar.write(text, file=sys.stderr)
+
+    def resume(self, start_from: Path | None) -> None:
+        """Loads the newest whole checkpoint, and forgets metrics from after it.
+
+        Where there is none it begins with the weights of the run start_from, if given. Raises UserError
+        where they do not fit.
+        """
+        found = checkpoint.newest(self.run)
+        if found is not None:
+            found.restore(self.state)
+            self.bar.initial = min(self._done(), 1.0)  # so that the time left is of this session
+            self.say(f"resuming at step {self.state.progress.step}")
+            if (before := found.manifest.get("ran_on")) != (now := ran_on()):
+                warning = "the same course, but not to the last bit"
+                self.say(f"it ran on {before} before and runs on {now} now: {warning}")
+        elif start_from is not None:
+            other = checkpoint.to_use(start_from)
+            if other is None:
+                raise UserError(f"{start_from}: no whole checkpoint to begin with")
+            advice = "keep its network and its vocabulary"
+            other.load_into(self.state.model, self.state.average, otherwise=advice)
+        progress = self.state.progress
+        self.saved, self.last = progress.step, (progress.tokens, progress.seconds)
+        metrics = self.run / "metrics.jsonl"
+        if metrics.exists() and rank() == 0:
+            lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if step_of(line) <= progress.step]
+            checkpoint.write_atomically(metrics, "".join(kept).encode())
+
+    def begin(self, compiled: bool) -> None:
+        """Says what is about to be trained, and on what."""
+        model, many = self.state.model, f"{world()} x " * (world() > 1)
+        device = model.embedding.weight.device
+        self.say(
+            f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
+            f"{sum(self.about['lengths']):,} examples, {many}{device.type} in "
+            f"{'bfloat16' if autocast_dtype(device) else 'float32'}, "
+            f"{torch.get_num_threads()} threads{', compiled' * compiled}"
+        )
+
+    def step(self, step: Step) -> None:
+        """Records means over the last steps, every LOG_EVERY steps."""
+        self.recent.append(step)
+        progress = self.state.progress
+        if progress.step % LOG_EVERY and progress.step > 1:
+            return
+
+        def mean(name: str) -> float:
+            """Over all predicted positions. Without noise there are no squared errors: 0."""
+            values = torch.cat([getattr(step.losses, name).float() for step in self.recent])
+            return values.sum().item() / max(len(values), 1)
+
+        tokens, seconds = self.last
+        values = {
+            "total": sum(step.losses.total.item() for step in self.recent) / len(self.recent),
+            "mse": mean("squared_error") / self.config.embedding_dim,  # of a coordinate
+            "ce": mean("ce"),
+            "accuracy": mean("correct"),
+            "grad_norm": sum(step.grad_norm for step in self.recent) / len(self.recent),
+            "clipped": progress.clipped,
+            "learning_rate": step.learning_rate,
+            "tokens_per_second": (progress.tokens - tokens) / (progress.seconds - seconds),
+        }
+        self._write("train", values)
+        self.recent, self.last = [], (progress.tokens, progress.seconds)
+        self.bar.n = min(self._done(), 1.0)
+        self.bar.set_postfix_str(
+            f"step {progress.step} loss {values['total']:.3f} (mse {values['mse']:.3f} "
+            f"ce {values['ce']:.3f}) acc {values['accuracy']:.3f} "
+            f"{values['tokens_per_second']:,.0f} tok/s"
+        )
+
+    def _done(self) -> float:
+        return fraction_done(self.config, self.state.progress, self.batches_in_epoch)
+
+    def validate(self, held_out: Batches | None, data: Prepared) -> None:
+        """The averaged model's bound on held-out text, its table's health, and some samples."""
+        step, model = self.state.progress.step, checkpoint.model_of(self.about)
+        model.load_state_dict(checkpoint.model_tensors(self.state))
+        device, values = model.embedding.weight.device, spread(model.embedding.table.detach())
+        message = f"step {step}:"
+        if held_out is not None:
+            chosen = [held_out.batch(0, numbers) for numbers in held_out.spread(VALIDATION_EXAMPLES)]
+            found = held_out_bound(
+                model.bound,
+                [batch.each(lambda x: x.to(device)) for batch in chosen],
+                draws=1 if model.writes_length else VALIDATION_DRAWS,
+                length_weights=None if data.stream or model.writes_length else self.about["lengths"],
+            )
+            self.bound = step, {"bound": found.total, "bound_error": found.error}
+            values |= self.bound[1]
+            message += f" held-out nats/token <= {found.total:.3f} ± {found.error:.3f}"
+        if (schedule := getattr(model, "schedule", None)) is not None:
+            values["levels"] = schedule(torch.linspace(0, 1, 11, device=device)).log_snr.tolist()
+        self._write("valid", values)
+        self.say(f"{message}; nearest rows {values['nearest_mean']:.2f} apart on average")
+        if self.config.samples:
+            self._sample(model, data)
+
+    def _sample(self, model: TextModel, data: Prepared) -> None:
+        """Writes some texts, of lengths as training texts have them."""
+        weights, count, seed = np.array(self.about["lengths"]), self.config.samples, self.config.seed
+        drawn = np.random.default_rng(seed).choice(len(weights), count, p=weights / weights.sum())
+        lengths = [len(weights) - 1] * count if model.writes_length else drawn.tolist()
+        texts = generate(model, data.tokenizer, lengths, Sampling(SAMPLE_STEPS), seed, data.stream)
+        if rank() == 0:
+            with (self.run / "samples.txt").open("a", encoding="utf-8") as file:
+                file.writelines(f"step {self.state.progress.step}\t{text}\n" for text in texts)
+        self.say("\n".join(f"    {text}" for text in texts))
+
+    def save(self) -> None:
+        """Writes a checkpoint, with the held-out bound if this step has one."""
+        progress, (step, bound) = self.state.progress, self.bound
+        about: dict[str, Any] = {
+            "progress": asdict(progress),
+            "run": checkpoint.identity(self.about),
+            "ran_on": ran_on(),
+        }
+        about |= bound if step == progress.step else {}
+        tensors = checkpoint.model_tensors(self.state), checkpoint.state_tensors(self.state)
+        on_rank_0(lambda: checkpoint.save(self.run, progress.step, *tensors, about))
+        self.saved = progress.step
+
+    def _write(self, kind: str, values: dict[str, Any]) -> None:
+        if rank() > 0:
+            return
+        progress = self.state.progress
+        place = {"step": progress.step, "seconds": round(progress.seconds, 2), "tokens": progress.tokens}
+        with (self.run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": kind, **place, **values}) + "\n")
+
+
+def spread(table: Table) -> dict[str, Any]:
+    """How far the rows of a table are from zero and from each other: its health.
+
+    A nearest neighbour at 0.05 sqrt(D) or less is collapse; random rows are near sqrt(2 D) apart.
+    """
+    norms, some = table.norm(dim=-1), torch.arange(0, len(table), -(-len(table) // PROBED))
+    distance = torch.cdist(table[some], table)
+    distance[torch.arange(len(some)), some] = torch.inf  # of a row from itself
+    nearest = distance.amin(dim=-1)
+    found = {"norm_mean": norms.mean(), "norm_deviation": norms.std()}
+    found |= {"nearest_mean": nearest.mean(), "nearest_min": nearest.min()}
+    return {name: value.item() for name, value in found.items()}
+
+
+def read_metrics(run: Path, kind: str) -> list[dict[str, Any]]:
+    """The records of one kind, `train` or `valid`, in order."""
+    try:
+        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        records = [json.loads(line) for line in lines]
+    except OSError as error:
+        raise UserError(f"{run}/metrics.jsonl: {error.strerror}") from None
+    except ValueError:
+        raise UserError(f"{run}/metrics.jsonl is damaged") from None
+    return [record for record in records if record["kind"] == kind]
+
+
+def ran_on() -> str:
+    """What a run's last bits depend on: how sums are divided."""
+    processes = f"{world()} process{'es' * (world() > 1)}"
+    return f"{processes} of {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def step_of(line: str) -> float:
+    """The step of a line of metrics.jsonl; infinite for one cut short by a kill."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf

@@ -1,0 +1,264 @@
+"""A run directory, from nothing or from where it was left, to the end of its budget.
+
+RUN/
+    config.json       the configuration, and what else generation needs to know
+    tokenizer.model   a copy of the tokenizer
+    metrics.jsonl     one line every few steps and at each validation
+    samples.txt       lines generated at each validation
+    checkpoints/      see checkpoint.py
+    .lock             held by the process that trains here
+"""
+
+import json
+import math
+import os
+import shutil
+import socket
+import sys
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
+from ..core import Config
+from ..core.data import Batches, Corpus
+from ..core.generate import TextModel
+from ..core.train import Progress, State, train
+from ..corpus.cooccurrence import cooccurrence_vectors
+from ..corpus.prepare import Prepared
+from ..corpus.sealing import sealed
+from ..corpus.tokenizer import Tokenizer
+from ..devices.distributed import OwnRows, divided_loss
+from ..devices.processes import largest, on_rank_0, pick_device, rank, world
+from ..errors import UserError
+from . import checkpoint
+from .compiling import compile_layers
+from .config import MAY_CHANGE, check
+from .log import Log
+from .signals import Signals, Stop
+
+FORMAT = 2  # of config.json and the checkpoints
+BYTES_SAVED = 16  # of a parameter: itself, its average, and what the optimiser knows of it
+
+
+def make_batches(config: Config, data: Prepared, corpus: Corpus, *, masks: bool) -> Batches:
+    """The batches of one part, with the configuration's masks or with none.
+
+    Raises UserError when an example does not fit into a batch.
+    """
+    batches = Batches(config, corpus, data.tokenizer.pad_id, data.stream, masks)
+    if (longest := batches.lengths().max(initial=0)) > config.batch_tokens:
+        raise UserError(
+            f"an example of {longest} ids does not fit into batch_tokens={config.batch_tokens}: "
+            f"set batch_tokens to {longest} or more, or crop to {config.batch_tokens} or less"
+        )
+    return batches
+
+
+def describe(config: Config, data: Prepared, batches: Batches) -> dict[str, Any]:
+    """config.json: enough to build the model, to check a corpus, and to draw lengths."""
+    return {
+        "format": FORMAT,
+        "config": asdict(config),
+        "vocab_size": len(data.tokenizer),
+        "tokenizer": data.tokenizer.fingerprint,
+        "corpus": data.meta["key"],
+        "prepared": str(data.directory.resolve()),
+        "stream": data.stream,
+        "lengths": np.bincount(batches.lengths(), minlength=config.crop + 1).tolist(),
+        "torch": torch.__version__,
+        "command": " ".join(sys.argv),
+    }
+
+
+def about_run(run: str | Path) -> dict[str, Any]:
+    """What config.json says of a run, or of the run that a checkpoint is in (see describe).
+
+    Raises UserError when there is none, it is of another version, or it is not what was written.
+    """
+    run = checkpoint.run_of(Path(run))
+    try:
+        about: dict[str, Any] = json.loads((run / "config.json").read_text())
+        if about != sealed(about):
+            raise ValueError("not what was written")
+        if about["format"] != FORMAT:
+            raise UserError(f"{run} was made by another version: train anew (another --out)")
+        Config(**about["config"])
+        checkpoint.identity(about)
+    except FileNotFoundError:
+        raise UserError(f"{run}: no run here (config.json is missing)") from None
+    except OSError as error:
+        raise UserError(f"{run}: cannot read config.json ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{run}/config.json is damaged: choose another --out, or delete {run}") from None
+    return about
+
+
+class Loaded(NamedTuple):
+    """A trained model, ready to use, and what is known of its run."""
+
+    model: TextModel
+    tokenizer: Tokenizer
+    about: dict[str, Any]  # see describe
+    config: Config
+    progress: Progress
+
+
+def load_run(run: str | Path) -> Loaded:
+    """Reads a run directory, or a checkpoint's own directory.
+
+    Of a run, the newest whole checkpoint, or an earlier one that was better on held-out text.
+
+    Raises UserError when there is none, or its files do not belong together.
+    """
+    about, found = about_run(run), checkpoint.to_use(Path(run))
+    run = checkpoint.run_of(Path(run))
+    tokenizer = Tokenizer.load(run / "tokenizer.model")
+    if tokenizer.fingerprint != about["tokenizer"]:
+        raise UserError(f"{run}/tokenizer.model is not the one this run was trained with: put that back")
+    if found is None:
+        raise UserError(f"{run}: no whole checkpoint yet; train it first (sdlm train)")
+    if found.manifest.get("run") != checkpoint.identity(about):
+        raise UserError(f"{run}/config.json is not that of {found.path.name}: put that back")
+    model, progress = checkpoint.model_of(about), Progress(**found.manifest["progress"])
+    found.load_into(model)
+    return Loaded(model, tokenizer, about, Config(**about["config"]), progress)
+
+
+def check_free(run: Path) -> None:
+    """Raises UserError when there is something at this path that is neither a run nor a corpus."""
+    if run.exists() and not run.is_dir():
+        raise UserError(f"{run} is a file: choose another --out")
+    others = [p.name for p in run.iterdir() if p.name != "corpus"] if run.exists() else []
+    if others and "config.json" not in others:
+        raise UserError(f"{run} holds something else ({others[0]}): choose another --out")
+
+
+def open_run(run: Path, about: dict[str, Any], data: Prepared) -> None:
+    """Makes the directory, or checks that the run in it is this one.
+
+    Raises UserError when it holds another run, or cannot be written.
+    """
+    try:
+        check_free(run)
+        run.mkdir(parents=True, exist_ok=True)
+        if (run / "config.json").exists():
+            check_same(run, about_run(run), about)
+        checkpoint.write_atomically(run / "config.json", json.dumps(sealed(about), indent=1).encode())
+        checkpoint.write_atomically(run / "tokenizer.model", data.tokenizer.model)
+    except OSError as error:
+        raise UserError(f"{run}: cannot be written ({error.strerror}); choose another --out") from None
+
+
+def check_same(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Raises UserError where the run that is there (old: see describe) is not the one that is asked for."""
+    for what in ("tokenizer", "corpus"):
+        if old[what] != new[what]:
+            advice = f"choose another --out (and --finetune-from {run}, to begin with its weights)"
+            raise UserError(f"{run} was trained with another {what}: {advice}")
+    before, after = old["config"], new["config"]
+    changed = [k for k in after if k not in MAY_CHANGE and before.get(k) != after[k]]
+    if changed:
+        differences = ", ".join(f"{k} was {before.get(k)}, now {after[k]}" for k in changed)
+        raise UserError(f"{run} holds a run that differs ({differences}): choose another --out")
+
+
+def locked(run: Path) -> AbstractContextManager[object]:
+    """Holds RUN/.lock. The kernel lets go of it when the process ends, however it ends.
+
+    Raises UserError, with the process and the machine, when another holds it.
+    """
+    path = run / ".lock"
+    who = path.read_text() if path.exists() else ""  # before trying, which empties it in old filelocks
+    try:
+        held = FileLock(path).acquire(blocking=False)
+    except Timeout:
+        fault = f"{run}: another process trains here ({who or 'it just began'})"
+        raise UserError(f"{fault}: wait for it, or choose another --out") from None
+    path.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+    return held
+
+
+def check_room(run: Path, state: State) -> None:
+    """Raises UserError where the disk has no room for the checkpoints that a run keeps, and one more."""
+    one = BYTES_SAVED * sum(parameter.numel() for parameter in state.model.parameters())
+    more, free = one * (1 if state.progress.step else checkpoint.KEPT + 2), shutil.disk_usage(run).free
+    if free < more:
+        fault = f"checkpoints need {more:,} bytes there, and {free:,} are free"
+        raise UserError(f"{run}: {fault}: make room, or choose another --out")
+
+
+def run_training(
+    config: Config,
+    data: Prepared,
+    run: Path,
+    *,
+    quiet: bool = False,
+    pause_at: float = math.inf,
+    shard: bool = False,
+    start_from: Path | None = None,
+) -> None:
+    """Trains in `run`, resuming what is there. Ends with a checkpoint, whatever the save interval.
+
+    pause_at: seconds of training after which to end before the budget is spent.
+    shard: divide parameters, optimiser and average among the processes (devices/distributed.py).
+    start_from: a run whose weights a new one begins with.
+
+    Raises:
+        UserError: the configuration, the corpus or the directory will not do, or another process
+            trains there; before any training.
+        NonFinite: the loss or gradient broke; the last checkpoint is untouched.
+        Stop: after a signal (see Signals), with a checkpoint of the step that was under way.
+    """
+    check(config)
+    batches = make_batches(config, data, data.train, masks=True)
+    if not len(batches.lengths()):
+        raise UserError("the corpus has no line to train on")
+    if shard and world() == 1:
+        raise UserError("--shard divides a model among processes: start them with torchrun")
+    about = describe(config, data, batches)
+    on_rank_0(data.check)
+    on_rank_0(lambda: open_run(run, about, data))
+    with ExitStack() as held:
+        on_rank_0(lambda: held.enter_context(locked(run)))
+        state = begin(config, data)
+        log = Log(run, about, state, batches, quiet or rank() > 0)
+        held.enter_context(log.bar)
+        log.resume(start_from)
+        on_rank_0(lambda: check_room(run, state))
+        held_out = make_batches(config, data, data.valid, masks=False) if len(data.valid) else None
+        validate, progress = partial(log.validate, held_out, data), state.progress
+        signals = held.enter_context(Signals())
+        # Layers in shares are not compiled: trying it out would need them whole.
+        signals.leaving_at_once(lambda: log.begin(not shard and compile_layers(config, state.model)))
+        loss = divided_loss(config, state, shard) if world() > 1 else None
+        for step in train(config, state, OwnRows(**vars(batches)), loss):
+            progress.seconds = largest(progress.seconds)
+            log.step(step)
+            if progress.step % config.validate_every == 0:
+                signals.leaving_at_once(validate)
+            if signals.agreed() or progress.seconds >= pause_at:
+                break
+            if progress.step % config.save_every == 0:
+                log.save()
+        if log.saved != progress.step:
+            if progress.step % config.validate_every and not signals.agreed():
+                signals.leaving_at_once(validate)
+            log.save()
+        if stop := signals.agreed():
+            raise Stop(stop)
+
+
+def begin(config: Config, data: Prepared) -> State:
+    """A new run on a corpus."""
+    counts, table = torch.from_numpy(data.train.counts(len(data.tokenizer))), None
+    if config.cooccurrence:
+        dim = config.embedding_dim
+        vectors = cooccurrence_vectors(data.train.ids, len(counts), dim, seed=config.seed)
+        table = vectors * dim**0.5  # of norm 1, and the rows of a table have norm sqrt(D)
+    return State.of(config, counts, pick_device(), table)

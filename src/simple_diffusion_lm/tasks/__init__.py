@@ -1,0 +1,1 @@
+"""Sources of text with exact answers, to measure language models against."""

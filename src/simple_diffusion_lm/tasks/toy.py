@@ -1,0 +1,245 @@
+"""A toy language whose probabilities are known exactly, to measure a language model against.
+
+Its lines are tokenised English: `yesterday the young farmer fed her goats near the river .`
+A line is written from left to right. Draw a shape, such as "TIME PERSON ACTION PLACE .", a tense
+and a number. Then replace symbol after symbol: one in upper case becomes words or further symbols,
+any other stands for itself. What later symbols must agree with is kept in the `State`, so words far
+apart constrain each other, and choosing each word by itself gives visibly wrong lines.
+
+Every draw is uniform over the options listed. To add a word, add it to its list, once: listed
+twice, it would give a line two derivations. A word that may follow "a" begins with a consonant.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+SHAPES = (
+    "TIME PERSON ACTION PLACE .",
+    "PERSON ACTION PLACE TIME .",
+    "TIME PERSON ACTION because PRONOUN BE FEELING .",
+    "TIME PERSON GIVE to POSSESSIVE RELATIVE because PRONOUN BE FEELING .",
+    "TIME PERSON ACTION while POSSESSIVE RELATIVE REST .",
+    "TIME PERSON ACTION and then PRONOUN REST PLACE .",
+    "TIME PERSON DRESS REFLEXIVE before PRONOUN ACTION .",
+    "TIME ANIMAL ANTIC because PRONOUN BE FEELING .",
+    "PERSON who BE FEELING ACTION TIME .",
+    "why AUXILIARY PERSON ACTION PLACE ?",
+)
+TIMES = {
+    "past": ("yesterday", "last night", "last week", "last winter", "long ago"),
+    "present": ("every morning", "sometimes", "every week", "every winter", "on sundays"),
+    "future": ("tomorrow", "next week", "soon", "next winter", "tonight"),
+}
+PHRASES = ("DETERMINER NOUN", "DETERMINER ADJECTIVE NOUN")
+OBJECT_PHRASES = (*PHRASES, "POSSESSIVE NOUN", "POSSESSIVE ADJECTIVE NOUN")
+DETERMINERS = {"one": ("the", "a", "this"), "many": ("the", "two", "some", "these", "three")}
+NOUNS = {  # one/many
+    "person": "queen/queens king/kings farmer/farmers girl/girls boy/boys child/children "
+    "teacher/teachers robot/robots princess/princesses prince/princes sailor/sailors "
+    "doctor/doctors woman/women man/men",
+    "relative": "sister/sisters brother/brothers friend/friends aunt/aunts uncle/uncles",
+    "animal": "goat/goats dog/dogs horse/horses cat/cats duck/ducks rabbit/rabbits fox/foxes",
+    "food": "cake/cakes pear/pears pie/pies carrot/carrots lemon/lemons tomato/tomatoes",
+    "text": "book/books letter/letters story/stories poem/poems song/songs",
+    "thing": "door/doors boat/boats chair/chairs table/tables cart/carts ring/rings hat/hats",
+}
+LIVING = ("young", "small", "kind", "clever", "quiet", "strong", "noisy", "famous")
+ADJECTIVES = {
+    "person": LIVING,
+    "animal": LIVING,
+    "food": ("fresh", "small", "sweet", "huge", "round"),
+    "text": ("long", "short", "funny", "new", "strange"),
+    "thing": ("red", "wooden", "blue", "green", "new", "golden"),
+}
+# Where something is done, and why.
+PLACES = (
+    "in the garden",
+    "near the river",
+    "behind the house",
+    "at the market",
+    "in the village",
+    "by the castle",
+    "at school",
+    "under the trees",
+)
+FEELINGS = ("happy", "tired", "curious", "lonely", "hungry", "busy", "proud", "sad")
+# What is done to nouns of a category, or to nothing: infinitive/third person/past.
+VERBS = {
+    "ACTION": {
+        "animal": "feed/feeds/fed brush/brushes/brushed find/finds/found",
+        "food": "eat/eats/ate share/shares/shared buy/buys/bought",
+        "text": "read/reads/read write/writes/wrote copy/copies/copied",
+        "thing": "paint/paints/painted repair/repairs/repaired hide/hides/hid",
+    },
+    "ANTIC": {"animal": "chase/chases/chased watch/watches/watched", "food": "steal/steals/stole"},
+    "GIVE": {"thing": "give/gives/gave lend/lends/lent", "text": "send/sends/sent"},
+    "REST": {"": "sleep/sleeps/slept sing/sings/sang dance/dances/danced wait/waits/waited"},
+    "DRESS": {"": "wash/washes/washed dress/dresses/dressed warm/warms/warmed"},
+}
+# How one of these is referred to; one of any other noun is "it", and many are "they".
+REFERENCES = {
+    "she": ("queen", "girl", "princess", "woman", "sister", "aunt"),
+    "he": ("king", "boy", "prince", "man", "brother", "uncle"),
+    "she or he": ("farmer", "child", "teacher", "sailor", "doctor", "friend"),
+}
+PRONOUNS = {
+    "PRONOUN": {"she": "she", "he": "he", "it": "it", "they": "they"},
+    "POSSESSIVE": {"she": "her", "he": "his", "it": "its", "they": "their"},
+    "REFLEXIVE": {"she": "herself", "he": "himself", "it": "itself", "they": "themselves"},
+}
+
+
+class State(NamedTuple):
+    """What is still to be written, and all that it must agree with."""
+
+    symbols: tuple[str, ...]
+    tense: str = ""  # a key of TIMES, or "infinitive"
+    number: str = ""  # of the noun phrase being written: "one" or "many"
+    category: str = ""  # of the noun last written or about to be: a key of NOUNS
+    pronoun: str = ""  # what pronouns and verbs agree with: "she or he" is still undecided
+
+    def push(self, symbols: str) -> "State":
+        return self._replace(symbols=(*symbols.split(), *self.symbols))
+
+
+@cache
+def options(state: State) -> list[tuple[str, State]]:
+    """What the first symbol may become: words (maybe none), and the state after them."""
+    if not state.symbols:
+        return []
+    symbol, rest = state.symbols[0], state._replace(symbols=state.symbols[1:])
+    _, tense, number, category, pronoun = state
+    words: Sequence[str] = (symbol,)
+    match symbol:
+        case "SHAPE":  # one of all that follow
+            starts = [State((), tense, number) for tense in TIMES for number in DETERMINERS]
+            return [("", start.push(shape)) for shape in rest.symbols for start in starts]
+        case "PERSON" | "ANIMAL":
+            return [("", rest._replace(category=symbol.lower()).push(p)) for p in PHRASES]
+        case "OBJECT":
+            starts = [rest._replace(number=number) for number in DETERMINERS]
+            return [("", start.push(phrase)) for phrase in OBJECT_PHRASES for start in starts]
+        case "RELATIVE":  # whom later pronouns refer to
+            rest = rest._replace(category="relative", pronoun="").push("NOUN")
+            return [("", rest._replace(number=number)) for number in DETERMINERS]
+        case "NOUN":
+            return [noun_option(noun, rest) for noun in NOUNS[category].split()]
+        case "ACTION" | "ANTIC" | "GIVE" | "REST" | "DRESS":
+            verbs = [(v, goal) for goal, row in VERBS[symbol].items() for v in row.split()]
+            return [verb_option(verb, goal, rest) for verb, goal in verbs]
+        case "PRONOUN" | "POSSESSIVE" | "REFLEXIVE":
+            return [(PRONOUNS[symbol][p], rest._replace(pronoun=p)) for p in pronoun.split(" or ")]
+        case "DETERMINER":
+            words = DETERMINERS[number]
+        case "ADJECTIVE":
+            words = ADJECTIVES[category]
+        case "AUXILIARY":
+            present = "does" if number == "one" else "do"
+            words = [{"past": "did", "present": present, "future": "will"}[tense]]
+            rest = rest._replace(tense="infinitive")
+        case "BE":
+            one, many = ("was", "were") if tense == "past" else ("is", "are")
+            words = [many if pronoun == "they" else one]
+        case "before" | "while" if tense == "future":  # "he will eat before he sleeps"
+            rest = rest._replace(tense="present")
+        case "TIME":
+            words = TIMES[tense]
+        case "PLACE":
+            words = PLACES
+        case "FEELING":
+            words = FEELINGS
+    return [(word, rest) for word in words]
+
+
+def noun_option(noun: str, rest: State) -> tuple[str, State]:
+    """A noun in its number; the first in a line is what later pronouns refer to."""
+    one, many = noun.split("/")
+    named = [pronoun for pronoun, nouns in REFERENCES.items() if one in nouns] or ["it"]
+    word, pronoun = (one, named[0]) if rest.number == "one" else (many, "they")
+    return word, rest._replace(pronoun=rest.pronoun or pronoun)
+
+
+def verb_option(verb: str, goal: str, rest: State) -> tuple[str, State]:
+    """A verb in the form that agrees, then an object of the category that it acts on, if any."""
+    infinitive, third, past = verb.split("/")
+    present = infinitive if rest.pronoun == "they" else third
+    forms = {"past": past, "present": present, "future": f"will {infinitive}"}
+    after = rest._replace(category=goal).push("OBJECT") if goal else rest
+    return forms.get(rest.tense, infinitive), after
+
+
+def prob_of_tail(state: State, tail: str) -> float:
+    """The probability that a state becomes the rest of a line, in which each word ends in " "."""
+    if not state.symbols:
+        return float(tail == "")
+    found = [(words and words + " ", after) for words, after in options(state)]
+    fits = [prob_of_tail(after, tail[len(w) :]) for w, after in found if tail.startswith(w)]
+    return sum(fits) / len(found)
+
+
+class ToyLanguage:
+    """The distribution over lines that the shapes define.
+
+    Entropy is that of derivations (sequences of options). It is exact for lines because with the
+    shapes above a line has only one derivation, as the tests verify.
+    """
+
+    def __init__(self, shapes: Sequence[str] = SHAPES) -> None:
+        self.start = State(("SHAPE", *shapes))
+
+    def sample(self, rng: np.random.Generator) -> str:
+        """One random line."""
+        line, state = "", self.start
+        while found := options(state):
+            words, state = found[rng.integers(len(found))]
+            line += f" {words}" if words else ""
+        return line.strip()
+
+    def lines(self, count: int, seed: int) -> list[str]:
+        """Independent random lines: the same for the same seed."""
+        rng = np.random.default_rng(seed)
+        return [self.sample(rng) for _ in range(count)]
+
+    def log_prob(self, line: str) -> float:
+        """The log-probability of a line of single-spaced words, over all derivations: nats, or -inf."""
+        total = prob_of_tail(self.start, line + " ")
+        return math.log(total) if total > 0 else -math.inf
+
+    def is_grammatical(self, line: str) -> bool:
+        """Whether the line is in the language."""
+        return self.log_prob(line) > -math.inf
+
+    def entropy(self) -> float:
+        """The entropy of a line, in nats."""
+        return self._mean(lambda words, among: math.log(among))
+
+    @property
+    def mean_words(self) -> float:
+        """The expected number of words in a line; entropy() / mean_words is in nats per word."""
+        return self._mean(lambda words, among: len(words.split()))
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """All words that occur in lines, sorted."""
+
+        @cache
+        def reachable(state: State) -> frozenset[str]:
+            steps = [frozenset(words.split()) | reachable(after) for words, after in options(state)]
+            return frozenset().union(*steps)
+
+        return sorted(reachable(self.start))
+
+    def _mean(self, value: Callable[[str, int], float]) -> float:
+        """The expected sum, along a derivation, of value(words chosen, number of options)."""
+
+        @cache
+        def mean(state: State) -> float:
+            found = options(state)
+            total = sum(value(words, len(found)) + mean(after) for words, after in found)
+            return total / len(found) if found else 0.0
+
+        return mean(self.start)

@@ -1,1 +1,0 @@
-"""Configuration, the loop, and what it keeps on disk."""

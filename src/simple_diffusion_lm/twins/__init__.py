@@ -1,1 +1,0 @@
-"""The same trunk with other objectives: what continuous diffusion is compared with."""

@@ -1,0 +1,1 @@
+"""Text from a trained model, as users ask for it: templates, lengths, words, candidates, variations."""

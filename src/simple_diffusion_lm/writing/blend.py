@@ -1,0 +1,81 @@
+"""Texts to noise and back along the probability flow: what lies between two texts."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..core.generate import Group
+from ..core.noise import Level, X, normal
+from ..core.sampler import SAMPLERS, Denoise, Prediction, move
+from ..core.train import Diffusion
+from .requests import Forbidden, Row, group_of
+
+Ids = Sequence[int]
+
+
+def two_pass(model: Diffusion, group: Group) -> Denoise:
+    """A denoiser that is shown its own first prediction: a function of (x_t, level) alone."""
+    batch = group.batch
+
+    def once(x_t: X, level: Level, x0_prev: X) -> Prediction:
+        logits = group.constrain(model(x_t, level, x0_prev, batch).logits, batch.free)
+        x0_hat = torch.zeros_like(x_t)
+        x0_hat[batch.free] = model.embedding.interpolate(logits)
+        return Prediction(x0_hat, logits)
+
+    def denoise(x_t: X, level: Level, x0_prev: X) -> Prediction:
+        return once(x_t, level, once(x_t, level, torch.zeros_like(x_t)).x0_hat)
+
+    return denoise
+
+
+@torch.no_grad()
+def encode(denoise: Denoise, levels: Sequence[Level], x0: X) -> X:
+    """The noise at the other end of x0's way along the flow: DDIM's steps backwards.
+
+    levels are from clean to noise, one for each text. From there DDIM leads back to x0, the nearer
+    the smaller its steps (2010.02502, section 5.4).
+    """
+    x_t = levels[0].alpha * x0
+    for now, nxt in pairwise(levels):
+        x0_hat = denoise(x_t, now, x0).x0_hat
+        x_t = move(x_t, x0_hat, now, nxt, torch.zeros_like(nxt.sigma), x_t)
+    return x_t
+
+
+def between(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
+    """Spherical interpolation of noise: as long as noise is, all the way from first to second."""
+    cosine = F.cosine_similarity(first, second, dim=-1)[..., None]
+    angle = cosine.clamp(-1 + 1e-6, 1 - 1e-6).acos()
+    return (((1 - share) * angle).sin() * first + (share * angle).sin() * second) / angle.sin()
+
+
+@torch.no_grad()
+def blend(
+    model: Diffusion, texts: Sequence[Ids], end: Ids, forbidden: Forbidden, count: int, steps: int
+) -> list[list[int]]:
+    """The ids of `count` texts from the first of two to the second, without their end (EOS or nothing).
+
+    A text between has a length between. The shorter one's noise is made as long with more noise.
+    """
+    device = model.eval().embedding.weight.device
+    times = torch.linspace(0, 1, steps + 1, device=device)
+    ends = group_of([Row.of(ids, end, n) for n, ids in enumerate(texts)], forbidden, device)
+    levels = [model.schedule(t.expand(2, 1, 1)) for t in times]
+    noise = encode(two_pass(model, ends), levels, model.embedding(ends.batch.ids))
+    noise = torch.where(ends.batch.free[..., None], noise, normal(ends.keys, *noise.shape[1:]))
+
+    shares = torch.linspace(0, 1, count, device=device)
+    first, second = map(len, texts)
+    lengths = [round(first + share * (second - first)) for share in shares.tolist()]
+    group = group_of([Row.of([0] * length, end) for length in lengths], forbidden, device)
+    batch = group.batch
+    x_t = between(noise[0], noise[1], shares[:, None, None])[:, : batch.ids.shape[1]]
+    levels = [model.schedule(t.expand(count, 1, 1)) for t in times.flip(0)]
+    nothing = torch.zeros_like(x_t)  # DDIM adds no noise
+    *_, (_, prediction) = SAMPLERS["ddim"](two_pass(model, group), x_t, levels, lambda: nothing)
+    found = batch.ids.masked_scatter(batch.free, prediction.logits.argmax(-1))
+    return [ids[:length] for ids, length in zip(found.tolist(), lengths, strict=True)]

@@ -1,0 +1,107 @@
+"""Single texts to be written (rows), and groups of them that a model writes side by side.
+
+batches_of puts rows of similar lengths together, group_of makes a core.generate.Group of them, and
+write_rows does all of it. A row has its own key for random numbers, so its text does not depend on
+the others: rows of several users may be written together if all else that write_rows takes is equal.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ..core.denoiser import Batch
+from ..core.generate import Frame, Group, Sampling, TextModel
+from ..core.noise import Logits, Mask, make_keys
+from .guidance import NONE, Guidance, diffusion_of
+
+Watch = Callable[[Batch, Frame], None]  # called after each step with the texts as they are
+Forbidden = Bool[Tensor, "R V"]  # row r: the tokens that may not be chosen under rule r
+ANYTHING, BEGINS_WORD, CONTINUES_WORD = range(3)  # the rules of Writer.forbidden
+
+MOST_PADDED = 1.5  # the longest row of a batch over its shortest: padding costs as much as text
+
+
+class Row(NamedTuple):
+    """One text to be written."""
+
+    ids: Int[Tensor, " L"]  # read where given, and everywhere if the text is varied
+    cond_mask: Bool[Tensor, " L"]  # True: given
+    rule: Int[Tensor, " L"]  # the row of the table of forbidden tokens that holds at each position
+    key: Int[Tensor, ""]  # of its random numbers
+    number: int  # by which it is known; Batch.number of a group
+
+    @classmethod
+    def of(cls, ids: Sequence[int], end: Sequence[int], number: int = 0, seed: int = 0) -> "Row":
+        """A text of which nothing is given but its end (EOS or nothing)."""
+        cond_mask = torch.tensor([False] * len(ids) + [True] * len(end))
+        rule = torch.full(cond_mask.shape, ANYTHING)
+        return cls(torch.tensor([*ids, *end]), cond_mask, rule, make_keys(seed, number), number)
+
+
+def batches_of(rows: Iterable[Row], batch_size: int) -> Iterator[list[Row]]:
+    """Rows in batches of at most batch_size, sorted by length, so that little is padding."""
+    some: list[Row] = []
+    for row in sorted(rows, key=lambda row: len(row.ids)):
+        if some and (len(some) == batch_size or len(row.ids) > MOST_PADDED * len(some[0].ids)):
+            yield some
+            some = []
+        some.append(row)
+    if some:
+        yield some
+
+
+def batch_of(rows: Sequence[Row], device: torch.device) -> Batch:
+    """Rows side by side, padded."""
+    ids = pad_sequence([row.ids for row in rows], batch_first=True)
+    cond_mask = pad_sequence([row.cond_mask for row in rows], batch_first=True)
+    lengths = torch.tensor([len(row.ids) for row in rows])
+    length_mask = torch.arange(ids.shape[1]) < lengths[:, None]
+    number = torch.tensor([row.number for row in rows])
+    return Batch(ids, length_mask, cond_mask, number, torch.zeros(len(rows))).each(lambda x: x.to(device))
+
+
+def group_of(rows: Sequence[Row], forbidden: Forbidden, device: torch.device, strength: float = 1.0) -> Group:
+    """Rows as what a model samples. strength: the time to which their ids are noised first."""
+    rule = pad_sequence([row.rule for row in rows], batch_first=True).to(device)
+    forbidden = forbidden.to(device)
+
+    def constrain(logits: Logits, where: Mask) -> Logits:
+        return logits.masked_fill(forbidden[rule[where]], -torch.inf)
+
+    keys = torch.stack([row.key for row in rows]).to(device)
+    return Group(batch_of(rows, device), keys, constrain, strength)
+
+
+def frames_of(model: TextModel, group: Group, sampling: Sampling, guidance: Guidance) -> Iterator[Frame]:
+    """model.sample, with guidance."""
+    if guidance == NONE:
+        return model.sample(group, sampling)
+    diffusion = diffusion_of(model, "can be guided")
+    guide = guidance.guide(diffusion, group.batch.cond_mask, sampling.temperature)
+    return diffusion.sample(group, sampling, guide)
+
+
+def write_rows(
+    model: TextModel,
+    rows: Iterable[Row],
+    forbidden: Forbidden,
+    sampling: Sampling,
+    *,
+    strength: float = 1.0,
+    batch_size: int = 64,
+    guidance: Guidance = NONE,
+    watch: Watch | None = None,
+) -> Iterator[tuple[int, list[int]]]:
+    """(number, ids) of each row, in the order they are done."""
+    model.eval()
+    for some in batches_of(rows, batch_size):
+        group = group_of(some, forbidden, model.embedding.weight.device, strength)
+        for frame in frames_of(model, group, sampling, guidance):
+            if watch is not None:
+                watch(group.batch, frame)
+        for row, ids in zip(some, frame.ids.tolist(), strict=True):
+            yield row.number, ids[: len(row.ids)]

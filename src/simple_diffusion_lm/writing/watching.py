@@ -1,0 +1,128 @@
+"""Texts while they are written: what can be seen of each token, and a terminal to see it on."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..core.denoiser import Batch
+from ..core.generate import Frame
+from ..corpus.tokenizer import SPACE
+from .writer import Writer
+
+SECONDS = 0.05  # that a step is shown, at least
+NEVER = 99  # the probability over which a token has the terminal's own colour, in percent
+COLOURS = {25: 131, 50: 173, 75: 179, NEVER: 108}  # below so many percent: one of 256
+GIVEN, PLAIN = "\x1b[1m", "\x1b[0m"
+WRAP_OFF, WRAP_ON, CLEAR_LINE, CLEAR_BELOW = "\x1b[?7l", "\x1b[?7h", "\x1b[K", "\x1b[J"
+UNKNOWN, LINE_BREAK = "·", "⏎"
+RIVALS = 4  # of the most probable tokens are shown for each position
+
+
+class Shown(NamedTuple):
+    """A token at one step."""
+
+    text: str  # a space before what begins a word
+    given: bool
+    written: bool  # it stays from now on; else it is the best guess
+    likely: list[tuple[str, float]]  # what is, or last was, most probable here; none where given.
+    # A token that was drawn although others were likelier comes last.
+
+    @property
+    def probability(self) -> float:
+        """Of the token that stands here."""
+        return 1.0 if self.given else dict(self.likely).get(self.text, 0.0)
+
+
+class Onlooker:
+    """Turns frames into tokens to look at, and remembers what was last predicted for each position."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.texts = [piece.replace(SPACE, " ") for piece in writer.pieces]
+        self.texts[writer.tokenizer.eos_id] = LINE_BREAK
+        self.end = writer.end
+        self.likely: dict[tuple[int, int], list[tuple[str, float]]] = {}
+
+    def __call__(self, batch: Batch, frame: Frame) -> dict[int, list[Shown]]:
+        """The tokens of each text by its number (Batch.number), without the EOS that ends it."""
+        probability = frame.logits.softmax(-1)
+        best = probability.topk(min(RIVALS, probability.shape[-1]))
+        places = frame.where.nonzero()
+        standing, written = frame.ids[frame.where], ~frame.free[frame.where]
+        share = probability.gather(-1, standing[:, None]).squeeze(-1)
+        numbers = batch.number.tolist()
+        columns = (places, best.indices, best.values, standing, share, written)
+        for (row, i), ids, shares, own, own_share, stands in zip(
+            *(column.tolist() for column in columns), strict=True
+        ):
+            if stands and own not in ids:  # drawn, though others were likelier
+                ids, shares = [*ids, own], [*shares, own_share]
+            self.likely[numbers[row], i] = [(self.texts[n], p) for n, p in zip(ids, shares, strict=True)]
+        lines = (batch.number, frame.ids, frame.free, batch.cond_mask, batch.length_mask)
+        rows = zip(*(column.tolist() for column in lines), strict=True)
+        return {number: self._line(number, *row) for number, *row in rows}
+
+    def _line(
+        self, number: int, ids: list[int], free: list[bool], given: list[bool], there: list[bool]
+    ) -> list[Shown]:
+        line = []
+        for i in range(sum(there)):
+            if not free[i] and ids[i] in self.end:
+                break
+            likely = [] if given[i] else self.likely.get((number, i), [])
+            guess = likely[0][0] if likely else UNKNOWN
+            line.append(Shown(guess if free[i] else self.texts[ids[i]], given[i], not free[i], likely))
+        while line and line[-1].text == UNKNOWN:  # where a text ends is not known either
+            line.pop()
+        return line
+
+
+class Terminal:
+    """Draws texts in one place, step after step, each token in the colour of its probability."""
+
+    def __init__(self, onlooker: Onlooker) -> None:
+        self.onlooker = onlooker
+        self.file = sys.stderr
+        self.lines: dict[int, list[Shown]] = {}
+        self.height = 0  # lines that are drawn
+        self.last = 0.0
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.write(self._back() + CLEAR_BELOW + WRAP_ON)
+        self.file.flush()
+
+    def __call__(self, batch: Batch, frame: Frame) -> None:
+        """What `watch` is called with (see requests.py)."""
+        self.lines.update(self.onlooker(batch, frame))
+        room = max(os.get_terminal_size(self.file.fileno()).lines - 1, 1)
+        shown = [self.lines[number] for number in sorted(self.lines)][-room:]
+        drawn = "".join(f"{coloured(line)}{CLEAR_LINE}\n" for line in shown)
+        self.file.write(f"{WRAP_OFF}{self._back()}{drawn}{WRAP_ON}")
+        self.file.flush()
+        self.height = len(shown)
+        time.sleep(max(0.0, self.last + SECONDS - time.monotonic()))
+        self.last = time.monotonic()
+
+    def _back(self) -> str:
+        return f"\x1b[{self.height}F" if self.height else "\r"
+
+
+def coloured(line: Sequence[Shown]) -> str:
+    """A line for a terminal: given text is bold, the rest the duller the less probable."""
+    parts = []
+    for number, token in enumerate(line):
+        share = 100 * token.probability
+        colour = next((c for below, c in COLOURS.items() if share < below), None)
+        style = GIVEN if token.given else "" if colour is None else f"\x1b[38;5;{colour}m"
+        text = printable(token.text if number else token.text.lstrip(" "))
+        parts.append(f"{style}{text}{PLAIN if style else ''}")
+    return "".join(parts)
+
+
+def printable(text: str) -> str:
+    """Text that moves no cursor, whatever the corpus held."""
+    return "".join(c if c.isprintable() else "�" for c in text)

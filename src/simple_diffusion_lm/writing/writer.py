@@ -1,0 +1,242 @@
+"""Writes lines: chooses their lengths, samples candidates, and keeps the best that will do."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypedDict, Unpack
+
+import numpy as np
+import torch
+from jaxtyping import Integer
+
+from ..core.bound import length_cost
+from ..core.generate import Sampling, TextModel
+from ..core.noise import make_keys
+from ..core.sampler import SAMPLERS
+from ..corpus.tokenizer import SPACE, Tokenizer
+from ..devices.processes import gathered, rank, world
+from ..errors import UserError
+from .guidance import NONE, Guidance, diffusion_of
+from .requests import Forbidden, Row, Watch, batch_of, batches_of, write_rows
+from .templates import EncodedTemplate, Gap, Template, parse
+
+AT_ONCE = 1024  # lines whose candidates are in memory together
+ATTEMPTS = 4  # rounds of candidates for a line that none of them will do for
+DRAWS = 32  # of the bound of a candidate
+LEFT_TO_RIGHT = (
+    "an autoregressive model writes from left to right and ends its lines itself: "
+    "give it nothing, or a prompt (text and then ___)"
+)
+
+
+Avoid = re.Pattern[str] | None
+Run = Callable[[list[Row]], dict[int, list[int]]]  # the ids of each row by its number
+
+
+class Options(TypedDict, total=False):
+    """What requests.write_rows may be told besides a Sampling."""
+
+    batch_size: int
+    guidance: Guidance
+    watch: Watch | None
+
+
+class Request(NamedTuple):
+    """A line that somebody wants."""
+
+    template: Template
+    length: Gap = Gap()  # of the whole, in tokens
+    must: tuple[str, ...] = ()  # words to stand in it; the template is then one gap
+
+    @classmethod
+    def of(cls, template: str) -> "Request":
+        """A template as people type it; an empty one is all gap."""
+        return cls(parse(template or "___"))
+
+
+class Written(NamedTuple):
+    """A line that was written."""
+
+    text: str
+    fills: list[str]  # what stands in each gap
+    widths: list[int]  # the tokens of each gap
+    nats: float | None  # -log p of the whole line, at most; None: there was nothing to choose from
+    fits: bool  # it has none of the words it was not to have
+
+
+class Writer:
+    """A model, its tokenizer, and how long its texts are.
+
+    Attributes:
+        model, tokenizer: the parts.
+        length_weights: how many training examples had each length (index: tokens, EOS included).
+        stream: trained on running text, where EOS ends a line and not the example.
+        write_rows: requests.write_rows of this model, or what does as it does.
+    """
+
+    def __init__(
+        self, model: TextModel, tokenizer: Tokenizer, length_weights: Sequence[int], *, stream: bool
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.length_weights = list(length_weights)
+        self.stream = stream
+        self.write_rows: Callable[..., Iterable[tuple[int, list[int]]]] = partial(write_rows, model)
+        self.pieces = tokenizer.spell(range(len(tokenizer)))
+        self.end = [] if stream else [tokenizer.eos_id]  # of every text, at the latest
+
+    @property
+    def longest(self) -> int:
+        """The most tokens the model has seen in one text, EOS included."""
+        return len(self.length_weights) - 1
+
+    def decode(self, ids: Iterable[int] | Integer[np.ndarray, " L"]) -> str:
+        """The text of ids: one line, or running text in stream mode."""
+        return self.tokenizer.decode(map(int, ids), self.stream)
+
+    def forbidden(self, never: Iterable[str] = ()) -> Forbidden:
+        """The tokens that each rule of requests.py forbids. A word that is one piece is never written."""
+        banned = torch.zeros(len(self.pieces), dtype=torch.bool)
+        banned[self.tokenizer.special_ids] = True
+        words = {SPACE + word.casefold() for word in never}
+        banned |= torch.tensor([piece.casefold() in words for piece in self.pieces])
+        banned[self.tokenizer.eos_id] = not self.stream  # a line break like any other token
+        continues = torch.tensor([not piece.startswith(SPACE) for piece in self.pieces])
+        rules = torch.stack([banned, banned | continues, banned | ~continues])
+        if self.model.writes_length:
+            rules[:, self.end] = False  # the line may end anywhere
+        return rules
+
+    def write(
+        self,
+        requests: Sequence[Request],
+        candidates: int,
+        never: Sequence[str],
+        seed: int,
+        sampling: Sampling,
+        **options: Unpack[Options],
+    ) -> Iterator[Written]:
+        """A line for each request, in order: of so many candidates, the one that is most probable."""
+        if candidates < 1:
+            raise UserError(f"there must be at least 1 candidate, not {candidates}")
+        for request in {id(request): request for request in requests}.values():
+            self.choose_lengths(request, np.random.default_rng(0), 0.0)  # errors come before all work
+        words = [rf"(?<!\w){re.escape(word)}(?!\w)" for word in never if word]
+        avoid = re.compile("|".join(words), re.I) if words else None
+        run = partial(self.run, forbidden=self.forbidden(never), sampling=sampling, **options)
+        for first in range(0, len(requests), AT_ONCE):
+            left = dict(enumerate(requests[first : first + AT_ONCE], start=first))
+            done: dict[int, Written] = {}
+            for attempt in range(ATTEMPTS):
+                done |= self._attempt(left, candidates, (seed, attempt), avoid, run)
+                left = {i: request for i, request in left.items() if not done[i].fits}
+                if not left:
+                    break
+            yield from done.values()
+
+    def _attempt(
+        self, requests: Mapping[int, Request], candidates: int, seed: Sequence[int], avoid: Avoid, run: Run
+    ) -> dict[int, Written]:
+        """A line for each request, the best of its candidates."""
+        chosen: dict[int, tuple[EncodedTemplate, list[int]]] = {}
+        for i, request in requests.items():
+            rng = np.random.default_rng([*seed, i])
+            shares = (np.arange(candidates) + rng.random()) / candidates
+            for n, share in enumerate(shares, start=i * candidates):
+                chosen[n] = self.choose_lengths(request, rng, share)
+        texts = run([e.row(widths, self.end, n, make_keys(*seed, n)) for n, (e, widths) in chosen.items()])
+        nats = dict(zip(chosen, self.nats([texts[n] for n in chosen]), strict=True)) if candidates > 1 else {}
+        done: dict[int, Written] = {}
+        for n, (encoded, widths) in chosen.items():
+            i, cost = n // candidates, nats.get(n)
+            fills = encoded.fills(widths, texts[n], self.tokenizer, self.stream)
+            text = self.decode(texts[n]) if requests[i].must else encoded.text(fills)
+            searched = [text] if requests[i].must else fills
+            fits = avoid is None or not any(map(avoid.search, searched))
+            line = Written(text, fills, widths, cost, fits)
+            done[i] = min(done.get(i, line), line, key=lambda line: (not line.fits, line.nats or 0.0))
+        return done
+
+    @torch.no_grad()
+    def nats(self, texts: Sequence[list[int]]) -> list[float]:
+        """-log p of each text, ids with EOS, and of its length, in nats: exact, or the bound.
+
+        The bound is drawn with the same noise for all texts, so that their differences have little error.
+        Given text is paid for too: candidates are compared by what they make of it (docs/log.md).
+        """
+        model, device, end = self.model.eval(), self.model.embedding.weight.device, len(self.end)
+        given, draws = (0, 1) if model.writes_length else (end, DRAWS)
+        rows = [Row.of(ids[: len(ids) - given], ids[len(ids) - given :], n) for n, ids in enumerate(texts)]
+        found: dict[int, float] = {}
+        for some in batches_of(rows, batch_size=64):
+            batch = batch_of(some, device)
+            batch = batch._replace(number=torch.zeros_like(batch.number))
+            nats = torch.zeros(len(some), dtype=torch.float64)
+            if given:  # neither running text nor a model that ends its texts itself has a length to pay for
+                nats += length_cost(batch.length_mask.sum(1), self.length_weights)
+            for i in range(draws):
+                u, keys = (i + 0.5) / draws + batch.place, make_keys(i).expand(len(some)).to(device)
+                nats += model.bound(batch, u, keys).total.cpu() / draws
+            found |= zip((row.number for row in some), nats.tolist(), strict=True)
+        return [found[n] for n in range(len(texts))]
+
+    def choose_lengths(
+        self, request: Request, rng: np.random.Generator, share: float
+    ) -> tuple[EncodedTemplate, list[int]]:
+        """The template, and widths for its gaps: the whole is as long as training texts are.
+
+        share in [0, 1) chooses among the lengths there can be, from the shortest to the longest.
+        Raises UserError when none can be.
+        """
+        template = request.template
+        if request.must:
+            words = tuple(f" {request.must[i]} " for i in rng.permutation(len(request.must)))
+            template = Template(("", *words, ""), (Gap(0),) * (len(words) + 1))
+        encoded, end = EncodedTemplate.of(template, self.tokenizer), len(self.end)
+        least = sum(map(len, encoded.given)) + sum(gap.fewest for gap in template.gaps)
+        room = self.longest - end - least
+        if room < 0:
+            raise UserError(
+                f"{''.join(template.texts)!r} with its gaps needs {least + end} tokens; "
+                f"the model was trained on texts of at most {self.longest}"
+            )
+        widths, most = map(np.array, encoded.widths(room))
+        if self.model.writes_length:
+            if len(widths) > 1 or template.texts[-1] or (most < room).any():
+                raise UserError(LEFT_TO_RIGHT)
+            return encoded, most.tolist()
+        low = max(least, request.length.fewest)
+        high = least + min(room, int((most - widths).sum()))
+        if request.length.most is not None:
+            high = min(high, request.length.most)
+        if low > high:
+            asked = "-".join(str(n) for n in dict.fromkeys(request.length) if n is not None)
+            raise UserError(f"the length must be between {least} and {least + room} tokens, not {asked}")
+        weights = np.array(self.length_weights[low + end : high + end + 1]) + 1e-6
+        total = low + int(np.searchsorted(weights.cumsum() / weights.sum(), share, side="right"))
+        for _ in range(min(total, high) - least):
+            widths[rng.choice(np.flatnonzero(widths < most))] += 1
+        return encoded, widths.tolist()
+
+    def run(
+        self, rows: Sequence[Row], forbidden: Forbidden, sampling: Sampling, **options: Any
+    ) -> dict[int, list[int]]:
+        """The ids of each row by its number, to its end. Each process writes a part of them."""
+        check(sampling)
+        if options.get("guidance", NONE) != NONE:
+            diffusion_of(self.model, "can be guided")
+        own = rows[rank() :: world()]
+        texts = dict(self.write_rows(own, forbidden, sampling, **options))
+        if self.end:  # a model may have ended its text before the last position
+            texts = {number: ids[: ids.index(self.end[0]) + 1] for number, ids in texts.items()}
+        return gathered(texts)
+
+
+def check(sampling: Sampling) -> None:
+    """Raises UserError for numbers that nothing can be sampled with."""
+    if sampling.sampler not in SAMPLERS:
+        raise UserError(f"no sampler {sampling.sampler!r}: the samplers are {', '.join(SAMPLERS)}")
+    if sampling.steps < 1:
+        raise UserError(f"sampling takes at least 1 step, not {sampling.steps}")
+    if sampling.temperature <= 0:
+        raise UserError(f"the temperature must be above 0, not {sampling.temperature}")

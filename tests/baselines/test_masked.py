@@ -1,0 +1,149 @@
+import itertools
+import math
+
+import pytest
+import torch
+from texts import batch_of, group_of, network, random_ids, sample
+
+from simple_diffusion_lm.baselines.masked import Masked, draw_masked
+from simple_diffusion_lm.core.loss import Draws
+from simple_diffusion_lm.core.noise import make_keys, uniform
+
+V, B, L = 19, 3, 6
+
+
+def masked(vocab: int = V, **changes: object) -> Masked:
+    model = network("masked", vocab, **changes)
+    assert isinstance(model, Masked)
+    return model
+
+
+def test_masking_a_uniform_number_is_mdlms_bound() -> None:
+    """Against the integral over t of MDLM's eq. 11, for costs that depend on all that is masked."""
+    n = 4
+    cost = {  # what the masked tokens cost together, any function of the masked set
+        subset: math.sin(1 + sum(2**i for i in subset)) + len(subset)
+        for k in range(1, n + 1)
+        for subset in itertools.combinations(range(n), k)
+    }
+    # Integral over t of t^k (1 - t)^(n - k) / t, the beta function of (k, n - k + 1).
+    exact = sum(
+        value * math.gamma(len(s)) * math.gamma(n - len(s) + 1) / math.gamma(n + 1)
+        for s, value in cost.items()
+    )
+    count = 40_000
+    free = torch.ones(count, n, dtype=torch.bool)
+    u = (torch.arange(count) + 0.5) / count
+    hidden, weight = draw_masked(free, u, uniform(make_keys(0, torch.arange(count)), n))
+    drawn = [cost[tuple(row.nonzero().flatten().tolist())] for row in hidden]
+    assert (weight * torch.tensor(drawn)).mean().item() == pytest.approx(exact, rel=0.01)
+
+
+def test_only_free_positions_are_masked_and_always_one() -> None:
+    free = torch.tensor([[1, 1, 0, 1, 0, 0], [0, 0, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1]]).bool()
+    for seed in range(50):
+        keys = make_keys(seed, torch.arange(3))
+        hidden, weight = draw_masked(free, uniform(keys, 1)[:, 0].float(), uniform(make_keys(keys, 0), 6))
+        assert not (hidden & ~free).any()
+        assert (hidden.sum(1) >= 1).all()
+        torch.testing.assert_close(weight, free.sum(1) / hidden.sum(1))
+
+
+def test_what_is_masked_is_not_seen() -> None:
+    model = masked()
+    ids = random_ids(B, L, V)
+    batch, everywhere = batch_of(ids), torch.ones(B, L, dtype=torch.bool)
+    hidden = torch.zeros_like(everywhere)
+    hidden[:, [1, 4]] = True
+    other = torch.where(hidden, (ids + 1) % V, ids)
+
+    def logits(ids: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        return model.predict(model.show(ids, hidden), batch, everywhere)
+
+    torch.testing.assert_close(logits(other, hidden), logits(ids, hidden))
+    assert not torch.allclose(logits(other, ~everywhere), logits(ids, ~everywhere))
+
+
+def test_padding_costs_nothing_and_changes_nothing() -> None:
+    model = masked()
+    batch = batch_of(random_ids(B, L, V), [4] * B)
+    other = batch._replace(ids=(batch.ids + ~batch.length_mask) % V)
+    draws = Draws.of(batch, seed=0, step=0)
+    torch.testing.assert_close(model.loss(batch, draws).total, model.loss(other, draws).total)
+    assert (model.bound(batch, torch.rand(B), draws.keys).tokens == 4).all()
+
+
+def test_a_model_that_knows_frequencies_alone_pays_them_for_each_token() -> None:
+    """Whatever is masked: so the weights have to make up for what is not."""
+    model = masked()
+    model.start_from_counts(torch.arange(V))
+    nats = -((torch.arange(V) + 0.1) / (torch.arange(V) + 0.1).sum()).log()
+    batch = batch_of(random_ids(4000, L, V))
+    exact = nats[batch.ids].mean().item()
+    u = (torch.arange(4000) + 0.5) / 4000
+    bound = model.bound(batch, u, make_keys(2, batch.number))
+    assert (bound.total.sum() / bound.tokens.sum()).item() == pytest.approx(exact, rel=0.02)
+    losses = model.loss(batch, Draws.of(batch, seed=0, step=0))
+    assert losses.total.item() == pytest.approx(exact, rel=0.02)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 50])
+def test_every_free_token_is_written_once_in_any_step_with_the_same_chance(steps: int) -> None:
+    count = 500
+    given = torch.arange(L).expand(count, L) == 2
+    batch = batch_of(random_ids(count, L, V), [L, L - 2] * (count // 2), given)
+    frames = sample(masked(), group_of(batch), steps)
+    assert not frames[-1].free.any()
+    assert torch.equal(torch.stack([frame.where for frame in frames]).sum(0), batch.free.long())
+    assert torch.equal(frames[-1].ids[~batch.free], batch.ids[~batch.free])
+    written = torch.tensor([int(frame.where.sum()) for frame in frames])
+    mean = int(batch.free.sum()) / steps
+    chi_squared = ((written - mean).square() / mean).sum().item()
+    assert abs(chi_squared - (steps - 1)) < 5 * (2 * (steps - 1)) ** 0.5 + 1e-9
+
+
+def test_a_text_that_reveals_nothing_in_a_step_costs_no_pass_and_changes_no_logits() -> None:
+    model = masked()
+    batch = batch_of(random_ids(B, L, V), [L, L, 2])
+    passed: list[int] = []
+    model.transformer.register_forward_hook(lambda module, inputs, output: passed.append(len(output)))
+    frames = sample(model, group_of(batch), steps=20)
+    assert passed == [n for frame in frames if (n := int(frame.where.any(1).sum()))]
+    assert sum(passed) < len(frames) * B
+    ids, free = batch.ids, batch.free
+    for frame in frames:
+        whole = model.predict(model.show(ids, free), batch, frame.where)
+        torch.testing.assert_close(frame.logits, whole)
+        ids, free = frame.ids, frame.free
+
+
+def test_what_is_sampled_has_the_probability_of_its_order() -> None:
+    """Two tokens in two steps: half the time together, else one after the other in either order."""
+    vocab, count = 4, 4000
+    model = masked(vocab, std=0.2)
+    every = torch.cartesian_prod(torch.arange(vocab), torch.arange(vocab))
+    batch = batch_of(every)
+
+    def probability(hidden: list[bool]) -> torch.Tensor:
+        """Of each text's tokens, (16, 2), when these are masked."""
+        mask = torch.tensor(hidden).expand(16, 2)
+        logits = model.predict(model.show(every, mask), batch, torch.ones_like(mask))
+        return logits.softmax(-1).gather(1, every.flatten()[:, None]).view(16, 2)
+
+    first, second = probability([True, True]).T
+    second_after, first_after = probability([False, True])[:, 1], probability([True, False])[:, 0]
+    exact = first * second / 2 + (first * second_after + second * first_after) / 4
+    *_, frame = sample(model, group_of(batch_of(torch.zeros(count, 2, dtype=torch.long))), steps=2)
+    share = torch.bincount(frame.ids[:, 0] * vocab + frame.ids[:, 1], minlength=vocab**2) / count
+    torch.testing.assert_close(share, exact, atol=0.03, rtol=0)
+
+
+def test_temperature_and_constraints_are_applied() -> None:
+    model = masked()
+    model.start_from_counts(torch.arange(V))  # the most frequent token is the last
+    group = group_of(batch_of(torch.zeros(50, L, dtype=torch.long)))
+    assert (sample(model, group, temperature=1e-4)[-1].ids == V - 1).all()
+    banned = torch.arange(V) == V - 1
+    group = group._replace(constrain=lambda logits, where: logits.masked_fill(banned, -torch.inf))
+    assert (sample(model, group, temperature=1e-4)[-1].ids == V - 2).all()
+    assert len(sample(model, group)[-1].ids.unique()) > V // 2

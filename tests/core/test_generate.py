@@ -1,0 +1,101 @@
+from collections import Counter
+
+import pytest
+import torch
+from small_models import denoiser
+
+from simple_diffusion_lm.core.denoiser import Batch
+from simple_diffusion_lm.core.generate import Group, Sampling, draw_ids
+from simple_diffusion_lm.core.noise import make_keys
+from simple_diffusion_lm.core.sampler import SAMPLERS
+
+V, D, L = 12, 16, 6
+
+
+def model(**options):
+    torch.manual_seed(0)
+    made = denoiser(V, embedding_dim=D, **options)
+    made.start_from_counts(torch.arange(1, V + 1))
+    torch.nn.init.normal_(made.head.weight, std=0.3)
+    return made.eval()
+
+
+def group(count=4, given=(), **settings):
+    number = torch.arange(count)
+    length_mask = torch.arange(L) < (L - number % 3)[:, None]
+    cond_mask = torch.zeros_like(length_mask)
+    cond_mask[:, list(given)] = True
+    ids = torch.where(cond_mask, 7, 0)
+    batch = Batch(ids, length_mask, cond_mask, number, number / count)
+    return Group(batch, make_keys(0, number), **settings)
+
+
+def sampled(model, group, **sampling):
+    *_, last = model.sample(group, Sampling(**sampling))
+    return last.ids
+
+
+@pytest.mark.parametrize("stagger", [0.0, 8.0])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_position_is_written_once_and_given_ones_stay(sampler, stagger):
+    asked = group(given=[1])
+    before = asked.batch.free
+    for frame in model(stagger=stagger).sample(asked, Sampling(steps=5, sampler=sampler)):
+        assert (frame.free <= before).all()  # what is written stays written
+        assert len(frame.logits) == frame.where.sum()
+        assert torch.equal(frame.where, before)
+        before = frame.free
+    assert not before.any()
+    assert (frame.ids[:, 1] == 7).all()
+
+
+@pytest.mark.parametrize("stagger", [0.0, 8.0])
+def test_a_text_does_not_depend_on_the_rest_of_the_batch(stagger):
+    made, many = model(stagger=stagger), group(5)
+    alone = Group(many.batch.each(lambda x: x[2:3, : L - 2] if x.ndim > 1 else x[2:3]), many.keys[2:3])
+    assert torch.equal(sampled(made, many, steps=6)[2, : L - 2], sampled(made, alone, steps=6)[0])
+
+
+@pytest.mark.parametrize("stagger", [0.0, 8.0])
+def test_temperature_is_heeded(stagger):
+    """Near 0 the most probable token, high above 1 anything."""
+    made = model(stagger=stagger)
+    asked = group(200)
+    free = asked.batch.free
+    cold, hot = (sampled(made, asked, steps=8, temperature=t)[free] for t in (0.05, 20.0))
+    most = Counter(cold.tolist()).most_common(1)[0][1] / cold.numel()
+    assert most > 1.3 * Counter(hot.tolist()).most_common(1)[0][1] / hot.numel()
+
+
+def test_what_is_forbidden_is_not_written():
+    banned = torch.arange(V) != 3
+
+    def constrain(logits, where):
+        return logits.masked_fill(banned, -torch.inf)
+
+    for steps in (1, 4):
+        asked = group(constrain=constrain)
+        ids = sampled(model(), asked, steps=steps)
+        assert (ids[asked.batch.free] == 3).all()
+
+
+def test_strength_is_how_far_what_stands_there_is_noised():
+    made = model(stagger=0.0)
+    asked = group(60)
+    asked = asked._replace(batch=asked.batch._replace(ids=torch.randint(V, (60, L))))
+    kept = [
+        (sampled(made, asked._replace(strength=s), steps=16) == asked.batch.ids)[asked.batch.free]
+        .float()
+        .mean()
+        for s in (0.003, 0.6, 1.0)
+    ]
+    assert kept[0] > 0.9
+    assert kept[0] > kept[1] > kept[2]
+
+
+def test_drawn_ids_have_their_probabilities():
+    logits = torch.tensor([0.1, 0.2, 0.0, 0.7]).log()
+    u = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    found = Counter(draw_ids(logits.expand(1000, 4), u).tolist())
+    assert found == {0: 100, 1: 200, 3: 700}
+    assert draw_ids(logits[None], torch.tensor([1 - 1e-16], dtype=torch.float64)).item() == 3

@@ -1,0 +1,146 @@
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_models import denoiser
+
+from simple_diffusion_lm.core.denoiser import Batch
+from simple_diffusion_lm.core.loss import Draws
+from simple_diffusion_lm.core.noise import normal
+
+V, D, L = 23, 16, 7
+RECIPES = {
+    "modern": {"self_cond_rate": 0.5, "self_cond_from": 0.0},
+    "original": {
+        "regress": True,
+        "posterior": False,
+        "schedule": "cosine",
+        "mse_weight": 1.0,
+        "stagger": 0.0,
+    },
+}
+
+
+def network(**options):
+    torch.manual_seed(0)
+    model = denoiser(V, embedding_dim=D, width=3, **options)
+    torch.nn.init.normal_(model.head.weight, std=0.3)
+    return model.eval()
+
+
+def texts(lengths=(7, 6, 5, 4), given=()):
+    torch.manual_seed(1)
+    ids, number = torch.randint(4, V, (len(lengths), L)), torch.arange(len(lengths))
+    length_mask = torch.arange(L) < torch.tensor(lengths)[:, None]
+    cond_mask = torch.zeros_like(length_mask)
+    cond_mask[:, list(given)] = True
+    return Batch(ids, length_mask, cond_mask & length_mask, number, number / len(lengths))
+
+
+def loss(model, batch, t=None, **changes):
+    model.config = replace(model.config, **changes)
+    draws = Draws.of(batch, seed=0, step=0)
+    return model.loss(batch, draws if t is None else draws._replace(t=torch.full_like(draws.t, t)))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_loss_does_not_see_padding(recipe):
+    """Other ids outside of the text, and more padding, change nothing."""
+    model, batch = network(**RECIPES[recipe]), texts()
+    before = loss(model, batch)
+    other = batch._replace(ids=batch.ids.masked_fill(~batch.length_mask, 5))
+    for found, expected in zip(loss(model, other), before, strict=True):
+        torch.testing.assert_close(found, expected)
+    wider = [F.pad(x, (0, 5)) for x in batch[:3]]
+    for found, expected in zip(loss(model, Batch(*wider, *batch[3:])), before, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_given_tokens_are_seen_and_not_counted(recipe):
+    model, batch = network(**RECIPES[recipe]), texts(given=[0])
+    before = loss(model, batch, t=0.9)
+    changed = batch.ids.clone()
+    changed[:, 0] = (changed[:, 0] + 1) % V
+    after = loss(model, batch._replace(ids=changed), t=0.9)
+    assert not torch.equal(before.ce, after.ce)  # the free positions are predicted otherwise
+    assert after.tokens == before.tokens == batch.free.sum() == len(after.ce)
+
+
+def test_total_is_the_weighted_sum_of_means():
+    """mse is per coordinate, over the predicted positions: |x0 - x0_hat|^2 / D."""
+    model, batch = network(), texts()
+    parts = loss(model, batch)
+    mse = parts.squared_error.mean() / D
+    for mse_weight, ce_weight in ((1.0, 0.0), (0.0, 1.0), (0.3, 2.0)):
+        total = loss(model, batch, mse_weight=mse_weight, ce_weight=ce_weight).total
+        torch.testing.assert_close(total, mse_weight * mse + ce_weight * parts.ce.mean())
+
+
+def test_the_loss_is_that_of_one_prediction():
+    """Recomputed by hand at one level for all positions, without self-conditioning."""
+    model, batch = network(stagger=0.0, self_cond_rate=0.0), texts()
+    draws = Draws.of(batch, 0, 0)
+    losses = model.loss(batch, draws)
+    x0 = model.embedding(batch.ids)
+    level = model.schedule(draws.t[:, None, None])
+    x_t = level.alpha * x0 + level.sigma * normal(draws.keys, L, D)
+    logits = model(x_t, level, torch.zeros_like(x0), batch).logits
+    ids = batch.ids[batch.free]
+    torch.testing.assert_close(losses.ce, F.cross_entropy(logits, ids, reduction="none"))
+    torch.testing.assert_close(losses.total, losses.ce.mean())
+    squared = (x0[batch.free] - model.embedding.interpolate(logits)).square().sum(-1)
+    torch.testing.assert_close(losses.squared_error, squared)
+    assert torch.equal(losses.correct, logits.argmax(-1) == ids)
+
+
+def test_self_conditioning_shows_the_first_prediction_and_never_the_text():
+    """The second pass of all texts is that of a prediction made from the same x_t."""
+    model, batch = network(stagger=0.0, self_cond_rate=1.0, self_cond_from=0.0), texts()
+    draws = Draws.of(batch, 0, 0)
+    level = model.schedule(draws.t[:, None, None])
+    x_t = level.add_noise(model.embedding(batch.ids), normal(draws.keys, L, D))
+    x0_prev = torch.zeros_like(x_t)
+    x0_prev[batch.free] = model.embedding.interpolate(model(x_t, level, x0_prev, batch).logits)
+    logits = model(x_t, level, x0_prev, batch).logits
+    expected = F.cross_entropy(logits, batch.ids[batch.free], reduction="none")
+    torch.testing.assert_close(model.loss(batch, draws).ce, expected)
+    model.config = replace(model.config, self_cond_from=0.6)
+    plain = model.loss(batch, draws._replace(done=0.59)).ce
+    assert not torch.allclose(plain, expected)
+    torch.testing.assert_close(model.loss(batch, draws._replace(done=0.6)).ce, expected)
+
+
+def test_a_share_of_the_texts_is_self_conditioned():
+    model, batch = network(stagger=0.0), texts(lengths=[3] * 400)
+    draws = Draws.of(batch, 0, 0)
+    losses = {
+        rate: loss(model, batch, self_cond_rate=rate, self_cond_from=0.0).ce.view(400, 3).mean(1)
+        for rate in (0.0, 0.3)
+    }
+    differs = (losses[0.0] - losses[0.3]).abs() > 1e-6
+    assert differs.float().mean().item() == pytest.approx(0.3, abs=0.07)
+    assert len(draws.t.unique()) == 400
+
+
+def test_a_staggered_loss_counts_what_is_not_clean():
+    """At a time when only the first in place has any noise, the loss is that position's alone."""
+    model, batch = network(self_cond_rate=0.0), texts()
+    early = loss(model, batch, t=0.01, stagger=30.0)
+    assert len(early.ce) == early.tokens == 4  # of each text the first position in place
+    late = loss(model, batch, t=0.999, stagger=30.0)
+    assert len(late.ce) == batch.free.sum()
+    assert late.ce.mean() > early.ce.mean()
+
+
+def test_times_are_spread_over_the_batch_and_keys_belong_to_the_text():
+    batch = texts(lengths=[2] * 100)
+    draws = Draws.of(batch, seed=3, step=5)
+    assert ((draws.t.sort().values * 100 - torch.arange(100)).diff().abs() < 1e-3).all()
+    for other in (Draws.of(batch, 3, 6), Draws.of(batch, 4, 5)):
+        assert (other.keys != draws.keys).all()
+        assert other.t[0] != draws.t[0]
+    half = Draws.of(batch.each(lambda x: x[40:]), seed=3, step=5)
+    assert torch.equal(half.keys, draws.keys[40:])
+    assert torch.equal(half.t, draws.t[40:])

@@ -1,0 +1,95 @@
+"""What is compared, on what, and by whom it was measured."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from small_models import small
+
+import simple_diffusion_lm
+from simple_diffusion_lm.baselines import MODELS
+from simple_diffusion_lm.core.data import Corpus
+from simple_diffusion_lm.core.generate import Sampling
+from simple_diffusion_lm.evaluation import compare
+from simple_diffusion_lm.evaluation.evaluate import evaluate_run
+from simple_diffusion_lm.evaluation.samples import shuffled_words
+from simple_diffusion_lm.runs.config import RECIPES
+from simple_diffusion_lm.tasks.toy import ToyLanguage
+from simple_diffusion_lm.writing.model import DiffusionLM
+
+FRESH = shuffled_words(ToyLanguage().lines(12, seed=9))
+
+
+@pytest.fixture
+def data(toy_data):
+    """The toy language to train on; held out are lines that are nothing like it."""
+    tokenizer = toy_data.tokenizer
+    return toy_data._replace(valid=Corpus.of(map(tokenizer.encode, FRESH), tokenizer.eos_id))
+
+
+def test_every_recipe_and_every_objective_is_a_contender():
+    assert set(compare.CONTENDERS) == {*RECIPES, *MODELS} - {"continuous"}
+    objectives = {name: config.objective for name, config in compare.CONTENDERS.items()}
+    assert objectives == {name: name if name in MODELS else "continuous" for name in objectives}
+
+
+def test_what_is_measured_was_held_out_and_what_it_is_held_against_was_not(data, tmp_path, monkeypatch):
+    for name, few in {"TEMPERATURES": (0.8, 0.7), "FEWER_STEPS": 4, "OTHER_STEPS": (2,)}.items():
+        monkeypatch.setattr(compare, name, few)
+    out = tmp_path / "comparison"
+    contenders = {name: small(compare.CONTENDERS[name]) for name in ("modern", "masked", "autoregressive")}
+    settings = {"minutes": 0.01, "seeds": [0], "examples": 50, "samples": 12, "overrides": {"samples": "1"}}
+    tables = compare.run_compare(data, out, contenders=contenders, **settings)
+    results = json.loads((out / "results.json").read_text())
+    real = results["lines"]["held-out text"]
+    assert real["copied_lines"] == 0.0 == real["copied_4grams"]
+    assert min(real["ngram_perplexity"], real["reversed_perplexity"]) > 50  # if judged by itself, below 10
+    for run in results["runs"].values():
+        assert run["likelihood"]["texts"] == len(FRESH)
+        assert run["likelihood"]["characters"] == len("\n".join(FRESH)) + 1
+    modern, masked, exact = (results["runs"][f"{name}-0"] for name in contenders)
+    assert [run["stagger"] for run in (modern, masked, exact)] == [contenders["modern"].stagger, None, None]
+    assert {point["steps"]: point["passes"] for point in modern["points"]} == {64: 64, 4: 4, 2: 2}
+    # A step that reveals nothing needs no pass, and no text has more than 32 tokens.
+    assert all(1 <= point["passes"] <= min(point["steps"], 32) for point in masked["points"])
+    assert {point["steps"] for point in exact["points"]} == {64}  # of which it knows nothing
+    assert (out / "results.md").read_text() == tables + "\n"
+    assert (out / "results.png").stat().st_size > 10_000
+    for run in out.glob("*-0"):  # what is measured is not trained anew, its run being gone
+        shutil.rmtree(run)
+    assert compare.run_compare(data, out, contenders=contenders, **settings) == tables
+
+
+def test_a_run_is_measured_on_what_was_held_out_and_judged_by_what_was_not(data, toy_run, monkeypatch):
+    monkeypatch.setattr(DiffusionLM, "trained_on", lambda run: data)
+    found = evaluate_run(toy_run, samples=12, sampling=Sampling(steps=2))
+    assert found.likelihood.held_out.texts == len(FRESH)
+    real = found.lines["held-out text"]
+    assert real.copied_lines == 0.0 == real.copied_4grams
+    assert min(real.ngram_perplexity, real.reversed_perplexity) > 50
+
+
+def git(folder, *arguments):
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    done = subprocess.run(["git", "-C", folder, *who, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_the_commit_is_the_packages_own(tmp_path):
+    """Installed in an environment inside another repository it has none."""
+    installed = tmp_path / ".venv/lib/simple_diffusion_lm"
+    installed.mkdir(parents=True)
+    (installed / "compare.py").touch()
+    (tmp_path / "analysis.py").touch()
+    git(tmp_path, "init", "--quiet")
+    assert compare.commit_of(installed) is None
+    git(tmp_path, "add", "analysis.py")
+    git(tmp_path, "commit", "--quiet", "-m", "another project")
+    assert compare.commit_of(installed) is None
+    git(tmp_path, "add", "-f", installed)
+    git(tmp_path, "commit", "--quiet", "-m", "the package")
+    assert compare.commit_of(installed) == git(tmp_path, "rev-parse", "--short", "HEAD")
+    package = Path(simple_diffusion_lm.__file__).parent
+    assert compare.machine()["commit"] == compare.commit_of(package)

@@ -1,0 +1,90 @@
+"""A likelihood in every unit; and what is measured, and how often."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from simple_diffusion_lm.core.bound import Bound
+from simple_diffusion_lm.evaluation.evaluate import evaluate_run
+from simple_diffusion_lm.evaluation.likelihood import likelihood, plain_batches
+from simple_diffusion_lm.writing.model import DiffusionLM
+
+
+@pytest.fixture
+def model(toy_run):
+    return DiffusionLM.from_pretrained(toy_run)
+
+
+def test_the_total_is_the_sum_of_its_parts_in_every_unit(toy_run, toy_text, tmp_path):
+    text = "".join(toy_text.read_text().splitlines(keepends=True)[:40])
+    (tmp_path / "few.txt").write_text(text)
+    result = evaluate_run(toy_run, [tmp_path / "few.txt"], samples=0)
+    found = result.likelihood
+    total, *parts, _, texts, tokens = found.held_out
+    assert total == pytest.approx(sum(parts))
+    assert found.nats_per_text == pytest.approx(total * tokens / texts)
+    assert found.characters == len(text)
+    bits = found.nats_per_text * texts / math.log(2)
+    assert found.bits_per_character == pytest.approx(bits / found.characters)
+    assert found.held_out.length > 0
+    assert found.words == len(text.split()) + texts
+    assert found.perplexity_per_word == pytest.approx(math.exp(total * tokens / found.words))
+    assert found.above(0.0) == pytest.approx(total)
+    assert found.figures().keys() >= {"is_bound", "nats_per_token", "standard_error", "diffusion", "length"}
+    assert json.loads(json.dumps(result.figures()))["likelihood"] == found.figures()
+
+
+def test_nothing_is_dropped_out_while_measuring(model, toy_data):
+    model.model.transformer.dropout.p = 0.5
+    found = likelihood(model, toy_data.train, examples=20)
+    model.model.train()
+    assert likelihood(model, toy_data.train, examples=20) == found
+
+
+def recorded(model, corpus, **settings):
+    """The levels at which a set of texts is measured: a row of draws for each text."""
+    levels = {}
+
+    def bound(batch, u, keys):
+        for number, each in zip(batch.number.tolist(), u.tolist(), strict=True):
+            levels.setdefault(number, []).append(each)
+        nothing = torch.zeros(len(u))
+        return Bound(nothing, u**2, nothing, torch.ones(len(u), dtype=torch.long))
+
+    model.model.bound = bound
+    found = likelihood(model, corpus, **settings)
+    return torch.tensor(list(levels.values()), dtype=torch.float64), found.held_out
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_the_draws_of_a_text_and_of_the_whole_set_are_spread_over_all_levels(draws, model, toy_data):
+    levels, found = recorded(model, toy_data.train, examples=300, draws=draws)
+    assert levels.shape == (300, draws)
+    assert ((levels >= 0) & (levels < 1)).all()
+    for some in (*levels, levels.flatten()):
+        apart = some.sort().values.diff()
+        torch.testing.assert_close(apart, torch.full_like(apart, 1 / len(some)), atol=1e-6, rtol=0)
+    assert found.diffusion == pytest.approx(1 / 3, abs=0.01)  # the mean of u^2
+
+
+def test_where_positions_are_noised_one_after_the_other_there_are_more_draws(model, toy_data):
+    corpus = toy_data.train
+    tokens = round((corpus.offsets[-1] / len(corpus)).item())
+    for stagger, draws in ((0.0, 8), (8.0, tokens)):
+        model.config = replace(model.config, stagger=stagger)
+        assert recorded(model, corpus, examples=20)[0].shape == (20, draws)
+    assert tokens > 8
+    model.model.writes_length = True  # an exact likelihood has nothing to draw
+    assert recorded(model, corpus, examples=20)[0].shape == (20, 1)
+
+
+def test_runs_of_every_seed_are_measured_on_the_same_windows(model, toy_data):
+    model.stream = True
+    windows = set()
+    for seed in range(3):
+        model.config = replace(model.config, seed=seed)
+        windows.add(tuple(plain_batches(model, toy_data.train).example(0, 0)))
+    assert len(windows) == 1

@@ -1,0 +1,33 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from simple_diffusion_lm.errors import UserError
+from simple_diffusion_lm.runs.run import locked
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from simple_diffusion_lm.runs.run import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_is_gone_however_it_went(tmp_path):
+    first = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match=f"another process trains here .*{first.pid}"):
+        locked(tmp_path).__enter__()
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    first.stdout.close()
+    with locked(tmp_path):
+        assert str(os.getpid()) in (tmp_path / ".lock").read_text()
+    with locked(tmp_path):
+        pass

@@ -1,0 +1,242 @@
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from several import on_processes
+from small_models import small
+
+from simple_diffusion_lm.core import Config
+from simple_diffusion_lm.core.bound import held_out_bound
+from simple_diffusion_lm.core.data import Batches
+from simple_diffusion_lm.core.generate import Sampling
+from simple_diffusion_lm.core.sampler import SAMPLERS
+from simple_diffusion_lm.corpus.tokenizer import train_tokenizer
+from simple_diffusion_lm.errors import UserError
+from simple_diffusion_lm.runs.run import run_training
+from simple_diffusion_lm.writing import writer
+from simple_diffusion_lm.writing.guidance import Guidance
+from simple_diffusion_lm.writing.model import DiffusionLM
+from simple_diffusion_lm.writing.requests import write_rows
+from simple_diffusion_lm.writing.templates import Gap
+from simple_diffusion_lm.writing.writer import Request
+
+
+@pytest.fixture(scope="module")
+def model(toy_run):
+    return DiffusionLM.from_pretrained(toy_run)
+
+
+def write(model, requests, steps, *, candidates=1, never=(), seed=0):
+    return model.write(requests, candidates, never, seed, Sampling(steps))
+
+
+def test_the_same_seed_gives_the_same_text_whatever_its_neighbours(model):
+    few = model.generate(6, steps=4, seed=3)
+    assert model.generate(24, steps=4, seed=3)[:6] == few
+    assert model.generate(6, steps=4, seed=3, batch_size=1) == few
+    assert model.generate(6, steps=4, seed=4) != few
+
+
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
+def test_every_sampler_samples(model, sampler):
+    assert len(model.generate(2, steps=3, sampler=sampler)) == 2
+
+
+@pytest.mark.parametrize("length", [1, 5, 20])
+def test_a_given_length_is_met_exactly(model, length):
+    for line in write(model, [model.request(Gap(length, length))] * 3, 2):
+        assert line.widths == [length]
+
+
+def test_a_range_of_lengths_is_met_and_used(model):
+    lines = write(model, [model.request(Gap(4, 7))] * 40, 1)
+    assert {line.widths[0] for line in lines} == {4, 5, 6, 7}
+
+
+def test_lengths_are_drawn_from_training(model):
+    lengths = [line.widths[0] + 1 for line in write(model, [model.request()] * 300, 1)]
+    seen = {length for length, count in enumerate(model.length_weights) if count}
+    assert set(lengths) <= seen
+    assert len(set(lengths)) > 3
+    weights = torch.tensor(model.length_weights, dtype=torch.float)
+    mean = float((weights * torch.arange(len(weights))).sum() / weights.sum())
+    assert sum(lengths) / 300 == pytest.approx(mean, abs=0.5)
+
+
+def test_what_is_typed_comes_back_as_it_was_typed(model):
+    templates = ["Yesterday  the ___ !?", "___\tgoats néar ___", "a plain  line .", "", "go___s"]
+    filled = model.infill(templates, steps=3, candidates=2)
+    assert filled[0].startswith("Yesterday  the ")
+    assert filled[0].endswith(" !?")
+    assert "\tgoats néar " in filled[1]
+    assert filled[2] == templates[2]
+    assert filled[3]
+    assert re.fullmatch("go[^ ].*s", filled[4])
+
+
+def test_the_best_candidate_is_the_most_probable(model):
+    texts = {}
+
+    def remembering(*args, **options):
+        texts.update(write_rows(model.model, *args, **options))
+        return texts.items()
+
+    (best,) = write(model.writing_with(remembering), [model.request(Gap(6, 6))], 3, candidates=8)
+    nats = model.nats(list(texts.values()))
+    assert best.nats == pytest.approx(min(nats), rel=1e-5)
+    assert best.text == model.decode(texts[np.argmin(nats)])
+    one = [line.text for line in write(model, [model.request(Gap(6, 6))] * 8, 3)]
+    assert one == [model.decode(texts[n]) for n in range(8)]
+
+
+def test_words_are_in_every_line_or_in_none(model):
+    for line in model.generate(10, must=["goats", "hill"], never=["the", "a"], steps=2):
+        words = line.split()
+        assert {"goats", "hill"} <= set(words)
+        assert not {"the", "a"} & set(words)
+
+
+@pytest.mark.parametrize("never", [[], ["goats"], [""]])
+def test_a_fill_without_any_character_has_no_forbidden_word(model, never):
+    rows = []
+
+    def empty(own, *_, **__):
+        rows.extend(own)
+        space = model.tokenizer.space_id
+        return [(row.number, torch.where(row.cond_mask, row.ids, space).tolist()) for row in own]
+
+    request = Request.of("the hill [[1]]")
+    (line,) = write(model.writing_with(empty), [request], 1, never=never)
+    assert line.fills == [""]
+    assert line.fits
+    assert len(rows) == 1  # nothing was written twice
+
+
+def test_a_score_is_raised_while_texts_are_written(model):
+    the = model.pieces.index("▁the")
+
+    def score(logits, mask):
+        return 100 * (logits.softmax(-1)[..., the] * mask).sum(1)
+
+    guidance = Guidance(given=1.0, score=score)
+    assert model.generate(2, length=4, steps=4, guidance=guidance) == ["the the the the"] * 2
+    (varied,) = model.vary(["every hill ."], 1.0, steps=4, guidance=guidance)
+    assert set(varied.split()) == {"the"}
+
+
+def test_a_text_is_varied_from_a_copy_to_another(model):
+    text = "every morning the old woman feeds her goats ."
+    varied = [model.vary([text] * 8, strength, steps=8) for strength in (1e-5, 0.1, 0.5, 1.0)]
+    same = [sum(a == b for v in vs for a, b in zip(v.split(), text.split())) for vs in varied]  # noqa: B905
+    words = 8 * len(text.split())
+    assert same[0] > 0.9 * words  # the model is small: two of its words may stand very close
+    assert same[0] >= same[1] > same[2] > same[3]
+    assert same[3] < words / 4
+    assert len(set(varied[2])) == 8
+    with pytest.raises(UserError, match="the strength must be above 0"):
+        model.vary([text], 0.0)
+
+
+def test_a_blend_ends_with_both_texts(model):
+    first, second = "the goats sleep .", "every morning the old woman feeds her goats ."
+    blended = model.blend(first, second, count=3, steps=24)
+    assert blended[0] == first
+    assert blended[-1] == second
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sampler": "typo"}, "no sampler 'typo'"),
+        ({"steps": 0}, "at least 1 step"),
+        ({"candidates": 0}, "at least 1 candidate"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"length": 0}, "between 1 and"),
+        ({"length": 10_000}, "between 1 and"),
+    ],
+)
+def test_what_cannot_be_asked_is_said_in_one_line(model, options, words):
+    with pytest.raises(UserError, match=words):
+        model.generate(1, **options)
+
+
+def test_a_template_too_long_for_the_model_is_refused(model):
+    with pytest.raises(UserError, match="trained on texts of at most"):
+        model.infill(["goat " * 200 + "___"])
+
+
+def copied(toy_run, tmp_path):
+    return shutil.copytree(toy_run, tmp_path / "copy")
+
+
+def test_what_is_no_run_is_told(toy_run, tmp_path):
+    with pytest.raises(UserError, match="no run here"):
+        DiffusionLM.from_pretrained(tmp_path)
+    run = copied(toy_run, tmp_path)
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(UserError, match="no whole checkpoint"):
+        DiffusionLM.from_pretrained(run)
+    (run / "config.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        DiffusionLM.from_pretrained(run)
+
+
+def test_another_tokenizer_is_refused(toy_run, toy_text, tmp_path):
+    run = copied(toy_run, tmp_path)
+    vocab_size = json.loads((run / "config.json").read_text())["vocab_size"]
+    lines = [line[::-1] for line in toy_text.read_text().splitlines()]
+    other = train_tokenizer(lines, vocab_size, stream=False, seed=0)
+    (run / "tokenizer.model").write_bytes(other.model)
+    with pytest.raises(UserError, match="not the one this run was trained with"):
+        DiffusionLM.from_pretrained(run)
+
+
+def test_each_text_has_noise_of_its_own(model):
+    assert len(set(model.generate(4, length=8, steps=32))) == 4
+
+
+def test_a_model_that_ends_its_lines_scores_them_to_their_end(toy_data, tmp_path):
+    config = small(Config(objective="autoregressive"), steps=2, samples=1)
+    run_training(config, toy_data, tmp_path, quiet=True)
+    model = DiffusionLM.from_pretrained(tmp_path)
+    lines = [model.decode(toy_data.valid[i]) for i in range(len(toy_data.valid))]
+    batches = Batches(model.config, toy_data.valid, model.tokenizer.pad_id, masks=False)
+    measured = [batches.batch(0, numbers) for numbers in batches.spread(len(lines))]
+    exact = held_out_bound(model.model.bound, measured, draws=1, length_weights=None)
+    assert sum(model.score(lines)) == pytest.approx(exact.total * exact.tokens, rel=1e-4)
+    for line in write(model, [Request.of("yesterday the ___")] * 3, 1, candidates=4, seed=1):
+        (alone,) = model.score([line.text])
+        assert line.nats == pytest.approx(alone, rel=0.1)  # its words may be cut otherwise
+    for ask, words in (
+        (lambda: model.generate(1, guidance=Guidance(given=1.0)), "can be guided"),
+        (lambda: model.vary(["the goats sleep ."]), "varies and blends texts"),
+        (lambda: model.blend("the goats sleep .", "a hill ."), "varies and blends texts"),
+    ):
+        with pytest.raises(UserError, match=f"only continuous diffusion {words}"):
+            ask()
+    for options in ({"length": 5}, {"must": ["goats"]}):
+        with pytest.raises(UserError, match="writes from left to right"):
+            model.generate(1, **options)
+    with pytest.raises(UserError, match="writes from left to right"):
+        model.infill(["the ___ sleep ."])
+
+
+def test_many_lines_are_written_some_at_a_time_and_are_the_same(model, monkeypatch):
+    requests = [Request.of(text) for text in ("the ___ .", "", "___ goats ___") * 2]
+    whole = list(write(model, requests, 3, candidates=2, seed=5))
+    monkeypatch.setattr(writer, "AT_ONCE", 4)
+    lines = write(model, requests, 3, candidates=2, seed=5)
+    for line, same in zip([next(lines), *lines], whole, strict=True):  # sums in another order
+        assert line == same._replace(nats=pytest.approx(same.nats, rel=1e-5))
+
+
+def generate(run):
+    model = DiffusionLM.from_pretrained(run)
+    return model.generate(5, candidates=2, steps=4, seed=3)
+
+
+def test_processes_share_the_texts_and_all_have_them(toy_run):
+    assert on_processes(2, generate, toy_run) == [generate(toy_run)] * 2
