@@ -3,9 +3,10 @@
     python benchmarks/trace.py [NAME=VALUE ...]
 
 Counts the named functions of the package that are called, and the files they stand in: (a) in
-`sdlm train CORPUS`, from its start to the first backward pass; (b) in `sdlm generate RUN --count 1`,
-from its start to the end. Lambdas, comprehensions and generator expressions are not counted, nor is
-what runs when a module is imported. NAME=VALUE: of the training, as for --set. Of another version:
+`python -m simple_diffusion_lm.core.train CORPUS` and (b) in `sdlm train CORPUS`, from the start to the
+first backward pass; (c) in `sdlm generate RUN --count 1`, from its start to the end. Lambdas,
+comprehensions and generator expressions are not counted, nor is what runs when a module is imported.
+NAME=VALUE: of the training, as for --set. Of another version:
 
     PYTHONPATH=OTHER/src python benchmarks/trace.py
 """
@@ -32,8 +33,8 @@ class Reached(BaseException):
     """The command has come to where counting ends. No Exception: no command catches it."""
 
 
-def passed(arguments: list[str], to_backward: bool) -> list[tuple[str, str]]:
-    """The (file, function) pairs that a command calls, in the order of their first call."""
+def passed(module: str, arguments: list[str], to_backward: bool) -> list[tuple[str, str]]:
+    """The (file, function) pairs that a module run as a program calls, in the order of their first call."""
     source = os.path.dirname(str(find_spec(PACKAGE).origin))  # type: ignore[union-attr]
     found: dict[tuple[str, str], None] = {}
 
@@ -51,7 +52,7 @@ def passed(arguments: list[str], to_backward: bool) -> list[tuple[str, str]]:
     sys.argv = ["sdlm", *arguments]
     with suppress(Reached, SystemExit), redirect_stdout(sys.stderr):
         sys.setprofile(note)
-        runpy.run_module(PACKAGE, run_name="__main__")
+        runpy.run_module(module, run_name="__main__")
     sys.setprofile(None)
     return list(found)
 
@@ -62,9 +63,10 @@ def main(*settings: str) -> None:
         corpus.write_text("\n".join(LINES) + "\n")
         train = ["train", str(corpus), "--steps", "1", "--set", "samples=1", *settings, "--out"]
         for title, *task in (
-            (None, [*train, str(run)], False),
-            ("sdlm train CORPUS, to the first backward pass", [*train, str(other)], True),
-            ("sdlm generate RUN --count 1", ["generate", str(run), "--count", "1"], False),
+            (None, PACKAGE, [*train, str(run)], False),
+            ("the core alone, to the first backward pass", f"{PACKAGE}.core.train", [str(corpus)], True),
+            ("sdlm train CORPUS, to the first backward pass", PACKAGE, [*train, str(other)], True),
+            ("sdlm generate RUN --count 1", PACKAGE, ["generate", str(run), "--count", "1"], False),
         ):
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
                 functions = fresh.submit(passed, *task).result()

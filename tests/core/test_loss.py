@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from small_models import denoiser
 
 from simple_diffusion_lm.core.denoiser import Batch
-from simple_diffusion_lm.core.loss import Draws
-from simple_diffusion_lm.core.noise import normal
+from simple_diffusion_lm.core.loss import FOR_LEVELS, Draws
+from simple_diffusion_lm.core.noise import make_keys, normal
 
 V, D, L = 23, 16, 7
 RECIPES = {
@@ -132,6 +132,21 @@ def test_a_staggered_loss_counts_what_is_not_clean():
     late = loss(model, batch, t=0.999, stagger=30.0)
     assert len(late.ce) == batch.free.sum()
     assert late.ce.mean() > early.ce.mean()
+
+
+def test_every_weight_learns_from_a_self_conditioned_batch_in_bfloat16():
+    """The first pass has no gradient, and autocast must not keep its copies of the weights for the second."""
+    model, batch = network(self_cond_rate=1.0, self_cond_from=0.0), texts()
+    with torch.autocast("cpu", torch.bfloat16):
+        total = model.loss(batch, Draws.of(batch, 0, 0)).total
+    total.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_the_times_of_a_batch_have_a_key_that_no_text_has():
+    batch = texts(lengths=[2] * 100)
+    keys = Draws.of(batch, seed=3, step=5).keys
+    assert make_keys(3, 5, FOR_LEVELS) not in keys
 
 
 def test_times_are_spread_over_the_batch_and_keys_belong_to_the_text():

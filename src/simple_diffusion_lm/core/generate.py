@@ -101,7 +101,7 @@ def sample_text(
     """Ids out of noise: the reverse process, from the first level to the clean one.
 
     A position that becomes clean is written, and given from then on. Its token is the most probable
-    one, since noise has chosen by then; one that was still at pure noise is drawn.
+    one, since x_t has settled it by then; one that was still at pure noise is drawn.
     """
     batch, number = group.batch, count()
     length = batch.ids.shape[1]

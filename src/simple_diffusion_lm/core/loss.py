@@ -10,7 +10,7 @@ from torch import Tensor
 from .denoiser import Batch, Denoiser
 from .noise import Keys, Level, PerText, make_keys, normal, position_times, uniform
 
-FOR_ORDER, FOR_SELF_CONDITIONING, FOR_LEVELS = range(3)  # what a key is for, its last number
+FOR_LEVELS, FOR_ORDER, FOR_SELF_CONDITIONING = -1, 0, 1  # last number of a key; texts have 0, 1, 2, ...
 
 
 class Draws(NamedTuple):

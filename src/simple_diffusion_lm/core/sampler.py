@@ -50,7 +50,7 @@ def first_order(fresh_noise: Callable[[Level, Level], Tensor]) -> Sampler:
     return sampler
 
 
-def none(now: Level, nxt: Level) -> Tensor:
+def no_fresh_noise(now: Level, nxt: Level) -> Tensor:
     """DDIM (2010.02502, eq. 12 with sigma = 0): all noise is kept."""
     return torch.zeros_like(nxt.sigma)
 
@@ -60,7 +60,7 @@ def posterior_deviation(now: Level, nxt: Level) -> Tensor:
     return nxt.sigma * (-torch.expm1(now.log_snr - nxt.log_snr)).sqrt()
 
 
-def everything(now: Level, nxt: Level) -> Tensor:
+def all_fresh_noise(now: Level, nxt: Level) -> Tensor:
     """Diffusion-LM's re-noising of the prediction, the document's own sampler: nothing else of x_t
     survives a step. It halves the variance of a Gaussian, whatever the steps (docs/theory.md)."""
     return nxt.sigma
@@ -69,6 +69,6 @@ def everything(now: Level, nxt: Level) -> Tensor:
 # To add a sampler, write the function and add a line; nothing else lists them.
 SAMPLERS: dict[str, Sampler] = {
     "ddpm": first_order(posterior_deviation),
-    "ddim": first_order(none),
-    "renoise": first_order(everything),
+    "ddim": first_order(no_fresh_noise),
+    "renoise": first_order(all_fresh_noise),
 }

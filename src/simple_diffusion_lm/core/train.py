@@ -47,7 +47,7 @@ MODELS: dict[str, Callable[[Config, int], TextModel]] = {"continuous": Diffusion
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """bfloat16 where the processor computes in it; None where it would only emulate it."""
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
     can = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return torch.bfloat16 if can.get("avx512_bf16") or can.get("amx_bf16") else None
 
