@@ -125,13 +125,13 @@ def sample_text(
 
     x_t = levels[0].sigma * noise()
     if group.strength < 1:
-        x_t, batch = levels[0].add_noise(model.embedding(batch.ids), noise()), batch.where_clean(times[0])
+        x_t, batch = x_t + levels[0].alpha * model.embedding(batch.ids), batch.where_clean(times[0])
     steps = SAMPLERS[sampling.sampler](denoise, x_t, levels, noise)
     for now, nxt, (_, prediction) in zip(times, times[1:], steps, strict=False):
-        free, logits = batch.free, prediction.logits
-        tokens = torch.where(now.expand_as(free)[free] == 1, draw_ids(logits, u[free]), logits.argmax(-1))
-        chosen = torch.zeros_like(batch.ids).masked_scatter(free, tokens)
-        batch = batch._replace(ids=torch.where(free & (nxt == 0), chosen, batch.ids)).where_clean(nxt)
+        free, logits, done = batch.free, prediction.logits, batch.free & (nxt == 0)
+        written, pure_noise = logits[done[free]], now.expand_as(done)[done] == 1
+        tokens = torch.where(pure_noise, draw_ids(written, u[done]), written.argmax(-1))
+        batch = batch._replace(ids=batch.ids.masked_scatter(done, tokens)).where_clean(nxt)
         yield Frame(batch.ids, batch.free, free, logits)
 
 
