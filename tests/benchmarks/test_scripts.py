@@ -1,6 +1,7 @@
 """Each benchmark runs, at its smallest, as its first lines say; and says what it lacks."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -104,13 +105,21 @@ def test_pictures(toy_run: Path, tmp_path: Path) -> None:
 def test_trace() -> None:
     done = run("trace.py")
     assert done.returncode == 0, done.stderr
-    train, generate = done.stdout.split("sdlm generate")
+    core, core_line, train, generate = re.split(r"\n(?=\S)", done.stdout.strip())
+    loss, sampling = ("diffusion_loss", "Attention.forward"), ("sample_text", "Attention.forward")
     for listed, known, unknown in (
-        (train, ("Train.__call__", "diffusion_loss", "Attention.forward"), ("orthogonal", "sample_text")),
-        (generate, ("Generate.__call__", "sample_text", "Attention.forward"), ("diffusion_loss",)),
+        (core, loss, ("orthogonal", "sample_text", "Train.__call__")),
+        (core_line, sampling, ("diffusion_loss", "State.of")),
+        (train, (*loss, "Train.__call__"), ("orthogonal", "sample_text")),
+        (generate, (*sampling, "Generate.__call__"), ("diffusion_loss",)),
     ):
         assert all(name in listed for name in known)
         assert not any(name in listed for name in (*unknown, "<lambda>", "<genexpr>", "<listcomp>"))
+    # What a reader of the core passes is limited.
+    for listed, most_functions, most_files in ((core, 70, 12), (core_line, 50, 9)):
+        functions, files = re.findall(r"(\d+) f", listed)[:2]
+        assert int(functions) <= most_functions
+        assert int(files) <= most_files
 
 
 @pytest.mark.slow  # a good part of a minute, and more

@@ -181,6 +181,9 @@ def test_the_original_command_line(toy_text, toy_run, tmp_path):
     assert {name: config[name] for name in expected} == expected
     assert len(sdlm("generate", run, "--count", "2", "--steps", "3").stdout.splitlines()) == 2
     refused(*flags, "-ld=0.1", words="-ld must be 0", module=["train.py"])
+    (tmp_path / "ckpt.pt").write_bytes(b"PK")
+    words = "ckpt.pt: a checkpoint of the original script cannot be read"
+    refused(*flags, f"-ckpt={tmp_path / 'ckpt.pt'}", words=words, module=["train.py"])
 
 
 def test_faults_are_one_line_and_exit_code_2(toy_text, tmp_path):

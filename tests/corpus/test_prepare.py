@@ -9,7 +9,6 @@ import pytest
 from corpora import decoded, write
 
 from simple_diffusion_lm.corpus import prepare as module
-from simple_diffusion_lm.corpus.encoding import Encoder
 from simple_diffusion_lm.corpus.prepare import is_prepared, open_prepared, prepare
 from simple_diffusion_lm.corpus.tokenizer import Tokenizer, train_tokenizer
 from simple_diffusion_lm.errors import UserError
@@ -145,15 +144,45 @@ def test_a_read_only_directory_is_refused_before_any_work(
 def test_a_killed_preparation_leaves_nothing(
     tmp_path: Path, corpus: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(self: Encoder, chunk: object) -> None:
+    def interrupted(self: object, text: str) -> None:
         raise KeyboardInterrupt
 
     before = sorted(tmp_path.iterdir())
     with monkeypatch.context() as patch:
-        patch.setattr(Encoder, "__call__", interrupted)
+        patch.setattr(module.Tokenizer, "encode", interrupted)
         with pytest.raises(KeyboardInterrupt):
             prepare([corpus], tmp_path / "out", tokenizer=model, quiet=True)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_full_disk_leaves_nothing(
+    tmp_path: Path, corpus: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.Counter, "update", full)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match="out: cannot write a corpus here: No space left on dev"):
+        prepare([corpus], tmp_path / "out", tokenizer=model, quiet=True)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_line_that_was_spoiled_between_the_readings_is_named(
+    tmp_path: Path, lines: list[str], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path / "c.txt", lines)
+    good = file.read_bytes().split(b"\n")
+    read_whole = module.Source.__init__
+
+    def then_spoil(self: module.Source, *args: Any, **options: Any) -> None:
+        read_whole(self, *args, **options)
+        file.write_bytes(b"\n".join([*good[:76], b"caf\xe9", *good[77:]]))
+
+    monkeypatch.setattr(module.Source, "__init__", then_spoil)
+    with pytest.raises(UserError, match=r"c.txt:77: not UTF-8 \(byte 0xe9\)"):
+        prepare([file], tmp_path / "out", tokenizer=model, quiet=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_damaged_directory_is_not_opened(tmp_path: Path, corpus: Path) -> None:

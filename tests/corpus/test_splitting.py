@@ -7,8 +7,6 @@ from corpora import decoded, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from simple_diffusion_lm.corpus import prepare as module
-from simple_diffusion_lm.corpus.encoding import Encoder
 from simple_diffusion_lm.corpus.prepare import hold_out, prepare
 from simple_diffusion_lm.corpus.reading import Source
 from simple_diffusion_lm.corpus.tokenizer import Tokenizer
@@ -95,22 +93,3 @@ def test_unknown_characters_are_counted(tmp_path: Path, model: Path) -> None:
     train = prepared.meta["parts"]["train"]
     assert (train["unknown"], train["lines"], train["skipped"]) == (1, 2, 1)
     assert train["characters"] == len("a man 漢a man")
-
-
-def test_a_corpus_is_encoded_and_written_in_pieces(
-    tmp_path: Path, corpus: Path, lines: list[str], model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pieces = []
-    encode = Encoder.encode
-
-    def recorded(self: Encoder, lines: list[str]) -> list[bytes]:
-        pieces.append(sum(map(len, lines)))
-        return encode(self, lines)
-
-    monkeypatch.setattr(Encoder, "encode", recorded)
-    monkeypatch.setattr(module, "CHUNK_CHARACTERS", 200)
-    prepared = prepare([corpus], tmp_path / "out", tokenizer=model, quiet=True)
-    assert 15 < len(pieces) < 60
-    assert max(pieces) < 200 + max(map(len, lines))
-    train, valid = decoded(prepared, prepared.train), decoded(prepared, prepared.valid)
-    assert sorted(train + valid) == sorted(lines)

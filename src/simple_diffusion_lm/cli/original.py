@@ -56,6 +56,11 @@ def configuration(flags: argparse.Namespace) -> Config:
 def train() -> None:
     """Trains as the flags say."""
     flags = parser().parse_args()
+    if flags.checkpoint.is_file():
+        raise UserError(
+            f"{flags.checkpoint}: a checkpoint of the original script cannot be read, since the network is "
+            "another one (docs/theory.md): train anew, with a directory as -ckpt"
+        )
     config, run = configuration(flags), flags.checkpoint
     check(config)
     on_rank_0(lambda: check_free(run))

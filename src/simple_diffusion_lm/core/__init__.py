@@ -1,5 +1,6 @@
 """The system in ten files, and here every number in it. Read them in this order: noise, embedding,
-transformer, denoiser, loss, sampler, bound, data, generate, train.
+transformer, denoiser, loss, sampler, bound, data, generate, train. "The original README" is that of
+thorinf/simple-diffusion-lm, whose system is the recipe `original`.
 
     python -m simple_diffusion_lm.core.train corpus.txt
 """

@@ -66,8 +66,8 @@ def variational_bound(model: Denoiser, batch: Batch, u: PerText, keys: Keys) -> 
     x0 = model.embedding(ids)
     order = uniform(make_keys(0, batch.number), ids.shape[1]).float()
     times = position_times(u, order, free, stagger).expand_as(ids)
-    # The density of least variance is as the root of the integrand's mean square: that is mostly nearly
-    # nothing, or else what a certain and wrong estimate costs, which grows as snr.
+    # Log-SNRs are drawn from the density of least variance, proportional to sqrt(E f^2) of the integrand
+    # f: the schedule says how often f is not nearly 0, and what a wrong estimate costs grows as snr.
     low, high = useful_range(model.embedding.dim)
     width = (high - low) / PIECES
     middles = high - width * (torch.arange(PIECES, device=u.device) + 0.5)

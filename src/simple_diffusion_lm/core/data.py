@@ -6,7 +6,7 @@ Nothing has a state: order and given tokens are functions of (seed, epoch, an ex
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsInt
 
 import numpy as np
 import sentencepiece as spm
@@ -35,7 +35,7 @@ class Tokenizer:
 
     @classmethod
     def train(cls, lines: Iterable[str], vocab_size: int, **options: Any) -> "Tokenizer":
-        """Byte-pair encoding with digits as pieces of their own, as in the document."""
+        """Byte-pair encoding with digits as pieces of their own, as in the original README."""
         model = io.BytesIO()
         settings: dict[str, Any] = {"model_type": "bpe", "user_defined_symbols": list("0123456789")}
         settings |= {"bos_id": 0, "eos_id": 1, "pad_id": 2, "unk_id": 3, "minloglevel": 5, **options}
@@ -57,7 +57,7 @@ class Tokenizer:
         """The ids of a text, without EOS."""
         return self.pieces.encode(text)
 
-    def decode(self, ids: Iterable[int], stream: bool = False) -> str:
+    def decode(self, ids: Iterable[SupportsInt], stream: bool = False) -> str:
         """The text up to the first EOS; of running text all of it, each EOS being a line break."""
         lines: list[list[int]] = [[]]
         for i in map(int, ids):

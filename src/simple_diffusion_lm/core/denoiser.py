@@ -49,7 +49,7 @@ class Denoiser(nn.Module):
 
     The transformer's input is three embeddings side by side: what is seen of x_t, the given tokens,
     and the last prediction; then the condition, if there is one. What is seen of x_t:
-        posterior=False  x_t itself, at unit scale (the document, CDCD), and the level is told
+        posterior=False  x_t itself, at unit scale (the original README, CDCD), and the level is told
         posterior=True   the posterior mean of each token by itself: softmax(log unigram +
                          log-likelihood of x_t) @ E. Near the unigram mean at pure noise, the token
                          when clean, and never a random vector that looks like some token. It shows

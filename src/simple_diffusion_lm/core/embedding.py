@@ -25,7 +25,7 @@ def layer_norm(table: Table) -> Table:
     return F.layer_norm(table, table.shape[-1:])
 
 
-# Batch normalisation, which the document tried first, leaves rows of different norms: common tokens
+# Batch normalisation, which the original README tried first, leaves rows of different norms: common tokens
 # were then predicted too often.
 NORMALISERS: dict[str, Callable[[Table], Table]] = {"unit_scale": unit_scale, "layer_norm": layer_norm}
 
@@ -49,7 +49,7 @@ class TokenEmbedding(nn.Module):
         return F.embedding(ids, self.table)
 
     def interpolate(self, logits: Float[Tensor, "*S V"]) -> Float[Tensor, "*S D"]:
-        """The mean embedding under softmax(logits) (CDCD, section 3.2), in float32."""
+        """The mean embedding under softmax(logits) (CDCD, section 3.2)."""
         table = self.table
         probabilities = logits.float().softmax(dim=-1)
         means = in_blocks(lambda rows: rows @ table, probabilities.reshape(-1, len(table)))

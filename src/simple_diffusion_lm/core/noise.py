@@ -35,7 +35,7 @@ class Level(NamedTuple):
 
     @property
     def log_snr(self) -> Float[Tensor, "*S"]:
-        """log(alpha^2 / sigma^2). The network is told this and never t, so any schedule may sample."""
+        """log(alpha^2 / sigma^2): what a network may be told, never t, so that any schedule may sample."""
         return 2 * (self.alpha.log() - self.sigma.log())
 
     def at(self, where: Mask) -> "Level":
@@ -67,17 +67,17 @@ def cosine(t: Float[Tensor, "*S"]) -> Level:
 def position_times(
     t: PerText, order: Float[Tensor, "B L"], free: Mask, stagger: float
 ) -> Float[Tensor, "B L_or_1"]:
-    """Each free position's own time when its text is at t: clamp((1 + w) t - w place, 0, 1).
+    """Each free position's own time when its text is at t: clamp((1 + w) t - w r / (n - 1), 0, 1).
 
-    place is from 0 to 1 in the given order, w the stagger. With w = 0 all positions take on noise
-    together; else one after the other, and 1 / (1 + w) of them are in flight (between clean and noise)
-    at a time. Related: Rolling Diffusion (2402.09470), Diffusion Forcing (2407.01392).
+    r is the position's rank, from 0, among the n free ones in the given order, w the stagger. With
+    w = 0 all take on noise together; else one after the other, and about 1 / (1 + w) of them are in
+    flight (between clean and noise). Related: Rolling Diffusion (2402.09470), Diffusion Forcing (2407.01392).
     """
     if stagger == 0:
         return t[:, None]
     rank = order.masked_fill(~free, torch.inf).argsort(1).argsort(1)
-    place = (rank / (free.sum(1, keepdim=True) - 1).clamp(min=1)).clamp(max=1)
-    return ((1 + stagger) * t[:, None] - stagger * place).clamp(0, 1)
+    last = (free.sum(1, keepdim=True) - 1).clamp(min=1)
+    return ((1 + stagger) * t[:, None] - stagger * (rank / last).clamp(max=1)).clamp(0, 1)
 
 
 def useful_range(embedding_dim: int) -> tuple[float, float]:

@@ -61,7 +61,7 @@ def posterior_deviation(now: Level, nxt: Level) -> Tensor:
 
 
 def all_fresh_noise(now: Level, nxt: Level) -> Tensor:
-    """Diffusion-LM's re-noising of the prediction, the document's own sampler: nothing else of x_t
+    """Diffusion-LM's re-noising of the prediction, the original README's sampler: nothing else of x_t
     survives a step. It halves the variance of a Gaussian, whatever the steps (docs/theory.md)."""
     return nxt.sigma
 

@@ -176,7 +176,7 @@ def fraction_done(config: Config, progress: Progress, batches_in_epoch: int) -> 
 
 
 def learning_rate(config: Config, step: int, fraction: float) -> float:
-    """Linear warm-up, then cosine to zero over the budget; or the document's linear decay."""
+    """Linear warm-up, then cosine to zero over the budget; or the original README's linear decay."""
     warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
     if config.decay_steps is None:
         return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(fraction, 1)))
@@ -250,12 +250,11 @@ def main(path: str, steps: int = 1600, vocab_size: int = 640) -> None:
     config = Config(steps=steps)
     batches = Batches(config, corpus, tokenizer.pad_id)
     state = State.of(config, torch.from_numpy(corpus.counts(len(tokenizer))))
-    rng = np.random.default_rng(0)
     for step in train(config, state, batches):
         if state.progress.step % 200 == 0:
             ce, correct = step.losses.ce.mean(), step.losses.correct.float().mean()
             print(f"step {state.progress.step} cross-entropy {ce:.3f} correct {correct:.0%}")
-            lengths = rng.choice(batches.lengths(), 4)
+            lengths = np.random.default_rng(0).choice(batches.lengths(), 4)
             print("\n".join(generate(state.average, tokenizer, lengths.tolist())), flush=True)
 
 

@@ -149,7 +149,7 @@ class Transformer(nn.Module):
         if self.causal:
             attended = attended & attended.new_ones(length, length).tril()
         films = [None] * len(self.layers) if self.film is None else self.film(log_snr)
-        x = self.dropout(self.project(x))
+        x = self.dropout(self.project(x)).float()  # the residual stream is float32 whatever the autocast
         for layer, film in zip(self.layers, films, strict=True):
             x = layer(x, film, angles, length_mask, attended)
         return self.norm(x)

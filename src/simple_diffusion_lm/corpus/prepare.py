@@ -12,8 +12,8 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -24,8 +24,6 @@ from tqdm import tqdm
 
 from ..core.data import Corpus
 from ..errors import UserError
-from .encoding import Encoder
-from .parallel import cores, map_in_order
 from .reading import Source
 from .sealing import digest_of, sealed
 from .tokenizer import SAMPLE_CHARACTERS, SAMPLE_LINES, Tokenizer, train_tokenizer
@@ -38,9 +36,6 @@ Files = dict[tuple[str, str], Path]  # of a part and a kind
 VALID_SHARE = 0.05  # of the lines, held out where there are no validation files
 VALID_LINES = 5_000  # held out at most
 LINES_TO_SPLIT = 100  # nothing is held out of a text of fewer lines
-
-CHUNK_CHARACTERS = 1_000_000  # encoded and written at a time
-PARALLEL_CHARACTERS = 20_000_000  # a smaller text takes a second or two: too little for processes
 
 
 class Prepared(NamedTuple):
@@ -142,7 +137,7 @@ def prepare(
             loaded = train_tokenizer(own, vocab_size, stream=stream, seed=seed, share=share)
         files = {"inputs": list(map(str, inputs)), "valid_inputs": list(map(str, valid or ()))}
         about = {"format": FORMAT, "key": key, **files, "stream": stream}
-        _write(out, sources, Encoder(loaded, is_held_out, stream), about, quiet)
+        _write(out, sources, loaded, is_held_out, about, quiet)
     prepared = open_prepared(out)
     if prepared.meta["key"] != key:
         raise UserError(f"{out}: holds another corpus: choose another --out, or delete it")
@@ -181,62 +176,54 @@ def _is_held_out(end: int, share: float, spared: list[str], number: int, line: s
     return int.from_bytes(digest) < share * 2**64 and words != spared
 
 
-def _write(out: Path, sources: list[Source], encoder: Encoder, about: dict[str, Any], quiet: bool) -> None:
+def _write(
+    out: Path,
+    sources: list[Source],
+    tokenizer: Tokenizer,
+    is_held_out: Callable[[int, str], bool],
+    about: dict[str, Any],
+    quiet: bool,
+) -> None:
     """Writes beside `out` and renames: a corpus is there as a whole or not at all."""
+    dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
+    size = sum(source.size for source in sources)
+    lines = tqdm(chain(*sources), "encoding", size, unit=" lines", unit_scale=True, disable=quiet)
+    counted = ("lines", "skipped", "characters", "tokens", "unknown")
     try:
+        counts = {part: Counter(dict.fromkeys(counted, 0)) for part in PARTS}
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
             directory = Path(beside) / "corpus"
             directory.mkdir()
-            files = _files(directory)
-            counts = _encode(sources, encoder, files, quiet)
+            paths = _files(directory)
+            with lines, ExitStack() as stack:
+                files = {key: stack.enter_context(path.open("wb")) for key, path in paths.items()}
+                for part in PARTS:
+                    files[part, "offsets"].write(np.int64(0).tobytes())
+                for number, line in enumerate(lines):
+                    part, ids = PARTS[is_held_out(number, line)], tokenizer.encode(line)
+                    # A line without ids has only characters that normalisation removes: it is blank, too.
+                    if not about["stream"] and (not ids or line.isspace()):
+                        counts[part]["skipped"] += 1
+                        continue
+                    counts[part].update(lines=1, characters=len(line), tokens=len(ids) + 1)
+                    counts[part]["unknown"] += ids.count(tokenizer.unk_id)
+                    files[part, "ids"].write(np.array([*ids, tokenizer.eos_id], dtype).tobytes())
+                    files[part, "offsets"].write(np.int64(counts[part]["tokens"]).tobytes())
             if not counts["train"]["lines"]:
                 raise UserError("no text in the corpus: every line is empty once it is normalised")
-            (directory / "tokenizer.model").write_bytes(encoder.tokenizer.model)
+            (directory / "tokenizer.model").write_bytes(tokenizer.model)
             about |= {
-                "dtype": encoder.dtype.name,
-                "vocab_size": len(encoder.tokenizer),
-                "tokenizer": encoder.tokenizer.fingerprint,
+                "dtype": dtype.name,
+                "vocab_size": len(tokenizer),
+                "tokenizer": tokenizer.fingerprint,
                 "parts": counts,
-                "sha256": {part: {kind: _digest(files[part, kind]) for kind in KINDS} for part in PARTS},
+                "sha256": {part: {kind: _digest(paths[part, kind]) for kind in KINDS} for part in PARTS},
             }
             text = json.dumps(sealed(about), indent=2, ensure_ascii=False)
             (directory / "corpus.json").write_text(text + "\n", encoding="utf-8")
             directory.replace(out)
     except OSError as error:
         raise UserError(f"{out}: cannot write a corpus here: {error.strerror}") from None
-
-
-def _encode(sources: list[Source], encoder: Encoder, paths: Files, quiet: bool) -> dict[str, Counter[str]]:
-    """Writes the ids and offsets of each part, and returns counts of what is in it."""
-    is_large = sum(source.characters for source in sources) >= PARALLEL_CHARACTERS
-    size = sum(source.size for source in sources)
-    bar = tqdm(chain(*sources), "encoding", size, unit=" lines", unit_scale=True, disable=quiet)
-    counts: dict[str, Counter[str]] = {part: Counter() for part in PARTS}
-    encoded = map_in_order(encoder, _chunks(iter(bar)), cores() if is_large else 1)
-    with bar, closing(encoded), ExitStack() as stack:
-        files = {key: stack.enter_context(path.open("wb")) for key, path in paths.items()}
-        for part in PARTS:
-            files[part, "offsets"].write(np.zeros(1, np.int64).tobytes())
-        for sides in encoded:
-            for part, side in zip(PARTS, sides, strict=True):
-                files[part, "ids"].write(side.ids)
-                files[part, "offsets"].write((counts[part]["tokens"] + side.lengths.cumsum()).tobytes())
-                counts[part].update(side.counts)
-    return counts
-
-
-def _chunks(lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
-    """Lines by the chunk, each with the number of its first."""
-    chunk: list[str] = []
-    characters = 0
-    for number, line in enumerate(lines, start=1):
-        chunk.append(line)
-        characters += len(line) + 1
-        if characters >= CHUNK_CHARACTERS:
-            yield number - len(chunk), chunk
-            chunk, characters = [], 0
-    if chunk:
-        yield number - len(chunk), chunk
 
 
 def _files(directory: Path) -> Files:

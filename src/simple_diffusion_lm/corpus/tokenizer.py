@@ -55,10 +55,6 @@ class Tokenizer(data.Tokenizer):
             raise UserError("the text is not valid Unicode: give it as UTF-8")
         return super().encode(text)
 
-    def decode(self, ids: Iterable[SupportsInt], stream: bool = False) -> str:
-        """As the core's, but ids may be in an array."""
-        return super().decode(map(int, ids), stream)
-
     def encode_after(self, text: str) -> list[int]:
         """The ids of a text that continues another one. No space is put before it."""
         return self.encode(APART + text)[len(self.encode(APART)) :]

@@ -138,8 +138,6 @@ class Log:
             self.bound = step, {"bound": found.total, "bound_error": found.error}
             values |= self.bound[1]
             message += f" held-out nats/token <= {found.total:.3f} ± {found.error:.3f}"
-        if (schedule := getattr(model, "schedule", None)) is not None:
-            values["levels"] = schedule(torch.linspace(0, 1, 11, device=device)).log_snr.tolist()
         self._write("valid", values)
         self.say(f"{message}; nearest rows {values['nearest_mean']:.2f} apart on average")
         if self.config.samples:

@@ -237,7 +237,8 @@ def run_training(
         # Layers in shares are not compiled: trying it out would need them whole.
         signals.leaving_at_once(lambda: log.begin(not shard and compile_layers(config, state.model)))
         loss = divided_loss(config, state, shard) if world() > 1 else None
-        for step in train(config, state, OwnRows(**vars(batches)), loss):
+        own = OwnRows(**vars(batches)) if world() > 1 else batches
+        for step in train(config, state, own, loss):
             progress.seconds = largest(progress.seconds)
             log.step(step)
             if progress.step % config.validate_every == 0:
