@@ -12,7 +12,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from ..devices.processes import alone
 from ..evaluation.compare import CONTENDERS, run_compare
 from ..evaluation.evaluate import evaluate_run
-from ..evaluation.report import evaluation_table, likelihood_lines
+from ..evaluation.report import evaluation_table, likelihood_lines, puzzle_table
 from ..runs.config import SIZES, sized
 from .demo import Demo, toy_data
 from .exits import exit_cleanly
@@ -46,6 +46,8 @@ class Evaluate:
         print(likelihood_lines(result.likelihood))
         if result.lines:
             print(f"\n{evaluation_table(result.lines)}")
+        if result.puzzles:
+            print(f"\n{puzzle_table(result.puzzles)}")
 
 
 @dataclass(kw_only=True)

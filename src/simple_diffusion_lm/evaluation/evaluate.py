@@ -13,6 +13,7 @@ from ..errors import UserError
 from ..runs.checkpoint import run_of
 from ..writing.model import DiffusionLM
 from .likelihood import Likelihood, example_texts, likelihood, plain_batches
+from .puzzles import PuzzleScore, puzzle_scores, sudoku_of
 from .samples import FEWEST_LINES, Reference, SampleMetrics, sample_metrics, shuffled_words
 
 REFERENCE_TOKENS = 5_000_000  # of the training part, for the n-gram judge and for what is copied
@@ -20,15 +21,17 @@ REFERENCE_TOKENS = 5_000_000  # of the training part, for the n-gram judge and f
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A likelihood, and the same figures for sets of lines: real ones, shuffled ones, samples."""
+    """A likelihood, the same figures for sets of lines (real, shuffled, samples), and puzzles solved."""
 
     likelihood: Likelihood
     lines: dict[str, SampleMetrics]
+    puzzles: list[PuzzleScore]  # of Sudoku only
 
     def figures(self) -> dict[str, Any]:
         """All of it by name, for JSON."""
         lines = {name: asdict(metrics) for name, metrics in self.lines.items()}
-        return {"likelihood": self.likelihood.figures(), "lines": lines}
+        puzzles = [score._asdict() for score in self.puzzles]
+        return {"likelihood": self.likelihood.figures(), "lines": lines, "puzzles": puzzles}
 
 
 def evaluate_run(
@@ -60,14 +63,16 @@ def evaluate_run(
                 raise UserError(f"{run}: nothing was held out from its corpus; give --data FILE")
         result = likelihood(model, corpus, examples=examples, seed=seed)
         if not samples:
-            return Evaluation(result, {})
+            return Evaluation(result, {}, [])
         real = example_texts(model, corpus, samples)
     if (few := min(len(real), samples)) < FEWEST_LINES:
         rest = f"give --samples 0, or {FEWEST_LINES} or more of both"
         raise UserError(f"{few} texts are too few to measure samples by: {rest}")
     reference = Reference.of(reference_texts(model, DiffusionLM.trained_on(run).train), real)
     lines = model.generate(samples, seed=seed, **asdict(sampling))
-    return Evaluation(result, {**real_rows(reference), "samples": sample_metrics(lines, reference)})
+    rows = {**real_rows(reference), "samples": sample_metrics(lines, reference)}
+    sudoku = sudoku_of(real)
+    return Evaluation(result, rows, puzzle_scores(model, sudoku, sampling, seed=seed) if sudoku else [])
 
 
 def reference_texts(model: DiffusionLM, train: Corpus) -> list[str]:

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import UserError
 from ..runs.log import read_metrics
 from .likelihood import Likelihood
+from .puzzles import PuzzleScore
 from .samples import SampleMetrics
 
 Run = Mapping[str, Any]  # what results.json says of a run (compare.py),
@@ -61,6 +62,12 @@ def evaluation_table(rows: Mapping[str, SampleMetrics], ways: Mapping[str, Seque
     cells = {row: [COLUMNS[name](metrics) for name in names] for row, metrics in rows.items()}
     body = ([row, *ways.get(row, [""] * width), *rest] for row, rest in cells.items())
     return table(["lines", *WAY[:width], *names], body)
+
+
+def puzzle_table(scores: Sequence[PuzzleScore]) -> str:
+    """A Markdown table of puzzles by their number of clues."""
+    rows = ([f"{s.clues}", f"{s.puzzles}", f"{s.solved:.1%}", f"{s.cells:.1%}"] for s in scores)
+    return table(["clues", "puzzles", "solved", "empty cells right"], rows)
 
 
 def likelihood_lines(result: Likelihood) -> str:
