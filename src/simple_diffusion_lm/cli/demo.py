@@ -3,21 +3,32 @@ how many lines are grammatical, and how far the likelihood bound stands above th
 """
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+import numpy as np
 
 from ..core import Config
+from ..core.denoiser import Batch
+from ..core.generate import Frame, Sampling
 from ..corpus.prepare import Prepared, prepare
 from ..devices.processes import alone
 from ..errors import UserError
 from ..evaluation.likelihood import likelihood
-from ..evaluation.report import plot_losses
+from ..evaluation.puzzles import puzzle_scores
+from ..evaluation.report import plot_losses, puzzle_table
 from ..evaluation.run_report import write_report
 from ..runs.run import run_training
+from ..tasks.sudoku import Sudoku, template
 from ..tasks.toy import ToyLanguage
 from ..writing.model import DiffusionLM
+from ..writing.watching import Onlooker
+from .options import one_of
 
 LINES, VOCAB_SIZE = 60_000, 640
+SURE = Sampling(temperature=0.1)  # of puzzles, which have one right answer
 TEMPLATES = (
     "yesterday the ___ because she was tired .",
     "every morning two farmers ___ their ___ near the river .",
@@ -29,14 +40,23 @@ TEMPLATES = (
 class Demo:
     """sdlm demo
 
-    The whole system in a few minutes, on the built-in toy language.
+    The whole system in a few minutes, on the built-in toy language, or on Sudoku puzzles.
     """
 
     out: Path = Path("demo")  # directory for the corpus, the run and the picture
+    task: Annotated[str, one_of(("toy", "sudoku"))] = "toy"  # what to learn
     steps: int = 1200  # of training, which take about three minutes on two cores
+    size: int = 6  # of a Sudoku: 4, 6 or 9
 
     def __call__(self) -> None:
         alone("sdlm demo")
+        if self.task == "toy":
+            self.toy()
+        else:
+            self.sudoku()
+
+    def toy(self) -> None:
+        """Lines of the toy language: how many are grammatical, and how near the bound is to the entropy."""
         data, language, run = toy_data(self.out), ToyLanguage(), self.out / "run"
         run_training(Config(steps=self.steps), data, run)
         model = DiffusionLM.from_pretrained(run)
@@ -46,8 +66,8 @@ class Demo:
         for mark, line in list(zip(marks, lines, strict=True))[:12]:
             print(f"  {mark} {line}")
         print("\nGaps filled:")
-        for template, filled in zip(TEMPLATES, model.infill(TEMPLATES, seed=1), strict=True):
-            print(f"    {template}\n    {filled}")
+        for gaps, filled in zip(TEMPLATES, model.infill(TEMPLATES, seed=1), strict=True):
+            print(f"    {gaps}\n    {filled}")
         share = marks.count(" ") / len(lines)
         print(f"\nof {len(lines)} lines {share:.1%} are grammatical, {len(set(lines))} distinct")
 
@@ -61,14 +81,44 @@ class Demo:
         write_report([run], report)
         print(f"loss curve: {picture}\nwhat can be seen of the run: {report}")
 
+    def sudoku(self) -> None:
+        """Puzzles: one is watched while it is solved, and the share of those that are solved exactly."""
+        sudoku, run = Sudoku(self.size), self.out / f"sudoku-{self.size}"
+        # Cells are given in most examples, here and there, as they are in a puzzle.
+        config = Config(steps=self.steps, cond_rate=0.9, span_share=0.0)
+        run_training(config, sudoku_data(sudoku, run / "corpus"), run)
+        model = DiffusionLM.from_pretrained(run)
+        puzzle, _ = sudoku.puzzle(np.random.default_rng(1))
+        onlooker, shown = Onlooker(model), [sudoku.text(puzzle)]
+
+        def watch(batch: Batch, frame: Frame) -> None:
+            shown.append("".join(token.text for token in onlooker(batch, frame)[0]).strip())
+
+        model.infill([template(shown[0])], candidates=1, watch=watch, **asdict(SURE))
+        kept = [shown[round(i * (len(shown) - 1) / 4)] for i in range(5)]
+        print(f"\nA puzzle, and what the model says after each quarter of {SURE.steps} passes:")
+        for row in zip(*(grid.strip("|").split("|") for grid in kept), strict=True):
+            print("   " + "   ".join(" ".join(cells) for cells in row))
+        print(f"\n{puzzle_table(puzzle_scores(model, sudoku, SURE))}")
+
 
 def toy_data(out: Path) -> Prepared:
     """The toy corpus: written as a text file, one line an example, and prepared."""
-    path = out / "toy.txt"
+    return written(ToyLanguage().lines(LINES, seed=0), out, "toy.txt", VOCAB_SIZE)
+
+
+def sudoku_data(sudoku: Sudoku, out: Path) -> Prepared:
+    """Full grids, written and prepared likewise."""
+    return written(sudoku.lines(LINES, seed=0), out, f"sudoku-{sudoku.size}.txt", None)
+
+
+def written(lines: Sequence[str], out: Path, name: str, vocab_size: int | None) -> Prepared:
+    """Writes lines to a text file and prepares them."""
+    path = out / name
     try:
         out.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{line}\n" for line in ToyLanguage().lines(LINES, seed=0)), encoding="utf-8")
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
-    print(f"{path}: {LINES:,} lines of the toy language", file=sys.stderr)
-    return prepare([path], out / "prepared", vocab_size=VOCAB_SIZE)
+    print(f"{path}: {len(lines):,} lines", file=sys.stderr)
+    return prepare([path], out / "prepared", vocab_size=vocab_size)

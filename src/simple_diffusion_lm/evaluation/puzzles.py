@@ -46,11 +46,18 @@ def puzzle_scores(
         rng = np.random.default_rng([seed, clues])
         pairs = [sudoku.puzzle(rng, clues) for _ in range(count)]
         written = solve(model, [sudoku.text(puzzle) for puzzle, _ in pairs], sampling, seed)
-        right = []  # of each puzzle, which of its empty cells
-        for (puzzle, solution), line in zip(pairs, written, strict=True):
-            cells = sudoku.cells(line) or [0] * len(solution)
-            empty = np.array(puzzle) == 0
-            right.append((np.array(cells) == solution)[empty])
-        solved, cells_right = np.mean([each.all() for each in right]), np.concatenate(right).mean()
-        scores.append(PuzzleScore(clues, count, float(solved), float(cells_right)))
+        scores.append(score(sudoku, pairs, written))
     return scores
+
+
+def score(
+    sudoku: Sudoku, pairs: Sequence[tuple[list[int], list[int]]], written: Sequence[str]
+) -> PuzzleScore:
+    """Lines that were written for (puzzle, solution) pairs. What is no grid has no cell right."""
+    right = []  # of each puzzle, which of its empty cells
+    for (puzzle, solution), line in zip(pairs, written, strict=True):
+        cells = sudoku.cells(line) or [0] * len(solution)
+        right.append((np.array(cells) == solution)[np.array(puzzle) == 0])
+    clues = len(pairs[0][0]) - len(right[0])
+    solved = float(np.mean([each.all() for each in right]))
+    return PuzzleScore(clues, len(pairs), solved, float(np.concatenate(right).mean()))
