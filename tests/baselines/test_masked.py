@@ -1,11 +1,13 @@
 import itertools
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from texts import batch_of, group_of, network, random_ids, sample
 
-from simple_diffusion_lm.baselines.masked import Masked, draw_masked
+from simple_diffusion_lm.baselines.masked import ORDERS, Masked, draw_masked
 from simple_diffusion_lm.core.loss import Draws
 from simple_diffusion_lm.core.noise import make_keys, uniform
 
@@ -58,7 +60,7 @@ def test_what_is_masked_is_not_seen() -> None:
     other = torch.where(hidden, (ids + 1) % V, ids)
 
     def logits(ids: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        return model.predict(model.show(ids, hidden), batch, everywhere)
+        return model.predict(model.show(ids, hidden, torch.zeros(B, L, 16)), batch, everywhere)
 
     torch.testing.assert_close(logits(other, hidden), logits(ids, hidden))
     assert not torch.allclose(logits(other, ~everywhere), logits(ids, ~everywhere))
@@ -88,51 +90,95 @@ def test_a_model_that_knows_frequencies_alone_pays_them_for_each_token() -> None
 
 
 @pytest.mark.parametrize("steps", [1, 3, 50])
-def test_every_free_token_is_written_once_in_any_step_with_the_same_chance(steps: int) -> None:
+@pytest.mark.parametrize("order", ORDERS)
+def test_every_free_token_is_written_once_and_equally_many_in_each_step(order: str, steps: int) -> None:
     count = 500
     given = torch.arange(L).expand(count, L) == 2
     batch = batch_of(random_ids(count, L, V), [L, L - 2] * (count // 2), given)
-    frames = sample(masked(), group_of(batch), steps)
+    model = masked()
+    model.order = order
+    frames = sample(model, group_of(batch), steps)
     assert not frames[-1].free.any()
-    assert torch.equal(torch.stack([frame.where for frame in frames]).sum(0), batch.free.long())
     assert torch.equal(frames[-1].ids[~batch.free], batch.ids[~batch.free])
-    written = torch.tensor([int(frame.where.sum()) for frame in frames])
-    mean = int(batch.free.sum()) / steps
-    chi_squared = ((written - mean).square() / mean).sum().item()
-    assert abs(chi_squared - (steps - 1)) < 5 * (2 * (steps - 1)) ** 0.5 + 1e-9
+    free, ids, total = batch.free, batch.ids, batch.free.sum(1)
+    for step, frame in enumerate(frames, start=1):
+        stays = frame.free == free
+        assert not (frame.free & ~free).any()
+        assert torch.equal(total - frame.free.sum(1), total * step // steps)
+        assert torch.equal(frame.ids[stays], ids[stays])
+        free, ids = frame.free, frame.ids
+    if steps == 3 and order == "random":  # the first step writes each place in as many texts
+        first = (batch.free & ~frames[0].free)[::2].float().mean(0)[batch.free[0]]
+        torch.testing.assert_close(first, torch.full_like(first, 1 / (L - 1)), atol=0.08, rtol=0)
+
+
+def test_the_surest_or_the_first_are_written_first() -> None:
+    model = masked()
+    batch = batch_of(random_ids(50, L, V))
+    model.order = "reading"
+    for step, frame in enumerate(sample(model, group_of(batch), steps=L), start=1):
+        assert torch.equal(frame.free, (torch.arange(L) >= step).expand(50, L))
+    model.order = "confidence"
+    first, *_ = sample(model, group_of(batch), steps=L, temperature=1e-2)  # so that the surest is drawn
+    logits = model.predict(model.show(batch.ids, batch.free, torch.zeros(50, L, 16)), batch, batch.free)
+    surest = (logits / 1e-2).softmax(-1).amax(-1).view(50, L)
+    written = surest.masked_fill(first.free, -1).amax(1)
+    torch.testing.assert_close(written, surest.amax(1))
+
+
+def test_the_last_prediction_is_shown_to_texts_and_not_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Self-conditioning: by share in training, always in the bound, never where the rate is 0."""
+    batch = batch_of(random_ids(200, L, V))
+    keys, u = make_keys(3, batch.number), torch.rand(200)
+    model = masked(self_cond_rate=0.5, self_cond_from=0.3)
+    shown: list[torch.Tensor] = []
+    show = model.show
+    monkeypatch.setattr(model, "show", lambda *inputs: shown.append(inputs[2].clone()) or show(*inputs))
+
+    def share(call: Callable[[], object]) -> float:
+        shown.clear()
+        call()
+        return (shown[-1] != 0).any(-1).any(-1).float().mean().item()
+
+    assert share(lambda: model.loss(batch, Draws(u, keys, done=0.2))) == 0
+    assert share(lambda: model.loss(batch, Draws(u, keys, done=0.4))) == pytest.approx(0.5, abs=0.12)
+    assert share(lambda: model.bound(batch, u, keys)) == 1
+    model.config = replace(model.config, self_cond_rate=0.0)
+    assert share(lambda: model.bound(batch, u, keys)) == 0
+    assert len(shown) == 1
 
 
 def test_a_text_that_reveals_nothing_in_a_step_costs_no_pass_and_changes_no_logits() -> None:
-    model = masked()
+    model = masked(self_cond_rate=0.0)
     batch = batch_of(random_ids(B, L, V), [L, L, 2])
     passed: list[int] = []
     model.transformer.register_forward_hook(lambda module, inputs, output: passed.append(len(output)))
     frames = sample(model, group_of(batch), steps=20)
-    assert passed == [n for frame in frames if (n := int(frame.where.any(1).sum()))]
+    assert passed == [int(frame.where.any(1).sum()) for frame in frames]
     assert sum(passed) < len(frames) * B
     ids, free = batch.ids, batch.free
     for frame in frames:
-        whole = model.predict(model.show(ids, free), batch, frame.where)
+        whole = model.predict(model.show(ids, free, torch.zeros(B, L, 16)), batch, frame.where)
         torch.testing.assert_close(frame.logits, whole)
         ids, free = frame.ids, frame.free
 
 
 def test_what_is_sampled_has_the_probability_of_its_order() -> None:
-    """Two tokens in two steps: half the time together, else one after the other in either order."""
+    """Two tokens in two steps: one after the other, in either order."""
     vocab, count = 4, 4000
-    model = masked(vocab, std=0.2)
+    model = masked(vocab, std=0.2, self_cond_rate=0.0)
     every = torch.cartesian_prod(torch.arange(vocab), torch.arange(vocab))
     batch = batch_of(every)
 
     def probability(hidden: list[bool]) -> torch.Tensor:
         """Of each text's tokens, (16, 2), when these are masked."""
         mask = torch.tensor(hidden).expand(16, 2)
-        logits = model.predict(model.show(every, mask), batch, torch.ones_like(mask))
+        logits = model.predict(model.show(every, mask, torch.zeros(16, 2, 16)), batch, torch.ones_like(mask))
         return logits.softmax(-1).gather(1, every.flatten()[:, None]).view(16, 2)
 
     first, second = probability([True, True]).T
     second_after, first_after = probability([False, True])[:, 1], probability([True, False])[:, 0]
-    exact = first * second / 2 + (first * second_after + second * first_after) / 4
+    exact = (first * second_after + second * first_after) / 2
     *_, frame = sample(model, group_of(batch_of(torch.zeros(count, 2, dtype=torch.long))), steps=2)
     share = torch.bincount(frame.ids[:, 0] * vocab + frame.ids[:, 1], minlength=vocab**2) / count
     torch.testing.assert_close(share, exact, atol=0.03, rtol=0)

@@ -6,66 +6,92 @@ over t, the number k of masked tokens is uniform on 1..n, and their mean cross-e
 n: the same bound, with no infinite weight and no text without a masked token. That form is used here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..core.denoiser import Batch
 from ..core.generate import FOR_TOKENS, Frame, Group, Sampling, draw_ids
-from ..core.noise import Keys, Logits, Mask, PerText, X, make_keys, uniform
-from .predictor import Cost, TokenPredictor
+from ..core.loss import FOR_SELF_CONDITIONING, Draws, Losses
+from ..core.noise import Keys, Mask, PerText, X, make_keys, uniform
+from .predictor import Cost, Shown, TokenPredictor
 
 FOR_REVEALING = 0  # last number of a key that the order of revealing is drawn with
 
+# Which masked tokens are written first: the lowest numbers, from the probability of the token that was
+# drawn at each position, and a random number of the position's own.
+ORDERS: dict[str, Callable[[Float[Tensor, "B L"], Float[Tensor, "B L"]], Float[Tensor, "B L"]]] = {
+    "random": lambda sure, u: u,
+    "confidence": lambda sure, u: -sure,
+    "reading": lambda sure, u: torch.arange(u.shape[1], device=u.device).expand_as(u).to(u),
+}
+
 
 class Masked(TokenPredictor):
-    """Predicts masked tokens. The blank stands where a token is masked.
+    """Predicts masked tokens. The blank stands where a token is masked, and beside it the last prediction
+    (self-conditioning, as the continuous model has it).
 
     Like MDLM's best, the network is not told the time: the number of masked tokens tells it.
     """
 
-    def show(self, ids: Int[Tensor, "B L"], masked: Mask) -> X:
-        """What the network sees. ids are not read where they are masked."""
-        return torch.where(masked[..., None], self.blank, self.embedding(ids))
+    inputs = 2
+    order = "random"  # a name in ORDERS
 
-    def draw_bound(self, batch: Batch, u: PerText, keys: Keys) -> Cost:
+    def show(self, ids: Int[Tensor, "B L"], masked: Mask, x0_prev: X) -> Shown:
+        """What the network sees. ids are not read where they are masked."""
+        return torch.cat([torch.where(masked[..., None], self.blank, self.embedding(ids)), x0_prev], -1)
+
+    def loss(self, batch: Batch, draws: Draws) -> Losses:
+        """The bound itself, nats per free token; some texts are shown their own first prediction."""
+        coin = uniform(make_keys(draws.keys, FOR_SELF_CONDITIONING), 1).squeeze(1)
+        rate = self.config.self_cond_rate if draws.done >= self.config.self_cond_from else 0.0
+        return self.mean_of(self.draw_bound(batch, draws.t, draws.keys, coin < rate), batch)
+
+    def draw_bound(
+        self, batch: Batch, u: PerText, keys: Keys, twice: Bool[Tensor, " B"] | None = None
+    ) -> Cost:
+        """twice: the texts that are shown their first prediction; by default all."""
         masked, weight = draw_masked(batch.free, u, uniform(keys, batch.ids.shape[1]))
-        cost = self.cost(self.show(batch.ids, masked), batch, masked)
+        x0_prev = torch.zeros_like(self.embedding(batch.ids))
+        twice = torch.ones_like(u, dtype=torch.bool) if twice is None else twice
+        if self.config.self_cond_rate and twice.any():
+            with torch.no_grad():
+                some, here = batch.each(lambda x: x[twice]), masked[twice]
+                first = self.predict(self.show(some.ids, here, x0_prev[twice]), some, here)
+                x0_prev[twice[:, None] & masked] = self.embedding.interpolate(first)
+        cost = self.cost(self.show(batch.ids, masked, x0_prev), batch, masked)
         return cost._replace(by_text=weight * cost.by_text)
 
     @torch.no_grad()
     def sample(self, group: Group, sampling: Sampling) -> Iterator[Frame]:
-        """Ancestral sampling, from all masked to none. `sampler` has no meaning here."""
+        """From all masked to none, equally many in each step. `sampler` has no meaning here.
+
+        A text of which a step writes nothing costs no network pass.
+        """
         batch, masked = group.batch, group.batch.free
-        u = uniform(make_keys(group.keys, FOR_TOKENS), masked.shape[1])
-        when = reveal_steps(group, sampling.steps)
-        for step in range(sampling.steps):
-            reveal = masked & (when == step)
-            logits = self._predict_some(batch, masked, reveal) / sampling.temperature
-            logits = group.constrain(logits, reveal)
-            batch = batch._replace(ids=batch.ids.masked_scatter(reveal, draw_ids(logits, u[reveal])))
+        length, count = masked.shape[1], masked.sum(1)
+        u, chance = (uniform(make_keys(group.keys, use), length) for use in (FOR_TOKENS, FOR_REVEALING))
+        x0_prev = torch.zeros_like(self.embedding(batch.ids))
+        for step in range(1, sampling.steps + 1):
+            more = masked.sum(1) - (count - count * step // sampling.steps)
+            here = masked & (more > 0)[:, None]
+            some = batch.each(lambda x, rows=more > 0: x[rows])  # type: ignore[misc]
+            shown = self.show(some.ids, masked[more > 0], x0_prev[more > 0])
+            logits = group.constrain(self.predict(shown, some, here[more > 0]) / sampling.temperature, here)
+            tokens = draw_ids(logits, u[here])
+            sure = torch.zeros_like(u).masked_scatter(
+                here, logits.softmax(-1).gather(-1, tokens[:, None]).to(u)
+            )
+            first = ORDERS[self.order](sure, chance).masked_fill(~masked, torch.inf).argsort(1).argsort(1)
+            reveal = here & (first < more[:, None])
+            batch = batch._replace(ids=batch.ids.masked_scatter(reveal, tokens[reveal[here]]))
             masked = masked & ~reveal
-            yield Frame(batch.ids, masked, reveal, logits)
-
-    def _predict_some(self, batch: Batch, masked: Mask, where: Mask) -> Logits:
-        """Logits at some positions. A text that has none of them costs no network pass."""
-        rows = where.any(1)
-        if not rows.any():
-            return self.blank.new_zeros(0, len(self.head.bias))
-        some = batch.each(lambda x: x[rows])
-        return self.predict(self.show(some.ids, masked[rows]), some, where[rows])
-
-
-def reveal_steps(group: Group, steps: int) -> Int[Tensor, "B L"]:
-    """The step, from 0, that reveals each position: the order of revealing is decided here.
-
-    From t to s, MDLM reveals a masked token with probability (t - s) / t (eq. 6). In steps of equal
-    length that is: each token in any of them, with the same chance.
-    """
-    u = uniform(make_keys(group.keys, FOR_REVEALING), group.batch.ids.shape[1])
-    return (u * steps).long()
+            if self.config.self_cond_rate:
+                x0_prev[here] = self.embedding.interpolate(logits)
+                x0_prev[reveal] = 0.0
+            yield Frame(batch.ids, masked, here, logits)
 
 
 def draw_masked(free: Mask, u: PerText, noise: Float[Tensor, "B L"]) -> tuple[Mask, PerText]:

@@ -13,8 +13,10 @@ from ..core.denoiser import Batch
 from ..core.embedding import NORMALISERS, TokenEmbedding, in_blocks, log_frequencies
 from ..core.generate import TextModel
 from ..core.loss import Draws, Losses
-from ..core.noise import Keys, Logits, Mask, PerText, X
+from ..core.noise import Keys, Logits, Mask, PerText
 from ..core.transformer import Transformer
+
+Shown = Float[Tensor, "B L I"]  # the embeddings that each position is shown, side by side
 
 
 class Cost(NamedTuple):
@@ -32,11 +34,13 @@ class TokenPredictor(TextModel):
     """
 
     causal = False  # a position of the trunk sees none after it
+    inputs = 1  # embeddings that stand side by side in the trunk's input
 
     def __init__(self, config: Config, vocab_size: int) -> None:
         super().__init__()
+        self.config = config
         self.embedding = TokenEmbedding(vocab_size, config.embedding_dim, NORMALISERS[config.normaliser])
-        self.transformer = Transformer(config, inputs=1, causal=self.causal)
+        self.transformer = Transformer(config, inputs=self.inputs, causal=self.causal)
         self.blank = nn.Parameter(torch.zeros(config.embedding_dim))
         self.head = nn.Linear(config.model_dim, vocab_size)
 
@@ -46,12 +50,12 @@ class TokenPredictor(TextModel):
         self.head.bias.copy_(log_frequencies(counts))
         self.head.weight.zero_()
 
-    def predict(self, shown: X, batch: Batch, where: Mask) -> Logits:
-        """Logits at some positions, float32 whatever the autocast, from an embedding at each position."""
+    def predict(self, shown: Shown, batch: Batch, where: Mask) -> Logits:
+        """Logits at some positions, float32 whatever the autocast, from what each position is shown."""
         hidden = self.transformer(with_condition(shown, batch.cond), None, batch.length_mask)
         return in_blocks(self.head, hidden[where]).float()
 
-    def cost(self, shown: X, batch: Batch, where: Mask) -> Cost:
+    def cost(self, shown: Shown, batch: Batch, where: Mask) -> Cost:
         """The cross-entropy of the tokens at some positions."""
         logits, ids = self.predict(shown, batch, where), batch.ids[where]
         ce = F.cross_entropy(logits, ids, reduction="none")
@@ -64,7 +68,11 @@ class TokenPredictor(TextModel):
 
     def loss(self, batch: Batch, draws: Draws) -> Losses:
         """The bound itself, nats per free token."""
-        by_text, ce, correct = self.draw_bound(batch, draws.t, draws.keys)
+        return self.mean_of(self.draw_bound(batch, draws.t, draws.keys), batch)
+
+    def mean_of(self, cost: Cost, batch: Batch) -> Losses:
+        """Costs as a loss."""
+        by_text, ce, correct = cost
         tokens, none = batch.free.sum(), ce.new_zeros(0)
         return Losses(by_text.sum() / tokens.clamp(min=1), tokens, ce, correct, none)
 
@@ -74,6 +82,6 @@ class TokenPredictor(TextModel):
         return Bound.of_tokens(self.draw_bound(batch, u, keys).by_text, batch.free.sum(1))
 
 
-def with_condition(shown: X, cond: Float[Tensor, "B L_or_1 C"] | None) -> Float[Tensor, "B L I"]:
+def with_condition(shown: Shown, cond: Float[Tensor, "B L_or_1 C"] | None) -> Float[Tensor, "B L _"]:
     """The input of the trunk: embeddings, and beside each the condition of the text, if it has one."""
     return shown if cond is None else torch.cat([shown, cond.expand(-1, shown.shape[1], -1)], dim=-1)
