@@ -25,7 +25,9 @@ from simple_diffusion_lm.runs.config import with_overrides
 # Group: what is changed in the recipe, as for --set; each is a contender of that name, run together with
 # the recipe as it is. What no setting makes is a name in variants.py.
 ABLATIONS: dict[str, tuple[str, ...]] = {
-    "noise": (),  # here belongs the control, blanks in place of noise
+    # The control, blanks in place of noise: no position is ever in flight, and the network sees nothing of
+    # one at pure noise. The second has self-conditioning from the start, as what has no noise may need.
+    "noise": ("stagger=1000", "stagger=1000,self_cond_from=0"),
     "stagger": ("stagger=0", "stagger=1", "stagger=3", "stagger=8"),
     "self-conditioning": (
         *("self_cond_rate=0", "self_cond_rate=0.5"),

@@ -10,6 +10,7 @@ from small_models import small
 
 import simple_diffusion_lm
 from simple_diffusion_lm.baselines import MODELS
+from simple_diffusion_lm.baselines.masked import ORDERS
 from simple_diffusion_lm.core.data import Corpus
 from simple_diffusion_lm.core.generate import Sampling
 from simple_diffusion_lm.evaluation import compare
@@ -19,7 +20,7 @@ from simple_diffusion_lm.runs.config import RECIPES
 from simple_diffusion_lm.tasks.toy import ToyLanguage
 from simple_diffusion_lm.writing.model import DiffusionLM
 
-FRESH = shuffled_words(ToyLanguage().lines(12, seed=9))
+FRESH = shuffled_words(ToyLanguage().lines(24, seed=9))
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_every_recipe_and_every_objective_is_a_contender():
 
 
 def test_what_is_measured_was_held_out_and_what_it_is_held_against_was_not(data, tmp_path, monkeypatch):
-    for name, few in {"TEMPERATURES": (0.8, 0.7), "FEWER_STEPS": 4, "OTHER_STEPS": (2,)}.items():
+    for name, few in {"TEMPERATURES": (0.8, 0.7), "STEPS": (64, 4, 2)}.items():
         monkeypatch.setattr(compare, name, few)
     out = tmp_path / "comparison"
     contenders = {name: small(compare.CONTENDERS[name]) for name in ("modern", "masked", "autoregressive")}
@@ -47,14 +48,16 @@ def test_what_is_measured_was_held_out_and_what_it_is_held_against_was_not(data,
     assert real["copied_lines"] == 0.0 == real["copied_4grams"]
     assert min(real["ngram_perplexity"], real["reversed_perplexity"]) > 50  # if judged by itself, below 10
     for run in results["runs"].values():
-        assert run["likelihood"]["texts"] == len(FRESH)
-        assert run["likelihood"]["characters"] == len("\n".join(FRESH)) + 1
+        assert run["likelihood"]["texts"] == len(FRESH) // 2
+        assert run["likelihood"]["characters"] == len("\n".join(FRESH[12:])) + 1  # the first half chooses
     modern, masked, exact = (results["runs"][f"{name}-0"] for name in contenders)
     assert [run["stagger"] for run in (modern, masked, exact)] == [contenders["modern"].stagger, None, None]
     assert {point["steps"]: point["passes"] for point in modern["points"]} == {64: 64, 4: 4, 2: 2}
     # A step that reveals nothing needs no pass, and no text has more than 32 tokens.
     assert all(1 <= point["passes"] <= min(point["steps"], 32) for point in masked["points"])
     assert {point["steps"] for point in exact["points"]} == {64}  # of which it knows nothing
+    orders = [{point["order"] for point in run["points"]} for run in (modern, masked, exact)]
+    assert orders == [{None}, set(ORDERS), {None}]
     assert (out / "results.md").read_text() == tables + "\n"
     assert (out / "results.png").stat().st_size > 10_000
     for run in out.glob("*-0"):  # what is measured is not trained anew, its run being gone

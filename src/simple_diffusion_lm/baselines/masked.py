@@ -37,7 +37,8 @@ class Masked(TokenPredictor):
     """
 
     inputs = 2
-    order = "random"  # a name in ORDERS
+    orders = tuple(ORDERS)
+    order = "random"  # one of them
 
     def show(self, ids: Int[Tensor, "B L"], masked: Mask, x0_prev: X) -> Shown:
         """What the network sees. ids are not read where they are masked."""

@@ -4,7 +4,9 @@ OUT/
     NAME-SEED/        a run of each contender and seed
     results.json      all figures; written after every run that is measured
     results.md        the tables
-    results.png       quality against passes and seconds, and against variety
+    results.png       quality at equal entropy against passes and against seconds
+
+The first half of the held-out part chooses between the checkpoints of a run; the other is measured on.
 """
 
 import dataclasses
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,9 @@ import torch
 
 from ..baselines import MODELS
 from ..core import Config
+from ..core.data import Corpus
 from ..core.denoiser import Batch
-from ..core.generate import Frame, Sampling
+from ..core.generate import Frame
 from ..corpus.prepare import Prepared
 from ..runs import checkpoint
 from ..runs.config import RECIPES, check, with_objective, with_overrides
@@ -39,9 +43,8 @@ CONTENDERS = {name: recipe() for name, recipe in RECIPES.items()} | {
     name: with_objective(Config(), name) for name in MODELS if name != Config().objective
 }
 TURNS = 5  # in which each trains, so that other load hits all alike; each of a minute or more
-TEMPERATURES = (0.8, 0.5, 0.6, 0.7, 0.9, 1.0)  # the first is the table's, with the default steps
-FEWER_STEPS = 16  # at every temperature as well
-OTHER_STEPS = (4, 8, 32)  # at the first temperature
+TEMPERATURES = (0.7, 0.55, 0.85, 1.0)  # the first is that of the table of samples,
+STEPS = (64, 32, 16, 8, 4, 2, 1)  # and the first of these
 SHOWN = 20  # lines of each kept in the results
 
 
@@ -70,6 +73,7 @@ def run_compare(
         check(config)
     path = out / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
+    choosing, measuring = halves(data.valid)
     about = {"minutes": minutes, "examples": examples, "samples": samples, **overrides}
     if results.get("settings") != about:
         results = {"settings": about, "lines": {}, "runs": {}}
@@ -80,17 +84,17 @@ def run_compare(
             found, until = checkpoint.newest(out / name), minutes * turn / turns
             if found is None or found.manifest["progress"]["seconds"] < 60 * until:
                 print(f"training {name} up to {until:.1f} minutes", file=sys.stderr)
-                run_training(config, data, out / name, pause_at=60 * until)
+                run_training(config, data._replace(valid=choosing), out / name, pause_at=60 * until)
 
     reference: Reference | None = None
     for name in missing:
         model = DiffusionLM.from_pretrained(out / name)
         if reference is None:
-            valid = example_texts(model, data.valid, samples)
+            valid = example_texts(model, measuring, samples)
             reference = Reference.of(reference_texts(model, data.train), valid)
             results["lines"] = {k: dataclasses.asdict(v) for k, v in real_rows(reference).items()}
         print(f"measuring {name}", file=sys.stderr)
-        measured = measure(model, data, reference, examples, samples)
+        measured = measure(model, measuring, reference, examples, samples)
         results["runs"][name] = {"machine": machine(), **measured}
         checkpoint.write_atomically(path, json.dumps(results, indent=1, ensure_ascii=False).encode())
     tables = comparison_tables(results)
@@ -99,14 +103,22 @@ def run_compare(
     return tables
 
 
+def halves(corpus: Corpus) -> tuple[Corpus, Corpus]:
+    """The first half of the lines, and the others."""
+    middle, offsets = len(corpus) // 2, corpus.offsets
+    start = offsets[middle]
+    first = Corpus(corpus.ids[:start], offsets[: middle + 1])
+    return first, Corpus(corpus.ids[start:], offsets[middle:] - start)
+
+
 def measure(
-    model: DiffusionLM, data: Prepared, reference: Reference, examples: int, samples: int
+    model: DiffusionLM, held_out: Corpus, reference: Reference, examples: int, samples: int
 ) -> dict[str, Any]:
-    """The likelihood, and a point for every way of sampling: steps, temperature, passes, time, figures."""
-    ways = [Sampling(temperature=temperature) for temperature in TEMPERATURES]
-    if not model.model.writes_length:  # else its passes are its tokens
-        ways += [Sampling(FEWER_STEPS, temperature=temperature) for temperature in TEMPERATURES]
-        ways += [Sampling(steps, temperature=TEMPERATURES[0]) for steps in OTHER_STEPS]
+    """The likelihood, and a point for every way of sampling: order of revealing (where the model can choose),
+    steps, temperature, passes, time, figures."""
+    orders = getattr(model.model, "orders", (None,))
+    steps = STEPS[:1] if model.model.writes_length else STEPS  # there its passes are its tokens
+    ways = list(product(orders, steps, TEMPERATURES))
     assert model.config is not None  # it has a run
     points: list[dict[str, Any]] = []
     passes: list[int] = []  # a text with nothing to predict needs none
@@ -115,19 +127,21 @@ def measure(
     def watch(batch: Batch, frame: Frame) -> None:
         passes.append(int(frame.where.any(1).sum()))
 
-    for sampling in ways:
+    for order, count, temperature in ways:
         passes.clear()
-        began, options = time.monotonic(), dataclasses.asdict(sampling)
+        began, options = time.monotonic(), {"steps": count, "temperature": temperature}
+        if order is not None:
+            model.model.order = order
         lines = model.generate(samples, seed=1, watch=watch, **options)
         each = {"passes": sum(passes) / samples, "seconds_per_line": (time.monotonic() - began) / samples}
         metrics = dataclasses.asdict(sample_metrics(lines, reference))
-        points.append({**options, **each, "metrics": metrics})
+        points.append({"order": order, **options, **each, "metrics": metrics})
         shown = shown or lines[:SHOWN]
     return {
         "progress": vars(model.progress),
         "parameters": sum(p.numel() for p in model.model.parameters()),
         "stagger": model.config.stagger if hasattr(model.model, "schedule") else None,
-        "likelihood": likelihood(model, data.valid, examples=examples).figures(),
+        "likelihood": likelihood(model, held_out, examples=examples).figures(),
         "points": points,
         "samples": shown,
     }

@@ -17,6 +17,7 @@ from .samples import SampleMetrics
 
 Run = Mapping[str, Any]  # what results.json says of a run (compare.py),
 Point = Mapping[str, Any]  # and of one way of sampling it
+Front = tuple[str | None, int]  # an order of revealing (None: the model has no choice), and steps
 
 COLUMNS = {  # heading: how a figure is shown
     "n-gram judge perplexity": lambda m: f"{m.ngram_perplexity:.1f}",
@@ -34,6 +35,14 @@ COLUMNS = {  # heading: how a figure is shown
 # How a contender writes, in every row: in flight are the positions of a text that are between noise
 # and clean at a time, passes are evaluations of the network.
 NONE: Mapping[str, Sequence[str]] = {}
+# What the tables at equal entropy are of.
+FRONTS = {
+    "n-gram judge perplexity": "ngram_perplexity",
+    "read backwards": "reversed_perplexity",
+    "grammatical": "grammatical",
+    "seconds a line": "seconds_per_line",
+}
+AXES = ("passes", "seconds_per_line", "ngram_perplexity")
 WAY = ("stagger", "in flight", "passes per text")
 # (kind, field) of a record of metrics.jsonl: title. What is predicted in training, and from what, differs
 # from one objective to the next: only runs of the same one have comparable cross-entropies there.
@@ -118,6 +127,14 @@ def contender(run: str) -> str:
     return run.rsplit("-", 1)[0]
 
 
+def by_contender(results: Mapping[str, Any]) -> dict[str, list[Run]]:
+    """The runs of each contender: they differ in their seed."""
+    contenders: dict[str, list[Run]] = {}
+    for name, run in results["runs"].items():
+        contenders.setdefault(contender(name), []).append(run)
+    return contenders
+
+
 def way(runs: Sequence[Run], points: Iterable[Point]) -> list[str]:
     """The cells of WAY for the runs of one contender, and some points of them."""
     stagger, passes = runs[0]["stagger"], f"{fmean(point['passes'] for point in points):.3g}"
@@ -134,9 +151,7 @@ def comparison_tables(results: Mapping[str, Any]) -> str:
     Runs that differ only in their seed share a row: means, and ± their standard deviation; of one
     run alone ± is the standard error over texts.
     """
-    contenders: dict[str, list[Run]] = {}
-    for name, run in results["runs"].items():
-        contenders.setdefault(contender(name), []).append(run)
+    contenders = by_contender(results)
     lines = {name: SampleMetrics(**metrics) for name, metrics in results["lines"].items()}
     rows, ways = [], {}
     for name, runs in contenders.items():
@@ -152,44 +167,80 @@ def comparison_tables(results: Mapping[str, Any]) -> str:
         cells = [f"{sign}{fmean(nats):.3f} ± {spread:.3f}", f"{sign}{fmean(bits):.3f}"]
         rows.append([label, *cells, *ways[name], f"{tokens / 1e6:.1f} M", f"{steps:,.0f}"])
     head = ["contender", "nats per token", "bits per character", *WAY, "tokens seen", "training steps"]
-    return "\n\n".join([table(head, rows), evaluation_table(lines, ways), front_table(contenders)])
+    real = SampleMetrics(**results["lines"]["held-out text"])
+    return "\n\n".join([table(head, rows), evaluation_table(lines, ways), front_tables(contenders, real)])
 
 
-def front_table(contenders: Mapping[str, Sequence[Run]]) -> str:
-    """A Markdown table of n-gram judge perplexity at the highest entropy that all of them reach.
+def front_tables(contenders: Mapping[str, Sequence[Run]], real: SampleMetrics) -> str:
+    """Quality at one entropy by the number of steps: Markdown tables of the n-gram judge's perplexity, of
+    that of lines read backwards, of seconds, and, of the toy language, of the share that is grammatical.
 
-    Either of the two alone can be had by another temperature. In as many steps as were tried at
-    several temperatures; between two of them the logarithm is interpolated, and of what has more
-    entropy even at the coldest nothing is said.
+    Perplexity and entropy can each be had alone by another temperature, so the first is interpolated
+    between temperatures to the entropy of held-out text, or to the highest that all reach in their most
+    steps, if that is less. Nothing is said where no temperature has so little or so much.
     """
-    curves: dict[tuple[str, int], list[list[Point]]] = {}
-    for name, runs in contenders.items():
-        for steps, curve in (item for run in runs for item in temperature_curves(run).items()):
-            curves.setdefault((name, steps), []).append(curve)
-    highest = min(curve[-1]["metrics"]["entropy"] for tried in curves.values() for curve in tried)
-    entropy = math.floor(10 * highest) / 10
-
-    def perplexity(curve: list[Point], judge: str) -> float:
-        entropies, perplexities = ([p["metrics"][k] for p in curve] for k in ("entropy", judge))
-        return math.exp(np.interp(entropy, entropies, np.log(perplexities)))
-
-    rows = []
-    for (name, _), tried in curves.items():
-        points = [point for curve in tried for point in curve]
-        cold = [curve for curve in tried if curve[0]["metrics"]["entropy"] <= entropy]
-        judges = ("ngram_perplexity", "reversed_perplexity")
-        found = [f"{fmean(perplexity(c, judge) for c in cold):.1f}" if cold else "" for judge in judges]
-        seconds = f"{fmean(point['seconds_per_line'] for point in points):.2g}"
-        rows.append([name, *way(contenders[name], points), *found, seconds])
-    return table([f"at entropy {entropy:.1f}", *WAY, *list(COLUMNS)[:2], "seconds a line"], rows)
+    curves = {name: front(runs) for name, runs in contenders.items()}
+    entropy = shared_entropy(curves, real)
+    steps = sorted({key[1] for each in curves.values() for key in each})
+    tables = []
+    for title, field in FRONTS.items():
+        if getattr(real, field, 0) is None:
+            continue
+        rows = []
+        for name, each in curves.items():
+            for order in dict.fromkeys(order for order, _ in each):
+                found = [values_at(each.get((order, count), []), field, entropy) for count in steps]
+                label = name if order is None else f"{name}, {order}"
+                rows.append(
+                    [label, *way(contenders[name], each[order, steps[-1]][0])[:2], *map(shown, found)]
+                )
+        tables.append(table([f"{title}, at entropy {entropy:.2f}; steps:", *WAY[:2], *map(str, steps)], rows))
+    return "\n\n".join(tables)
 
 
-def temperature_curves(run: Run) -> dict[int, list[Point]]:
-    """Steps: their points by rising entropy, where several temperatures were tried."""
-    curves: dict[int, list[Point]] = {}
-    for point in sorted(run["points"], key=lambda point: point["metrics"]["entropy"]):
-        curves.setdefault(point["steps"], []).append(point)
-    return {steps: curves[steps] for steps in sorted(curves, reverse=True) if len(curves[steps]) > 1}
+def front(runs: Sequence[Run]) -> dict[Front, list[list[Point]]]:
+    """Order of revealing and steps: the points of each run by rising entropy."""
+    curves: dict[Front, list[list[Point]]] = {}
+    for run in runs:
+        own: dict[Front, list[Point]] = {}
+        for point in sorted(run["points"], key=lambda point: point["metrics"]["entropy"]):
+            own.setdefault((point["order"], point["steps"]), []).append(point)
+        for key, curve in own.items():
+            curves.setdefault(key, []).append(curve)
+    return curves
+
+
+def shared_entropy(curves: Mapping[str, Mapping[Front, list[list[Point]]]], real: SampleMetrics) -> float:
+    """That of held-out text, or the highest that all reach in their most steps, if that is less."""
+    highest = [real.entropy]
+    for each in curves.values():
+        most = max(steps for _, steps in each)
+        curves_there = (curve for (_, steps), tried in each.items() if steps == most for curve in tried)
+        highest += [curve[-1]["metrics"]["entropy"] for curve in curves_there]
+    return math.floor(100 * min(highest)) / 100
+
+
+def values_at(curves: Sequence[Sequence[Point]], field: str, entropy: float) -> list[float]:
+    """A figure of each run (its own field, or one of its metrics) at this entropy; of a perplexity or of
+    seconds the logarithm is interpolated."""
+    found = []
+    for curve in curves:
+        entropies = [point["metrics"]["entropy"] for point in curve]
+        if entropies[0] <= entropy <= entropies[-1]:
+            values = [point[field] if field in point else point["metrics"][field] for point in curve]
+            is_share = field == "grammatical"
+            value = np.interp(entropy, entropies, values if is_share else np.log(values))
+            found.append(float(value if is_share else np.exp(value)))
+    return found
+
+
+def shown(values: Sequence[float]) -> str:
+    """The mean, and of several seeds ± their standard deviation."""
+    if not values:
+        return ""
+    digits = 3 if max(values) <= 1 else 1
+    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{fmean(values):.{digits}f}{spread}"
 
 
 def mean_metrics(several: Sequence[SampleMetrics]) -> SampleMetrics:
@@ -200,36 +251,26 @@ def mean_metrics(several: Sequence[SampleMetrics]) -> SampleMetrics:
 
 
 def plot_comparison(results: Mapping[str, Any], picture: Path) -> None:
-    """N-gram judge perplexity against passes, against seconds, and against entropy over temperature.
-
-    Runs that differ only in their seed share a colour.
-    """
-    figure, axes = pyplot().subplots(1, 3, figsize=(13, 4), layout="constrained", sharey=True)
-
-    def draw(axis: Any, x: str, points: Iterable[Point], **style: Any) -> None:
-        flat = [{**point, **point["metrics"]} for point in points]
-        axis.plot([p[x] for p in flat], [p["ngram_perplexity"] for p in flat], marker="o", **style)
-
-    colours: dict[str, str] = {}
-    for name, run in results["runs"].items():
-        label = None if contender(name) in colours else contender(name)
-        colour = colours.setdefault(contender(name), f"C{len(colours)}")
-        first = run["points"][0]
-        alike = [point for point in run["points"] if point["temperature"] == first["temperature"]]
-        alike.sort(key=lambda point: point["passes"])
-        draw(axes[0], "passes", alike, color=colour, label=label)
-        draw(axes[1], "seconds_per_line", alike, color=colour)
-        for steps, curve in temperature_curves(run).items():
-            draw(axes[2], "entropy", curve, color=colour, linestyle="-" if steps == first["steps"] else "--")
-    real = results["lines"]["held-out text"]
-    for axis, what in zip(axes, ("passes per text", "seconds per line", "entropy, nats"), strict=True):
-        axis.axhline(real["ngram_perplexity"], color="black", linestyle=":", label="held-out text")
-        axis.set(xlabel=what, xscale="linear" if axis is axes[2] else "log", yscale="log")
-    axes[2].plot(real["entropy"], real["ngram_perplexity"], "k*", markersize=12)
-    axes[2].set(title="by temperature; dashed: fewer steps")
+    """N-gram judge perplexity at equal entropy against passes of the network, and against seconds."""
+    figure, axes = pyplot().subplots(1, 2, figsize=(11, 4.5), layout="constrained", sharey=True)
+    real = SampleMetrics(**results["lines"]["held-out text"])
+    curves = {name: front(runs) for name, runs in by_contender(results).items()}
+    entropy = shared_entropy(curves, real)
+    for name, each in curves.items():
+        for order in dict.fromkeys(order for order, _ in each):
+            label = name if order is None else f"{name}, {order}"
+            rows = []
+            for _, tried in sorted((key[1], tried) for key, tried in each.items() if key[0] == order):
+                found = [values_at(tried, field, entropy) for field in AXES]
+                rows += [[fmean(values) for values in found]] if all(found) else []
+            for axis, x in zip(axes, zip(*rows, strict=True), strict=False):
+                axis.plot(x, [row[-1] for row in rows], marker="o" if len(rows) > 1 else "*", label=label)
+    for axis, what in zip(axes, ("passes of the network per text", "seconds per line"), strict=True):
+        axis.axhline(real.ngram_perplexity, color="black", linestyle=":", label="held-out text")
+        axis.set(xlabel=what, xscale="log", yscale="log")
     axes[0].set_xscale("log", base=2)
     axes[0].xaxis.set_major_formatter("{x:g}")
-    axes[0].set(ylabel="n-gram judge perplexity per word")
+    axes[0].set(ylabel="n-gram judge perplexity per word: lower is better", title=f"at entropy {entropy:.2f}")
     axes[0].legend()
     save(figure, picture)
 
