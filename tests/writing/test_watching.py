@@ -13,7 +13,7 @@ from small_models import small
 from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.runs.run import run_training
 from simple_diffusion_lm.writing.model import DiffusionLM
-from simple_diffusion_lm.writing.watching import Onlooker, Shown, Terminal, coloured, printable
+from simple_diffusion_lm.writing.watching import Onlooker, Shown, Terminal, coloured, printable, rows_of
 
 
 @pytest.fixture(scope="module", params=["continuous", "masked", "autoregressive"])
@@ -72,6 +72,19 @@ def test_given_text_is_given_from_the_first_frame(model):
 class Tty(io.StringIO):
     def fileno(self):
         return 1
+
+
+def test_a_grid_is_shown_as_a_grid_and_other_text_as_a_line():
+    def line(text):
+        return [Shown(c, given=False, written=True, likely=[]) for c in text]
+
+    def shown(text):
+        return ["".join(token.text for token in row) for row in rows_of(line(text))]
+
+    assert shown("|12|21|") == [" 1 2", " 2 1", ""]
+    assert shown("|·2|21|") == [" · 2", " 2 1", ""]
+    for text in ("|12|21", "|12|2|", "|12|21|12|", "12|21|", "|", "||", "", "a dog | runs"):
+        assert shown(text) == [text]
 
 
 def test_a_terminal_is_left_as_it_was(model, monkeypatch):

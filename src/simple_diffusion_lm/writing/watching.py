@@ -17,6 +17,7 @@ COLOURS = {25: 131, 50: 173, 75: 179, NEVER: 108}  # below so many percent: one 
 GIVEN, PLAIN = "\x1b[1m", "\x1b[0m"
 WRAP_OFF, WRAP_ON, CLEAR_LINE, CLEAR_BELOW = "\x1b[?7l", "\x1b[?7h", "\x1b[K", "\x1b[J"
 UNKNOWN, LINE_BREAK = "·", "⏎"
+ROW = "|"  # stands between the rows of a Sudoku, as tasks/sudoku.py writes it
 RIVALS = 4  # of the most probable tokens are shown for each position
 
 
@@ -99,7 +100,7 @@ class Terminal:
         """What `watch` is called with (see requests.py)."""
         self.lines.update(self.onlooker(batch, frame))
         room = max(os.get_terminal_size(self.file.fileno()).lines - 1, 1)
-        shown = [self.lines[number] for number in sorted(self.lines)][-room:]
+        shown = [row for number in sorted(self.lines) for row in rows_of(self.lines[number])][-room:]
         drawn = "".join(f"{coloured(line)}{CLEAR_LINE}\n" for line in shown)
         self.file.write(f"{WRAP_OFF}{self._back()}{drawn}{WRAP_ON}")
         self.file.flush()
@@ -109,6 +110,19 @@ class Terminal:
 
     def _back(self) -> str:
         return f"\x1b[{self.height}F" if self.height else "\r"
+
+
+def rows_of(line: list[Shown]) -> list[list[Shown]]:
+    """A line of text as it is; of a Sudoku (tasks/sudoku.py) its rows, and an empty one."""
+    rows: list[list[Shown]] = []
+    for token in line:
+        if token.text.strip() == ROW:
+            rows.append([])
+        elif rows:
+            rows[-1].append(token._replace(text=f" {token.text}"))
+    size = len(rows) - 1  # the last is empty
+    is_grid = size > 1 and all(len(row) == size for row in rows[:-1]) and not rows[-1]
+    return rows if is_grid else [line]
 
 
 def coloured(line: Sequence[Shown]) -> str:

@@ -116,8 +116,15 @@ export class Stage {
     const made = element("p", { className: several ? "text small" : "text" });
     const text = tokens.map((token) => token.text).join("").trim();
     if (several && this.chosen && this.at >= frames.length - 1) made.classList.add(this.chosen.includes(text) ? "chosen" : "passed");
+    const rows = text.split("|").slice(1, -1); // of a Sudoku: each cell a character
+    const grid = rows.length > 1 && rows.every((row) => row.length === rows.length);
+    made.classList.toggle("grid", grid);
     tokens.forEach((token, place) => {
       const words = token.text.replace(/^ /, "");
+      if (grid && words === "|") {
+        if (place > 0) made.append(element("br", {}));
+        return;
+      }
       if (words !== token.text && place > 0) made.append(" ");
       const span = element("span", { className: `token ${token.state}` }, words);
       if (token.state !== "given") {
