@@ -82,9 +82,9 @@ class Masked(TokenPredictor):
             shown = self.show(some.ids, masked[more > 0], x0_prev[more > 0])
             logits = group.constrain(self.predict(shown, some, here[more > 0]) / sampling.temperature, here)
             tokens = draw_ids(logits, u[here])
-            sure = torch.zeros_like(u).masked_scatter(
-                here, logits.softmax(-1).gather(-1, tokens[:, None]).to(u)
-            )
+            # How sure the model is, not how sure it is made by a low temperature, where all would be at 1.
+            plain = (logits * sampling.temperature).softmax(-1).gather(-1, tokens[:, None])
+            sure = torch.zeros_like(u).masked_scatter(here, plain.to(u))
             first = ORDERS[self.order](sure, chance).masked_fill(~masked, torch.inf).argsort(1).argsort(1)
             reveal = here & (first < more[:, None])
             batch = batch._replace(ids=batch.ids.masked_scatter(reveal, tokens[reveal[here]]))
