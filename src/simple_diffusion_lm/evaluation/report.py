@@ -202,9 +202,9 @@ def front(runs: Sequence[Run]) -> dict[Front, list[list[Point]]]:
     """Order of revealing and steps: the points of each run by rising entropy."""
     curves: dict[Front, list[list[Point]]] = {}
     for run in runs:
-        own: dict[Front, list[Point]] = {}
+        own: dict[Front, list[Point]] = {(point["order"], point["steps"]): [] for point in run["points"]}
         for point in sorted(run["points"], key=lambda point: point["metrics"]["entropy"]):
-            own.setdefault((point["order"], point["steps"]), []).append(point)
+            own[point["order"], point["steps"]].append(point)
         for key, curve in own.items():
             curves.setdefault(key, []).append(curve)
     return curves
