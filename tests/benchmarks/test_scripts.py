@@ -79,6 +79,22 @@ def test_an_ablation_that_is_none_is_named(name: str, tmp_path: Path) -> None:
     assert "'typo'" in done.stderr
 
 
+@pytest.mark.slow  # most of a minute
+def test_sudoku(tmp_path: Path) -> None:
+    contenders = ["stagger=8", "objective=masked", "objective=autoregressive"]
+    shape = ["--set", "model_dim=32", "layers=1", "heads=2", "embedding_dim=16", "samples=0"]
+    few = ["--size", "4", "--minutes", "0.02", "--count", "5", "--contenders", *contenders]
+    done = run("sudoku.py", "--out", tmp_path, *few, *shape)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "| solved, 4 clues; steps: | 1 | 2 | 4 | 8 | 16 | 64 |"
+    runs = json.loads((tmp_path / "sudoku.json").read_text())["runs"]
+    orders = {name: {point["order"] for point in found["points"]} for name, found in runs.items()}
+    several = {"random", "confidence", "reading"}
+    assert orders == {f"{n}-0": several if "masked" in n else {None} for n in contenders}
+    solved = [p["solved"] for found in runs.values() for point in found["points"] for p in point["puzzles"]]
+    assert all(0 <= share <= 1 for share in solved)
+
+
 def test_infilling(toy_run: Path, tmp_path: Path) -> None:
     few = ["--out", tmp_path / "i.json", "--count", "3", "--steps", "2", "--candidates", "2"]
     done = run("infilling.py", toy_run, *few)

@@ -78,14 +78,7 @@ def run_compare(
     if results.get("settings") != about:
         results = {"settings": about, "lines": {}, "runs": {}}
     missing = {name: config for name, config in configs.items() if name not in results["runs"]}
-    turns = min(TURNS, max(1, int(minutes)))
-    for turn in range(1, turns + 1):
-        for name, config in missing.items():
-            found, until = checkpoint.newest(out / name), minutes * turn / turns
-            if found is None or found.manifest["progress"]["seconds"] < 60 * until:
-                print(f"training {name} up to {until:.1f} minutes", file=sys.stderr)
-                run_training(config, data._replace(valid=choosing), out / name, pause_at=60 * until)
-
+    train_by_turns({out / name: (config, data._replace(valid=choosing)) for name, config in missing.items()})
     reference: Reference | None = None
     for name in missing:
         model = DiffusionLM.from_pretrained(out / name)
@@ -101,6 +94,18 @@ def run_compare(
     (out / "results.md").write_text(tables + "\n", encoding="utf-8")
     plot_comparison(results, out / "results.png")
     return tables
+
+
+def train_by_turns(runs: Mapping[Path, tuple[Config, Prepared]]) -> None:
+    """Trains each of the runs for its minutes, TURNS times a part of them, and resumes what is there."""
+    for turn in range(1, TURNS + 1):
+        for run, (config, data) in runs.items():
+            assert config.minutes is not None
+            turns = min(TURNS, max(1, int(config.minutes)))
+            found, until = checkpoint.newest(run), config.minutes * min(turn / turns, 1)
+            if found is None or found.manifest["progress"]["seconds"] < 60 * until:
+                print(f"training {run.name} up to {until:.1f} minutes", file=sys.stderr)
+                run_training(config, data, run, pause_at=60 * until)
 
 
 def halves(corpus: Corpus) -> tuple[Corpus, Corpus]:

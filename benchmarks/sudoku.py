@@ -1,0 +1,96 @@
+"""How many Sudoku puzzles each contender solves, by the number of clues and of steps.
+
+    python benchmarks/sudoku.py --out DIR --size 6 --minutes 20 --seeds 2
+
+All train for the same minutes, by turns, on the same grids, with cells given here and there; the
+autoregressive baseline on lines that have the clues first. Temperatures are chosen on other puzzles than
+those that are reported. Writes DIR/sudoku.json, and prints a table of the puzzles with fewest clues.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from simple_diffusion_lm.cli.demo import LINES, sudoku_data, written
+from simple_diffusion_lm.cli.exits import exit_cleanly
+from simple_diffusion_lm.cli.options import Settings, overrides
+from simple_diffusion_lm.core import Config
+from simple_diffusion_lm.core.generate import Sampling
+from simple_diffusion_lm.evaluation.compare import machine, train_by_turns
+from simple_diffusion_lm.evaluation.puzzles import CLUES, puzzle_scores
+from simple_diffusion_lm.evaluation.report import table
+from simple_diffusion_lm.runs.config import with_overrides
+from simple_diffusion_lm.tasks.sudoku import Sudoku
+from simple_diffusion_lm.writing.model import DiffusionLM
+
+STEPS = (1, 2, 4, 8, 16, 64)
+TEMPERATURES = (0.05, 0.3, 0.6)
+
+
+def points(model: DiffusionLM, sudoku: Sudoku, count: int) -> Iterator[dict[str, Any]]:
+    """The shares solved in every order of revealing and every number of steps, at the best temperature."""
+    for order in getattr(model.model, "orders", (None,)):
+        if order is not None:
+            model.model.order = order
+        for steps in (max(STEPS),) if model.model.writes_length else STEPS:
+            ways = [Sampling(steps, temperature=temperature) for temperature in TEMPERATURES]
+            tried = [puzzle_scores(model, sudoku, way, count=count, seed=1) for way in ways]
+            best = max(range(len(ways)), key=lambda i: sum(score.solved for score in tried[i]))
+            scores = puzzle_scores(model, sudoku, ways[best], count=count, seed=2)
+            found = {"order": order, "steps": steps, "temperature": TEMPERATURES[best]}
+            yield {**found, "puzzles": [score._asdict() for score in scores]}
+
+
+@dataclass(kw_only=True)
+class Solve:
+    """Trains contenders on grids for the same minutes, by turns, and gives them puzzles."""
+
+    out: Path  # directory for the runs and the results
+    size: int = 6  # 4, 6 or 9
+    minutes: float = 20.0  # training time of each
+    seeds: int = 1  # runs of each
+    # Settings, as for --set. stagger=1000 is the control: blanks in place of noise.
+    contenders: tuple[str, ...] = (
+        *("stagger=8", "stagger=0", "stagger=1000", "objective=masked", "objective=autoregressive"),
+    )
+    count: int = 200  # puzzles of each number of clues
+    set: Settings = ()  # for all of them
+
+    def __call__(self) -> None:
+        sudoku = Sudoku(self.size)
+        grids = sudoku_data(sudoku, self.out / "grids")
+        lines = sudoku.lines(LINES, seed=0, clues_first=True)
+        clues_first = written(lines, self.out / "clues-first", "lines.txt", None)
+        runs = {}
+        for seed in range(self.seeds):
+            for name in self.contenders:
+                changes = overrides((*self.set, *name.split(",")))
+                # Cells are given in most examples, here and there.
+                config = replace(Config(), minutes=self.minutes, seed=seed, cond_rate=0.9, span_share=0.0)
+                config, data = with_overrides(config, changes), grids
+                if config.objective == "autoregressive":
+                    config, data = replace(config, cond_rate=0.0, crop=128), clues_first
+                runs[self.out / f"{name}-{seed}"] = config, data
+        train_by_turns(runs)
+        results: dict[str, Any] = {"settings": {"size": self.size, "minutes": self.minutes}, "runs": {}}
+        for run in runs:
+            model = DiffusionLM.from_pretrained(run)
+            own = list(points(model, sudoku, self.count))
+            about = {"machine": machine(), "progress": asdict(model.progress)}  # type: ignore[call-overload]
+            results["runs"][run.name] = {**about, "points": own}
+            (self.out / "sudoku.json").write_text(json.dumps(results, indent=1))
+        rows = []
+        for name, found in results["runs"].items():
+            for order in dict.fromkeys(point["order"] for point in found["points"]):
+                own = {p["steps"]: p["puzzles"][0]["solved"] for p in found["points"] if p["order"] == order}
+                cells = [f"{own[steps]:.1%}" if steps in own else "" for steps in STEPS]
+                rows.append([name if order is None else f"{name}, {order}", *cells])
+        print(table([f"solved, {CLUES[self.size][0]} clues; steps:", *map(str, STEPS)], rows))
+
+
+if __name__ == "__main__":
+    exit_cleanly(lambda: tyro.cli(Solve)())
