@@ -154,7 +154,7 @@ def test_draws_are_spread_over_all_levels_and_are_of_the_text(draws):
         return Bound(torch.zeros_like(u), u**2, 2 * torch.ones_like(u), torch.ones_like(batch.number))
 
     parts = [batch.each(lambda x: x[:100]), batch.each(lambda x: x[100:])]
-    found = held_out_bound(cost, parts, draws=draws, length_weights=[0] * L + [3])
+    found = held_out_bound(cost, iter(parts), texts=300, draws=draws, length_weights=[0] * L + [3])
     assert found.diffusion == pytest.approx(1 / 3, abs=0.01)
     assert found.reconstruction == pytest.approx(2)
     assert found.length == pytest.approx(-math.log(3.5 / (3 + L / 2)))

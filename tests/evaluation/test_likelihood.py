@@ -2,12 +2,14 @@
 
 import json
 import math
+import weakref
 from dataclasses import replace
 
 import pytest
 import torch
 
 from simple_diffusion_lm.core.bound import Bound
+from simple_diffusion_lm.core.data import Batches
 from simple_diffusion_lm.evaluation.evaluate import evaluate_run
 from simple_diffusion_lm.evaluation.likelihood import likelihood, plain_batches
 from simple_diffusion_lm.writing.model import DiffusionLM
@@ -88,3 +90,25 @@ def test_runs_of_every_seed_are_measured_on_the_same_windows(model, toy_data):
         model.config = replace(model.config, seed=seed)
         windows.add(tuple(plain_batches(model, toy_data.train).example(0, 0)))
     assert len(windows) == 1
+
+
+def test_measuring_keeps_no_batch(model, toy_data, monkeypatch):
+    """100,000 lines take no more memory than 2,000 (row M2 of `make torture`)."""
+    made, alive = [], []
+
+    def counted(batches, *arguments):
+        batch = batch_of(batches, *arguments)
+        made.append(weakref.ref(batch.ids))
+        return batch
+
+    def cost(batch, u, keys):
+        alive.append(sum(each() is not None for each in made))
+        return Bound(u, u, u, batch.free.sum(1))
+
+    batch_of = Batches.batch
+    monkeypatch.setattr(Batches, "batch", counted)
+    monkeypatch.setattr(model.model, "bound", cost)
+    model.config = replace(model.config, batch_tokens=64)
+    likelihood(model, toy_data.valid, draws=1)
+    assert len(made) > 5
+    assert max(alive) <= 2

@@ -205,7 +205,8 @@ def test_a_model_that_ends_its_lines_scores_them_to_their_end(toy_data, tmp_path
     lines = [model.decode(toy_data.valid[i]) for i in range(len(toy_data.valid))]
     batches = Batches(model.config, toy_data.valid, model.tokenizer.pad_id, masks=False)
     measured = [batches.batch(0, numbers) for numbers in batches.spread(len(lines))]
-    exact = held_out_bound(model.model.bound, measured, draws=1, length_weights=None)
+    texts = len(lines)
+    exact = held_out_bound(model.model.bound, measured, texts=texts, draws=1, length_weights=None)
     assert sum(model.score(lines)) == pytest.approx(exact.total * exact.tokens, rel=1e-4)
     for line in write(model, [Request.of("yesterday the ___")] * 3, 1, candidates=4, seed=1):
         (alone,) = model.score([line.text])

@@ -11,7 +11,7 @@ is the bound of an idealised sampler: two passes of the denoiser at each of infi
 at temperature 1. What `generate` writes in a few steps has no measured likelihood.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -115,24 +115,24 @@ class HeldOut(NamedTuple):
 
 def held_out_bound(
     bound: Callable[[Batch, PerText, Keys], Bound],
-    batches: Sequence[Batch],
+    batches: Iterable[Batch],
     *,
+    texts: int,
     draws: int,
     length_weights: Sequence[int] | None,
     seed: int = 0,
 ) -> HeldOut:
-    """The bound on batches of texts, with `draws` noise draws for each text.
+    """The bound on batches of so many texts together, with `draws` noise draws for each text.
 
     The model of a line is p(length) p(ids | length), and both are paid for where length_weights are
     given: neither running text nor a model that ends its texts itself has a length to pay for.
     Two models are compared on the same draws. Levels are spread evenly over the whole set, and over
     the draws of each text.
     """
-    count = sum(len(batch.ids) for batch in batches)
     start = uniform(make_keys(seed), 1).float()
     rows, done = [], 0
     for batch in batches:
-        first = start + torch.arange(done, done := done + len(batch.ids)) / count / draws
+        first = start + torch.arange(done, done := done + len(batch.ids)) / texts / draws
         parts = torch.zeros(5, len(batch.ids), dtype=torch.float64)
         for i in range(draws):
             u = (first + i / draws) % 1

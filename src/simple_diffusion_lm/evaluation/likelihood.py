@@ -71,7 +71,8 @@ def likelihood(
     elif draws is None:
         tokens = round(batches.lengths().mean())
         draws = max(8, tokens) if (model.config or Config()).stagger > 0 else 8
-    chosen = [batches.batch(0, numbers).each(lambda x: x.to(device)) for numbers in batches.spread(examples)]
+    chosen = batches.spread(examples)
+    made = (batches.batch(0, numbers).each(lambda x: x.to(device)) for numbers in chosen)
     with tqdm(total=draws * len(chosen), desc="measuring", disable=None) as bar:
 
         def bound(batch: Batch, u: PerText, keys: Keys) -> Bound:
@@ -79,7 +80,8 @@ def likelihood(
             return network.bound(batch, u, keys)
 
         weights = None if model.stream or exact else model.length_weights
-        found = held_out_bound(bound, chosen, draws=draws, length_weights=weights, seed=seed)
+        count = sum(map(len, chosen))
+        found = held_out_bound(bound, made, texts=count, draws=draws, length_weights=weights, seed=seed)
     texts = example_texts(model, corpus, examples)
     ends = 0 if model.stream else len(texts)  # a line costs its end, shown as a line break
     characters, words = sum(map(len, texts)), sum(len(text.split()) for text in texts)

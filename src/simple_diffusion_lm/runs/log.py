@@ -128,10 +128,12 @@ class Log:
         device, values = model.embedding.weight.device, spread(model.embedding.table.detach())
         message = f"step {step}:"
         if held_out is not None:
-            chosen = [held_out.batch(0, numbers) for numbers in held_out.spread(VALIDATION_EXAMPLES)]
+            chosen = held_out.spread(VALIDATION_EXAMPLES)
+            batches = (held_out.batch(0, numbers).each(lambda x: x.to(device)) for numbers in chosen)
             found = held_out_bound(
                 model.bound,
-                [batch.each(lambda x: x.to(device)) for batch in chosen],
+                batches,
+                texts=sum(map(len, chosen)),
                 draws=1 if model.writes_length else VALIDATION_DRAWS,
                 length_weights=None if data.stream or model.writes_length else self.about["lengths"],
             )
