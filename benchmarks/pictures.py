@@ -125,7 +125,7 @@ class Pictures:
 
     run: Positional[Path]  # a run directory
     out: Path = Path("docs/pictures")  # directory for the pictures
-    template: str = "a man in a ___ shirt is ___ ."  # what is written on the page
+    template: str = "yesterday the ___ because she was ___ ."  # what is written on the page
 
     def __call__(self) -> None:
         frames = frames_of(DiffusionLM.from_pretrained(self.run))
