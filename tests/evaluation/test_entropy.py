@@ -57,18 +57,24 @@ def test_a_small_model_of_a_tiny_source_comes_near_its_entropy(objective, toy_da
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "most"), {"modern": 0.4, "original": 4.0, "masked": 0.6, "autoregressive": 0.4}.items()
+    ("name", "steps", "most"),
+    [("modern", 1200, 0.4), ("original", 400, 4.0), ("masked", 400, 0.6), ("autoregressive", 400, 0.4)],
 )
-def test_the_likelihood_stays_above_the_entropy_and_comes_near(name, most, tmp_path):
-    """The gap, the model's divergence from the language, in nats per token."""
+def test_the_likelihood_stays_above_the_entropy_and_comes_near(name, steps, most, tmp_path):
+    """The gap, the model's divergence from the language, in nats per token.
+
+    After 400 steps `modern` is sometimes certain and wrong near the clean end, which costs so much that the
+    standard error is 0.35.
+    """
     language = ToyLanguage()
     text, fresh = tmp_path / "toy.txt", tmp_path / "fresh.txt"
     text.write_text("\n".join(language.lines(20_000, seed=0)))
     fresh.write_text("\n".join(language.lines(2_000, seed=1)))
     data = prepare([text], tmp_path / "corpus", vocab_size=640, valid=[fresh], quiet=True)
-    config = replace(CONTENDERS[name], steps=400, samples=1)
+    config = replace(CONTENDERS[name], steps=steps, samples=1)
     run_training(config, data, tmp_path / "run", quiet=True)
     found = likelihood(DiffusionLM.from_pretrained(tmp_path / "run"), data.valid, examples=1000)
     gap, error = found.above(language.entropy()), found.held_out.error
     print(f"{name}: gap {gap:.3f} ± {error:.3f}")
+    assert error < 0.1
     assert -3 * error < gap < most
