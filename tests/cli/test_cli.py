@@ -136,7 +136,7 @@ def test_contenders_are_compared_and_resumed(tmp_path):
     assert set(results["runs"]) == {"modern-0", "autoregressive-0"}
     assert set(results["lines"]) == {"held-out text", "its words shuffled"}
     steps = {point["steps"] for point in results["runs"]["modern-0"]["points"]}
-    assert steps == {4, 8, 16, 32, 64}
+    assert steps == {1, 2, 4, 8, 16, 32, 64}
     assert "| autoregressive |" in done.stdout
     assert (out / "results.png").stat().st_size > 10_000
     assert (out / "results.md").read_text().strip() == done.stdout.strip()
