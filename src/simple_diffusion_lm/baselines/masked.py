@@ -7,6 +7,7 @@ n: the same bound, with no infinite weight and no text without a masked token. T
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,16 +16,17 @@ from torch import Tensor
 from ..core.denoiser import Batch
 from ..core.generate import FOR_TOKENS, Frame, Group, Sampling, draw_ids
 from ..core.loss import FOR_SELF_CONDITIONING, Draws, Losses
-from ..core.noise import Keys, Mask, PerText, X, make_keys, uniform
+from ..core.noise import Keys, Logits, Mask, PerText, X, make_keys, uniform
 from .predictor import Cost, Shown, TokenPredictor
 
 FOR_REVEALING = 0  # last number of a key that the order of revealing is drawn with
 
-# Which masked tokens are written first: the lowest numbers, from the probability of the token that was
-# drawn at each position, and a random number of the position's own.
-ORDERS: dict[str, Callable[[Float[Tensor, "B L"], Float[Tensor, "B L"]], Float[Tensor, "B L"]]] = {
+Scores = Float[Tensor, "B L"]
+# Which masked tokens are written first: the lowest numbers, from how probable the token is that was drawn
+# at each position (computed where it is asked for), and from a random number of the position's own.
+ORDERS: dict[str, Callable[[Callable[[], Scores], Scores], Scores]] = {
     "random": lambda sure, u: u,
-    "confidence": lambda sure, u: -sure,
+    "confidence": lambda sure, u: -sure(),
     "reading": lambda sure, u: torch.arange(u.shape[1], device=u.device).expand_as(u).to(u),
 }
 
@@ -55,7 +57,7 @@ class Masked(TokenPredictor):
     ) -> Cost:
         """twice: the texts that are shown their first prediction; by default all."""
         masked, weight = draw_masked(batch.free, u, uniform(keys, batch.ids.shape[1]))
-        x0_prev = torch.zeros_like(self.embedding(batch.ids))
+        x0_prev = self.blank.new_zeros(*batch.ids.shape, self.embedding.dim)
         twice = torch.ones_like(u, dtype=torch.bool) if twice is None else twice
         if self.config.self_cond_rate and twice.any():
             with torch.no_grad():
@@ -74,7 +76,7 @@ class Masked(TokenPredictor):
         batch, masked = group.batch, group.batch.free
         length, count = masked.shape[1], masked.sum(1)
         u, chance = (uniform(make_keys(group.keys, use), length) for use in (FOR_TOKENS, FOR_REVEALING))
-        x0_prev = torch.zeros_like(self.embedding(batch.ids))
+        x0_prev = self.blank.new_zeros(*batch.ids.shape, self.embedding.dim)
         for step in range(1, sampling.steps + 1):
             more = masked.sum(1) - (count - count * step // sampling.steps)
             here = masked & (more > 0)[:, None]
@@ -82,10 +84,8 @@ class Masked(TokenPredictor):
             shown = self.show(some.ids, masked[more > 0], x0_prev[more > 0])
             logits = group.constrain(self.predict(shown, some, here[more > 0]) / sampling.temperature, here)
             tokens = draw_ids(logits, u[here])
-            # How sure the model is, not how sure it is made by a low temperature, where all would be at 1.
-            plain = (logits * sampling.temperature).softmax(-1).gather(-1, tokens[:, None])
-            sure = torch.zeros_like(u).masked_scatter(here, plain.to(u))
-            first = ORDERS[self.order](sure, chance).masked_fill(~masked, torch.inf).argsort(1).argsort(1)
+            score = ORDERS[self.order](partial(how_sure, logits * sampling.temperature, tokens, here), chance)
+            first = score.masked_fill(~masked, torch.inf).argsort(1).argsort(1)
             reveal = here & (first < more[:, None])
             batch = batch._replace(ids=batch.ids.masked_scatter(reveal, tokens[reveal[here]]))
             masked = masked & ~reveal
@@ -93,6 +93,13 @@ class Masked(TokenPredictor):
                 x0_prev[here] = self.embedding.interpolate(logits)
                 x0_prev[reveal] = 0.0
             yield Frame(batch.ids, masked, here, logits)
+
+
+def how_sure(logits: Logits, tokens: Int[Tensor, " N"], where: Mask) -> Scores:
+    """The probability of each token, 0 elsewhere. The logits are the model's own, since a low temperature
+    would make all of them certain."""
+    share = logits.softmax(-1).gather(-1, tokens[:, None])
+    return logits.new_zeros(where.shape).masked_scatter(where, share)
 
 
 def draw_masked(free: Mask, u: PerText, noise: Float[Tensor, "B L"]) -> tuple[Mask, PerText]:

@@ -16,7 +16,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -116,14 +116,21 @@ def halves(corpus: Corpus) -> tuple[Corpus, Corpus]:
     return first, Corpus(corpus.ids[start:], offsets[middle:] - start)
 
 
+def each_order(model: DiffusionLM) -> Iterator[str | None]:
+    """Sets the model to one order of revealing after the other; None: it has no choice."""
+    for order in getattr(model.model, "orders", (None,)):
+        if order is not None:
+            model.model.order = order
+        yield order
+
+
 def measure(
     model: DiffusionLM, held_out: Corpus, reference: Reference, examples: int, samples: int
 ) -> dict[str, Any]:
     """The likelihood, and a point for every way of sampling: order of revealing (where the model can choose),
     steps, temperature, passes, time, figures."""
-    orders = getattr(model.model, "orders", (None,))
     steps = STEPS[:1] if model.model.writes_length else STEPS  # there its passes are its tokens
-    ways = list(product(orders, steps, TEMPERATURES))
+    ways = ((order, *way) for order in each_order(model) for way in product(steps, TEMPERATURES))
     assert model.config is not None  # it has a run
     points: list[dict[str, Any]] = []
     passes: list[int] = []  # a text with nothing to predict needs none
@@ -135,8 +142,6 @@ def measure(
     for order, count, temperature in ways:
         passes.clear()
         began, options = time.monotonic(), {"steps": count, "temperature": temperature}
-        if order is not None:
-            model.model.order = order
         lines = model.generate(samples, seed=1, watch=watch, **options)
         each = {"passes": sum(passes) / samples, "seconds_per_line": (time.monotonic() - began) / samples}
         metrics = dataclasses.asdict(sample_metrics(lines, reference))
