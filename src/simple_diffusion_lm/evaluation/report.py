@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from .samples import SampleMetrics
 
 Run = Mapping[str, Any]  # what results.json says of a run (compare.py),
 Point = Mapping[str, Any]  # and of one way of sampling it
-Front = tuple[str | None, int]  # an order of revealing (None: the model has no choice), and steps
 
 COLUMNS = {  # heading: how a figure is shown
     "n-gram judge perplexity": lambda m: f"{m.ngram_perplexity:.1f}",
@@ -56,6 +55,13 @@ PANELS = {
     ("train", "learning_rate"): "learning rate",
     ("train", "tokens_per_second"): "tokens a second",
 }
+
+
+class Front(NamedTuple):
+    """One row of the tables at equal entropy, and one line of the picture."""
+
+    runs: Sequence[Run]
+    curves: dict[int, list[list[Point]]]  # by steps: the points of each run by rising entropy
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -179,45 +185,41 @@ def front_tables(contenders: Mapping[str, Sequence[Run]], real: SampleMetrics) -
     between temperatures to the entropy of held-out text, or to the highest that all reach in their most
     steps, if that is less. Nothing is said where no temperature has so little or so much.
     """
-    curves = {name: front(runs) for name, runs in contenders.items()}
-    entropy = shared_entropy(curves, real)
-    steps = sorted({key[1] for each in curves.values() for key in each})
+    fronts = fronts_of(contenders)
+    entropy = shared_entropy(fronts, real)
+    steps = sorted({count for row in fronts.values() for count in row.curves})
     tables = []
     for title, field in FRONTS.items():
         if getattr(real, field, 0) is None:
             continue
         rows = []
-        for name, each in curves.items():
-            for order in dict.fromkeys(order for order, _ in each):
-                found = [values_at(each.get((order, count), []), field, entropy) for count in steps]
-                label = name if order is None else f"{name}, {order}"
-                rows.append(
-                    [label, *way(contenders[name], each[order, steps[-1]][0])[:2], *map(shown, found)]
-                )
+        for label, (runs, curves) in fronts.items():
+            found = (shown(values_at(curves.get(count, []), field, entropy)) for count in steps)
+            rows.append([label, *way(runs, curves[max(curves)][0])[:2], *found])
         tables.append(table([f"{title}, at entropy {entropy:.2f}; steps:", *WAY[:2], *map(str, steps)], rows))
     return "\n\n".join(tables)
 
 
-def front(runs: Sequence[Run]) -> dict[Front, list[list[Point]]]:
-    """Order of revealing and steps: the points of each run by rising entropy."""
-    curves: dict[Front, list[list[Point]]] = {}
-    for run in runs:
-        own: dict[Front, list[Point]] = {(point["order"], point["steps"]): [] for point in run["points"]}
-        for point in sorted(run["points"], key=lambda point: point["metrics"]["entropy"]):
-            own[point["order"], point["steps"]].append(point)
-        for key, curve in own.items():
-            curves.setdefault(key, []).append(curve)
-    return curves
+def fronts_of(contenders: Mapping[str, Sequence[Run]]) -> dict[str, Front]:
+    """A front for each contender, and for each order of revealing where a model can choose."""
+    fronts: dict[str, Front] = {}
+    for name, runs in contenders.items():
+        for run in runs:
+            own: dict[tuple[str, int], list[Point]] = {}
+            for point in run["points"]:
+                label = name if point["order"] is None else f"{name}, {point['order']}"
+                own.setdefault((label, point["steps"]), []).append(point)
+            for (label, steps), curve in own.items():
+                curve.sort(key=lambda point: point["metrics"]["entropy"])
+                fronts.setdefault(label, Front(runs, {})).curves.setdefault(steps, []).append(curve)
+    return fronts
 
 
-def shared_entropy(curves: Mapping[str, Mapping[Front, list[list[Point]]]], real: SampleMetrics) -> float:
+def shared_entropy(fronts: Mapping[str, Front], real: SampleMetrics) -> float:
     """That of held-out text, or the highest that all reach in their most steps, if that is less."""
-    highest = [real.entropy]
-    for each in curves.values():
-        most = max(steps for _, steps in each)
-        curves_there = (curve for (_, steps), tried in each.items() if steps == most for curve in tried)
-        highest += [curve[-1]["metrics"]["entropy"] for curve in curves_there]
-    return math.floor(100 * min(highest)) / 100
+    most = [curve for _, curves in fronts.values() for curve in curves[max(curves)]]
+    highest = min(curve[-1]["metrics"]["entropy"] for curve in most)
+    return math.floor(100 * min(real.entropy, highest)) / 100
 
 
 def values_at(curves: Sequence[Sequence[Point]], field: str, entropy: float) -> list[float]:
@@ -254,17 +256,15 @@ def plot_comparison(results: Mapping[str, Any], picture: Path) -> None:
     """N-gram judge perplexity at equal entropy against passes of the network, and against seconds."""
     figure, axes = pyplot().subplots(1, 2, figsize=(11, 4.5), layout="constrained", sharey=True)
     real = SampleMetrics(**results["lines"]["held-out text"])
-    curves = {name: front(runs) for name, runs in by_contender(results).items()}
-    entropy = shared_entropy(curves, real)
-    for name, each in curves.items():
-        for order in dict.fromkeys(order for order, _ in each):
-            label = name if order is None else f"{name}, {order}"
-            rows = []
-            for _, tried in sorted((key[1], tried) for key, tried in each.items() if key[0] == order):
-                found = [values_at(tried, field, entropy) for field in AXES]
-                rows += [[fmean(values) for values in found]] if all(found) else []
-            for axis, x in zip(axes, zip(*rows, strict=True), strict=False):
-                axis.plot(x, [row[-1] for row in rows], marker="o" if len(rows) > 1 else "*", label=label)
+    fronts = fronts_of(by_contender(results))
+    entropy = shared_entropy(fronts, real)
+    for label, (_, curves) in fronts.items():
+        rows = []
+        for steps in sorted(curves):
+            found = [values_at(curves[steps], field, entropy) for field in AXES]
+            rows += [[fmean(values) for values in found]] if all(found) else []
+        for axis, x in zip(axes, zip(*rows, strict=True), strict=False):
+            axis.plot(x, [row[-1] for row in rows], marker="o" if len(rows) > 1 else "*", label=label)
     for axis, what in zip(axes, ("passes of the network per text", "seconds per line"), strict=True):
         axis.axhline(real.ngram_perplexity, color="black", linestyle=":", label="held-out text")
         axis.set(xlabel=what, xscale="log", yscale="log")
