@@ -5,8 +5,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_models import small
 
-from simple_diffusion_lm.evaluation.judge import FALLBACK, KneserNey
+from simple_diffusion_lm.core import Config
+from simple_diffusion_lm.core.data import Corpus
+from simple_diffusion_lm.errors import UserError
+from simple_diffusion_lm.evaluation.evaluate import evaluate_run
+from simple_diffusion_lm.evaluation.judge import FALLBACK, AutoregressiveJudge, KneserNey
+from simple_diffusion_lm.evaluation.likelihood import likelihood
+from simple_diffusion_lm.runs.config import with_objective
+from simple_diffusion_lm.runs.run import run_training
 from simple_diffusion_lm.tasks.toy import ToyLanguage
 
 TOY = ToyLanguage().lines(300, seed=0)
@@ -95,3 +103,17 @@ def test_it_prefers_the_language_to_its_words_in_disorder():
     assert judge.perplexity(real) == pytest.approx(math.exp(nats.mean()))
     # It is a distribution, so on average it pays at least the entropy.
     assert nats.sum() / len(real) > ToyLanguage().entropy()
+
+
+def test_an_autoregressive_run_judges_by_its_exact_likelihood(toy_data, toy_run, tmp_path):
+    config = small(with_objective(Config(), "autoregressive"), steps=20, samples=1)
+    run_training(config, toy_data, tmp_path / "run", quiet=True)
+    judge = AutoregressiveJudge(tmp_path / "run")
+    corpus = Corpus.of(map(judge.model.tokenizer.encode, TOY[:50]), judge.model.tokenizer.eos_id)
+    assert judge.perplexity(TOY[:50]) == pytest.approx(likelihood(judge.model, corpus).perplexity_per_word)
+    assert judge.perplexity(["the " * 300]) > 1  # what is longer than any text it knows is cut
+    with pytest.raises(UserError, match="--objective autoregressive"):
+        AutoregressiveJudge(toy_run)
+    found = evaluate_run(toy_run, samples=10, judge=tmp_path / "run")
+    real, shuffled = (found.lines[name] for name in ("held-out text", "its words shuffled"))
+    assert real.autoregressive_perplexity < shuffled.autoregressive_perplexity

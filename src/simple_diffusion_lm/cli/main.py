@@ -35,11 +35,12 @@ class Evaluate:
     examples: int = 2000  # the most texts to measure
     samples: int = 500  # lines to generate and measure; 0 for the likelihood alone
     seed: int = 0  # of the noise, and of the lines
+    judge: Path | None = None  # a run with --objective autoregressive on the same corpus, to judge lines by
     as_json: Annotated[bool, arg(name="json")] = False  # print all figures as JSON
 
     def __call__(self) -> None:
         counts = {"examples": self.examples, "samples": self.samples, "seed": self.seed}
-        result = evaluate_run(self.run, self.data, sampling=self.sampling, **counts)
+        result = evaluate_run(self.run, self.data, sampling=self.sampling, judge=self.judge, **counts)
         if self.as_json:
             print(json.dumps(result.figures(), indent=1))
             return
@@ -66,6 +67,7 @@ class Compare(TextOptions):
     seeds: int = 1  # runs of each contender, with this seed and those after it
     examples: int = 5000  # the most held-out texts to measure
     samples: int = 500  # lines to generate at each setting
+    judge: Path | None = None  # a run with --objective autoregressive on the same corpus, to judge lines by
     set: Settings = ()  # as for `sdlm train`, for all contenders
 
     def __call__(self) -> None:
@@ -79,6 +81,7 @@ class Compare(TextOptions):
             examples=self.examples,
             samples=self.samples,
             overrides=overrides(self.set),
+            judge=self.judge,
         )
         print(tables)
 

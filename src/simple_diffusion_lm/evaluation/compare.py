@@ -34,6 +34,7 @@ from ..runs.config import RECIPES, check, with_objective, with_overrides
 from ..runs.run import run_training
 from ..writing.model import DiffusionLM
 from .evaluate import real_rows, reference_texts
+from .judge import AutoregressiveJudge
 from .likelihood import example_texts, likelihood
 from .report import comparison_tables, plot_comparison
 from .samples import Reference, sample_metrics
@@ -58,10 +59,12 @@ def run_compare(
     examples: int,
     samples: int,
     overrides: Mapping[str, str],
+    judge: Path | None = None,
 ) -> str:
     """Trains and measures what is not yet trained and measured; returns the tables.
 
-    overrides are for all contenders, and their budget is `minutes` each.
+    overrides are for all contenders, and their budget is `minutes` each. judge: an autoregressive run on
+    the same corpus.
     Raises UserError as training and evaluating do.
     """
     configs = {
@@ -79,12 +82,12 @@ def run_compare(
         results = {"settings": about, "lines": {}, "runs": {}}
     missing = {name: config for name, config in configs.items() if name not in results["runs"]}
     train_by_turns({out / name: (config, data._replace(valid=choosing)) for name, config in missing.items()})
-    reference: Reference | None = None
+    reader, reference = AutoregressiveJudge(judge) if judge else None, None
     for name in missing:
         model = DiffusionLM.from_pretrained(out / name)
         if reference is None:
             valid = example_texts(model, measuring, samples)
-            reference = Reference.of(reference_texts(model, data.train), valid)
+            reference = Reference.of(reference_texts(model, data.train), valid, reader)
             results["lines"] = {k: dataclasses.asdict(v) for k, v in real_rows(reference).items()}
         print(f"measuring {name}", file=sys.stderr)
         measured = measure(model, measuring, reference, examples, samples)

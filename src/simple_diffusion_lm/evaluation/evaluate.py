@@ -12,6 +12,7 @@ from ..corpus.prepare import prepare
 from ..errors import UserError
 from ..runs.checkpoint import run_of
 from ..writing.model import DiffusionLM
+from .judge import AutoregressiveJudge
 from .likelihood import Likelihood, example_texts, likelihood, plain_batches
 from .puzzles import PuzzleScore, puzzle_scores, sudoku_of
 from .samples import FEWEST_LINES, Reference, SampleMetrics, sample_metrics, shuffled_words
@@ -42,11 +43,12 @@ def evaluate_run(
     samples: int = 500,
     sampling: Sampling = Sampling(),  # noqa: B008 (immutable)
     seed: int = 0,
+    judge: Path | None = None,
 ) -> Evaluation:
     """Measures a run on the given files, or on its own held-out part.
 
     samples is how many lines are generated, 0 for the likelihood alone; they are held against as
-    many held-out ones, and need the corpus the run was trained on.
+    many held-out ones, and need the corpus the run was trained on. judge: an autoregressive run on it.
 
     Raises UserError when there is no run, when nothing was held out and no file is given, and, for
     samples, without the extra `eval`.
@@ -68,7 +70,8 @@ def evaluate_run(
     if (few := min(len(real), samples)) < FEWEST_LINES:
         rest = f"give --samples 0, or {FEWEST_LINES} or more of both"
         raise UserError(f"{few} texts are too few to measure samples by: {rest}")
-    reference = Reference.of(reference_texts(model, DiffusionLM.trained_on(run).train), real)
+    train = reference_texts(model, DiffusionLM.trained_on(run).train)
+    reference = Reference.of(train, real, AutoregressiveJudge(judge) if judge else None)
     lines = model.generate(samples, seed=seed, **asdict(sampling))
     rows = {**real_rows(reference), "samples": sample_metrics(lines, reference)}
     sudoku = sudoku_of(real)

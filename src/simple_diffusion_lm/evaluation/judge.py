@@ -1,15 +1,20 @@
-"""The n-gram judge: a modified Kneser-Ney model of words, trained on the training part.
+"""The judges of generated lines: an n-gram model, and an autoregressive one that sees whole lines.
 
+The n-gram judge is a modified Kneser-Ney model of words, trained on the training part.
 It is no better a model of text than what it judges, but it is the same for all, exact, and it does
 not come out of any of them. (Chen and Goodman 1999, section 3.4, interpolated.) Reading from left
 to right, it favours what was written from left to right; so it can also read backwards.
 """
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from ..errors import UserError
+from ..writing.model import DiffusionLM
 
 START, END, UNKNOWN = 0, 1, 2  # ids before those of words
 FALLBACK = (0.5, 1.0, 1.5)  # discounts where a corpus is too small to estimate them
@@ -109,3 +114,23 @@ def discounts(counts: Int[np.ndarray, " N"]) -> tuple[float, float, float]:
         if all(0 < d <= k for k, d in enumerate(found, start=1)):
             return found
     return FALLBACK
+
+
+class AutoregressiveJudge:
+    """A run that predicts the next token. It sees a line's whole beginning, where the n-gram judge sees
+    three words, and reads from left to right as that does."""
+
+    def __init__(self, run: Path) -> None:
+        """Raises UserError where there is no such run."""
+        self.model = DiffusionLM.from_pretrained(run)
+        if not self.model.model.writes_length:
+            raise UserError(f"{run}: to judge, a run has to be trained with --objective autoregressive")
+
+    def perplexity(self, lines: Sequence[str]) -> float:
+        """exp of the mean nats a word, ends of lines included; of a longer line only what fits is read."""
+        model = self.model
+        room = model.longest - len(model.end)
+        texts = [model.tokenizer.encode(line)[:room] for line in lines]
+        read = [line.split() for line in map(model.decode, texts)]
+        nats = model.nats([ids + model.end for ids in texts])
+        return float(np.exp(sum(nats) / sum(len(words) + 1 for words in read)))

@@ -18,9 +18,16 @@ from .samples import SampleMetrics
 Run = Mapping[str, Any]  # what results.json says of a run (compare.py),
 Point = Mapping[str, Any]  # and of one way of sampling it
 
+
+def cell(value: float | None, form: str) -> str:
+    """A figure as a table shows it; of one that there is not, nothing."""
+    return "" if value is None else format(value, form)
+
+
 COLUMNS = {  # heading: how a figure is shown
     "n-gram judge perplexity": lambda m: f"{m.ngram_perplexity:.1f}",
     "read backwards": lambda m: f"{m.reversed_perplexity:.1f}",
+    "autoregressive judge": lambda m: cell(m.autoregressive_perplexity, ".1f"),
     "entropy": lambda m: f"{m.entropy:.2f}",
     "distinct-2": lambda m: f"{m.distinct_2:.2f}",
     "self-BLEU": lambda m: f"{m.self_bleu:.1f}",
@@ -29,7 +36,7 @@ COLUMNS = {  # heading: how a figure is shown
     "copied lines": lambda m: f"{m.copied_lines:.1%}",
     "copied 4-grams": lambda m: f"{m.copied_4grams:.0%}",
     "divergence score": lambda m: f"{m.divergence:.2f}",
-    "grammatical": lambda m: "" if m.grammatical is None else f"{m.grammatical:.1%}",
+    "grammatical": lambda m: cell(m.grammatical, ".1%"),
 }
 # How a contender writes, in every row: in flight are the positions of a text that are between noise
 # and clean at a time, passes are evaluations of the network.
@@ -38,6 +45,7 @@ NONE: Mapping[str, Sequence[str]] = {}
 FRONTS = {
     "n-gram judge perplexity": "ngram_perplexity",
     "read backwards": "reversed_perplexity",
+    "autoregressive judge": "autoregressive_perplexity",
     "grammatical": "grammatical",
     "seconds a line": "seconds_per_line",
 }
@@ -71,8 +79,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def evaluation_table(rows: Mapping[str, SampleMetrics], ways: Mapping[str, Sequence[str]] = NONE) -> str:
     """A Markdown table of sets of lines, as samples.py explains them. ways: the cells of WAY, if any."""
-    toy = any(metrics.grammatical is not None for metrics in rows.values())
-    names = [name for name in COLUMNS if toy or name != "grammatical"]
+    names = [name for name, show in COLUMNS.items() if any(map(show, rows.values()))]
     width = len(WAY) if ways else 0
     cells = {row: [COLUMNS[name](metrics) for name in names] for row, metrics in rows.items()}
     body = ([row, *ways.get(row, [""] * width), *rest] for row, rest in cells.items())
@@ -178,8 +185,8 @@ def comparison_tables(results: Mapping[str, Any]) -> str:
 
 
 def front_tables(contenders: Mapping[str, Sequence[Run]], real: SampleMetrics) -> str:
-    """Quality at one entropy by the number of steps: Markdown tables of the n-gram judge's perplexity, of
-    that of lines read backwards, of seconds, and, of the toy language, of the share that is grammatical.
+    """Quality at one entropy by the number of steps: Markdown tables of the perplexities of all judges, of
+    seconds, and, of the toy language, of the share that is grammatical.
 
     Perplexity and entropy can each be had alone by another temperature, so the first is interpolated
     between temperatures to the entropy of held-out text, or to the highest that all reach in their most

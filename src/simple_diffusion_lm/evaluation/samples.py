@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..tasks.toy import ToyLanguage
-from .judge import KneserNey
+from .judge import AutoregressiveJudge, KneserNey
 
 FEWEST_LINES = 10
 SELF_BLEU_LINES = 200  # its cost is the square of their number
@@ -30,13 +30,17 @@ class Reference:
     reversed_judge: KneserNey  # and that of its lines read backwards
     valid: Sequence[str]
     toy: ToyLanguage | None  # where the corpus is the toy language, which judges exactly
+    autoregressive: AutoregressiveJudge | None = None
 
     @classmethod
-    def of(cls, train: Sequence[str], valid: Sequence[str]) -> "Reference":
+    def of(
+        cls, train: Sequence[str], valid: Sequence[str], judge: AutoregressiveJudge | None = None
+    ) -> "Reference":
         language = ToyLanguage()
         toy = language if all(map(language.is_grammatical, valid[:100])) else None
         four_grams = set(_grams((line.split() for line in train), 4))
-        return cls(set(train), four_grams, KneserNey(train), KneserNey(train, reverse=True), valid, toy)
+        both = KneserNey(train), KneserNey(train, reverse=True)
+        return cls(set(train), four_grams, *both, valid, toy, judge)
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class SampleMetrics:
     lines: int
     ngram_perplexity: float  # a word, ends of lines included, by the n-gram judge (judge.py)
     reversed_perplexity: float  # by the n-gram judge of lines read backwards
+    autoregressive_perplexity: float | None  # by an autoregressive model, where there is one to judge
     entropy: float  # of the words' frequencies, in nats
     distinct_2: float  # distinct pairs of adjacent words, as a share of all
     self_bleu: float  # BLEU-4 of each line against all others, 0 to 100; lower is more varied
@@ -71,12 +76,13 @@ def sample_metrics(lines: Sequence[str], reference: Reference) -> SampleMetrics:
     texts = [line.split() for line in lines]
     words = [word for text in texts for word in text]
     lengths = np.array([len(text) for text in texts])
-    pairs, fours, toy = _grams(texts, 2), _grams(texts, 4), reference.toy
+    pairs, fours, toy, judge = _grams(texts, 2), _grams(texts, 4), reference.toy, reference.autoregressive
     shares = np.array(list(Counter(words).values())) / max(len(words), 1)
     return SampleMetrics(
         lines=len(lines),
         ngram_perplexity=reference.judge.perplexity(lines),
         reversed_perplexity=reference.reversed_judge.perplexity(lines),
+        autoregressive_perplexity=judge.perplexity(lines) if judge else None,
         entropy=float(-(shares * np.log(shares)).sum()),
         distinct_2=len(set(pairs)) / max(len(pairs), 1),
         self_bleu=self_bleu(lines),
