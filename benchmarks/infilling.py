@@ -1,4 +1,4 @@
-"""Gaps of one to five tokens in held-out lines, filled by several models; and held-out lines varied.
+"""Gaps of one to five tokens in held-out lines, filled by several models.
 
     python benchmarks/infilling.py RUN... --out results.json
 
@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import measure
 import numpy as np
 import tyro
-from sacrebleu.metrics import BLEU
 from tyro.conf import Positional
 
 from simple_diffusion_lm.cli.exits import exit_cleanly
@@ -35,7 +34,6 @@ from simple_diffusion_lm.writing.writer import Request
 LONGEST = 5  # tokens of a gap
 ROOM = 50  # tokens that a line has at most, so that one more or less still fits any model
 ORDER, BEAM, GROWN = 5, 8, 32  # of the n-gram filler
-STRENGTHS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 class Case(NamedTuple):
@@ -146,21 +144,9 @@ def figures(fill: Fill, gaps: Sequence[Case], tokenizer: Tokenizer, judge: Knese
     }
 
 
-def varied(model: DiffusionLM, lines: list[str], judge: KneserNey, steps: int) -> list[dict[str, Any]]:
-    """What is left of lines as the strength grows, and what the n-gram judge says of what came of them."""
-    rows = []
-    for strength in STRENGTHS:
-        written = model.vary(lines, strength, steps=steps) if strength else lines
-        bleu = BLEU(tokenize="none", force=True).corpus_score(written, [lines]).score
-        unchanged = fmean(map(str.__eq__, written, lines))
-        row = {"strength": strength, "BLEU with the source": bleu, "unchanged": unchanged}
-        rows.append(row | {"ngram_perplexity": judge.perplexity(written), "first": written[0]})
-    return rows
-
-
 @dataclass(kw_only=True)
 class Infilling:
-    """Fills gaps with each run and with an n-gram model; and varies lines with those that can."""
+    """Fills gaps with each run and with an n-gram model."""
 
     runs: Positional[tuple[Path, ...]]  # run directories
     out: Path = Path("infilling.json")  # where the figures go
@@ -185,17 +171,12 @@ class Infilling:
             else:
                 fills[name] = partial(by_infilling, model, sampling, 1)
                 fills[f"{name}, best of {many}"] = partial(by_infilling, model, sampling, many)
-        results: dict[str, Any] = {**measure.about(), "gaps": [], "varied": {}}
+        results: dict[str, Any] = {**measure.about(), "gaps": []}
         for name, fill in fills.items():
             measure.say(name)
             results["gaps"].append({"filled by": name, **figures(fill, gaps, tokenizer, judge)})
             measure.write_results(self.out, results)
         print(measure.shown(results["gaps"]))
-        for name, model in models.items():
-            if model.model.is_guided:
-                results["varied"][name] = varied(model, held_out[: self.count], judge, Sampling().steps)
-                measure.write_results(self.out, results)
-                print(f"\n{name}, lines varied:\n\n{measure.shown(results['varied'][name])}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from simple_diffusion_lm.cli.exits import exit_cleanly
 from simple_diffusion_lm.cli.options import Settings, overrides
 from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.core.generate import Sampling
-from simple_diffusion_lm.evaluation.compare import each_order, machine, train_by_turns
+from simple_diffusion_lm.evaluation.compare import machine, orders_of, train_by_turns
 from simple_diffusion_lm.evaluation.puzzles import CLUES, puzzle_scores
 from simple_diffusion_lm.evaluation.report import table
 from simple_diffusion_lm.runs.config import with_overrides
@@ -33,9 +33,9 @@ TEMPERATURES = (0.05, 0.3, 0.6)
 
 def points(model: DiffusionLM, sudoku: Sudoku, count: int) -> Iterator[dict[str, Any]]:
     """The shares solved in every order of revealing and every number of steps, at the best temperature."""
-    for order in each_order(model):
+    for order in orders_of(model):
         for steps in (max(STEPS),) if model.model.writes_length else STEPS:
-            ways = [Sampling(steps, temperature=temperature) for temperature in TEMPERATURES]
+            ways = [Sampling(steps, temperature=t, order=order or Sampling.order) for t in TEMPERATURES]
             tried = [puzzle_scores(model, sudoku, way, count=count, seed=1) for way in ways]
             best = max(range(len(ways)), key=lambda i: sum(score.solved for score in tried[i]))
             scores = puzzle_scores(model, sudoku, ways[best], count=count, seed=2)

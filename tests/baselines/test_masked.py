@@ -7,7 +7,8 @@ import pytest
 import torch
 from texts import batch_of, group_of, network, random_ids, sample
 
-from simple_diffusion_lm.baselines.masked import ORDERS, Masked, draw_masked
+from simple_diffusion_lm.baselines.masked import Masked, draw_masked
+from simple_diffusion_lm.core.generate import ORDERS
 from simple_diffusion_lm.core.loss import Draws
 from simple_diffusion_lm.core.noise import make_keys, uniform
 
@@ -96,8 +97,7 @@ def test_every_free_token_is_written_once_and_equally_many_in_each_step(order: s
     given = torch.arange(L).expand(count, L) == 2
     batch = batch_of(random_ids(count, L, V), [L, L - 2] * (count // 2), given)
     model = masked()
-    model.order = order
-    frames = sample(model, group_of(batch), steps)
+    frames = sample(model, group_of(batch), steps, order=order)
     assert not frames[-1].free.any()
     assert torch.equal(frames[-1].ids[~batch.free], batch.ids[~batch.free])
     free, ids, total = batch.free, batch.ids, batch.free.sum(1)
@@ -115,11 +115,10 @@ def test_every_free_token_is_written_once_and_equally_many_in_each_step(order: s
 def test_the_surest_or_the_first_are_written_first() -> None:
     model = masked()
     batch = batch_of(random_ids(50, L, V))
-    model.order = "reading"
-    for step, frame in enumerate(sample(model, group_of(batch), steps=L), start=1):
+    for step, frame in enumerate(sample(model, group_of(batch), steps=L, order="reading"), start=1):
         assert torch.equal(frame.free, (torch.arange(L) >= step).expand(50, L))
-    model.order = "confidence"
-    first, *_ = sample(model, group_of(batch), steps=L, temperature=1e-3)  # so that the likeliest are drawn
+    likeliest = {"temperature": 1e-3, "order": "confidence"}
+    first, *_ = sample(model, group_of(batch), steps=L, **likeliest)
     logits = model.predict(model.show(batch.ids, batch.free, torch.zeros(50, L, 16)), batch, batch.free)
     surest = logits.softmax(-1).amax(-1).view(50, L)
     written = surest.masked_fill(first.free, -1).amax(1)

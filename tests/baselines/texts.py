@@ -1,5 +1,7 @@
 """Baselines with random weights, and texts for them."""
 
+from typing import Any
+
 import torch
 from small_models import small
 from torch import Tensor
@@ -37,8 +39,8 @@ def batch_of(ids: Tensor, lengths: list[int] | None = None, cond_mask: Tensor | 
     return Batch(ids, length_mask, given, number, number / count)
 
 
-def sample(model: TokenPredictor, group: Group, steps: int = 4, temperature: float = 1.0) -> list[Frame]:
-    return list(model.sample(group, Sampling(steps, temperature=temperature)))
+def sample(model: TokenPredictor, group: Group, steps: int = 4, **sampling: Any) -> list[Frame]:
+    return list(model.sample(group, Sampling(steps, **{"temperature": 1.0} | sampling)))
 
 
 def group_of(batch: Batch, seed: int = 0) -> Group:

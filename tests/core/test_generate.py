@@ -1,11 +1,12 @@
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 import torch
 from small_models import denoiser
 
 from simple_diffusion_lm.core.denoiser import Batch
-from simple_diffusion_lm.core.generate import Group, Sampling, draw_ids
+from simple_diffusion_lm.core.generate import ORDERS, Group, Sampling, draw_ids
 from simple_diffusion_lm.core.noise import make_keys
 from simple_diffusion_lm.core.sampler import SAMPLERS
 
@@ -35,12 +36,13 @@ def sampled(model, group, **sampling):
     return last.ids
 
 
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("stagger", [0.0, 8.0])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_every_position_is_written_once_and_given_ones_stay(sampler, stagger):
+def test_every_position_is_written_once_and_given_ones_stay(sampler, stagger, order):
     asked = group(given=[1])
     before = asked.batch.free
-    for frame in model(stagger=stagger).sample(asked, Sampling(steps=5, sampler=sampler)):
+    for frame in model(stagger=stagger).sample(asked, Sampling(5, sampler, order=order)):
         assert (frame.free <= before).all()  # what is written stays written
         assert len(frame.logits) == frame.where.sum()
         assert torch.equal(frame.where, before)
@@ -49,11 +51,38 @@ def test_every_position_is_written_once_and_given_ones_stay(sampler, stagger):
     assert (frame.ids[:, 1] == 7).all()
 
 
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("stagger", [0.0, 8.0])
-def test_a_text_does_not_depend_on_the_rest_of_the_batch(stagger):
+def test_a_text_does_not_depend_on_the_rest_of_the_batch(stagger, order):
     made, many = model(stagger=stagger), group(5)
     alone = Group(many.batch.each(lambda x: x[2:3, : L - 2] if x.ndim > 1 else x[2:3]), many.keys[2:3])
-    assert torch.equal(sampled(made, many, steps=6)[2, : L - 2], sampled(made, alone, steps=6)[0])
+    both = (sampled(made, each, steps=6, order=order) for each in (many, alone))
+    assert torch.equal(*(ids[-1 if len(ids) == 1 else 2, : L - 2] for ids in both))
+
+
+def test_the_first_or_the_surest_are_written_first():
+    """With a stagger of 1,000 no two positions are ever in flight together: each pass writes one."""
+    made, asked = model(stagger=1000.0), group(30)
+    whole = asked.batch.length_mask[:, -1]  # in a shorter text a position may be in flight between two passes
+    for step, frame in enumerate(made.sample(asked, Sampling(L, order="reading")), start=1):
+        assert torch.equal(frame.free[whole], (torch.arange(L) >= step).expand(whole.sum(), L))
+    before = asked.batch.free
+    for frame in made.sample(asked, Sampling(L, order="confidence")):
+        sure = torch.zeros(before.shape).masked_scatter(before, (0.7 * frame.logits).softmax(-1).amax(-1))
+        written = sure.masked_fill(frame.free | ~before, 0.0).amax(1)
+        assert torch.equal(written[whole], sure.amax(1)[whole])
+        before = frame.free
+
+
+def test_positions_in_flight_stay_ahead_of_those_at_pure_noise():
+    """Another order for what is to come does not send anything back up the noise."""
+    seen = []
+    made, asked = model(stagger=2.0), group(30)
+    forward = made.forward
+    made.forward = lambda x_t, level, *rest: seen.append(level.log_snr) or forward(x_t, level, *rest)
+    sampled(made, asked, steps=8, order="confidence")
+    free = asked.batch.free[..., None]
+    assert all((after >= before)[free].all() for before, after in pairwise(seen))
 
 
 @pytest.mark.parametrize("stagger", [0.0, 8.0])

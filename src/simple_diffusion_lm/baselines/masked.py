@@ -6,29 +6,17 @@ over t, the number k of masked tokens is uniform on 1..n, and their mean cross-e
 n: the same bound, with no infinite weight and no text without a masked token. That form is used here.
 """
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..core.denoiser import Batch
-from ..core.generate import FOR_TOKENS, Frame, Group, Sampling, draw_ids
+from ..core.generate import FOR_ORDER, FOR_TOKENS, Frame, Group, Sampling, draw_ids
 from ..core.loss import FOR_SELF_CONDITIONING, Draws, Losses
-from ..core.noise import Keys, Logits, Mask, PerText, X, make_keys, uniform
+from ..core.noise import Keys, Mask, PerText, X, make_keys, uniform
 from .predictor import Cost, Shown, TokenPredictor
-
-FOR_REVEALING = 0  # last number of a key that the order of revealing is drawn with
-
-Scores = Float[Tensor, "B L"]
-# Which masked tokens are written first: the lowest numbers, from how probable the token is that was drawn
-# at each position (computed where it is asked for), and from a random number of the position's own.
-ORDERS: dict[str, Callable[[Callable[[], Scores], Scores], Scores]] = {
-    "random": lambda sure, u: u,
-    "confidence": lambda sure, u: -sure(),
-    "reading": lambda sure, u: torch.arange(u.shape[1], device=u.device).expand_as(u).to(u),
-}
 
 
 class Masked(TokenPredictor):
@@ -39,8 +27,6 @@ class Masked(TokenPredictor):
     """
 
     inputs = 2
-    orders = tuple(ORDERS)
-    order = "random"  # one of them
 
     def show(self, ids: Int[Tensor, "B L"], masked: Mask, x0_prev: X) -> Shown:
         """What the network sees. ids are not read where they are masked."""
@@ -69,13 +55,13 @@ class Masked(TokenPredictor):
 
     @torch.no_grad()
     def sample(self, group: Group, sampling: Sampling) -> Iterator[Frame]:
-        """From all masked to none, equally many in each step. `sampler` has no meaning here.
-
-        A text of which a step writes nothing costs no network pass.
+        """From all masked to none, equally many in each step, in the order of `sampling`; its sampler has no
+        meaning here. A text of which a step writes nothing costs no network pass.
         """
         batch, masked = group.batch, group.batch.free
         length, count = masked.shape[1], masked.sum(1)
-        u, chance = (uniform(make_keys(group.keys, use), length) for use in (FOR_TOKENS, FOR_REVEALING))
+        u, order = (uniform(make_keys(group.keys, use), length) for use in (FOR_TOKENS, FOR_ORDER))
+        order = torch.arange(length).expand_as(u).to(u) if sampling.order == "reading" else order
         x0_prev = self.blank.new_zeros(*batch.ids.shape, self.embedding.dim)
         for step in range(1, sampling.steps + 1):
             more = masked.sum(1) - (count - count * step // sampling.steps)
@@ -84,8 +70,10 @@ class Masked(TokenPredictor):
             shown = self.show(some.ids, masked[more > 0], x0_prev[more > 0])
             logits = group.constrain(self.predict(shown, some, here[more > 0]) / sampling.temperature, here)
             tokens = draw_ids(logits, u[here])
-            score = ORDERS[self.order](partial(how_sure, logits * sampling.temperature, tokens, here), chance)
-            first = score.masked_fill(~masked, torch.inf).argsort(1).argsort(1)
+            if sampling.order == "confidence":  # the model's own: a low temperature makes all tokens certain
+                sure = (logits * sampling.temperature).softmax(-1).gather(-1, tokens[:, None])
+                order = order.masked_scatter(here, -sure.to(u))
+            first = order.masked_fill(~masked, torch.inf).argsort(1).argsort(1)
             reveal = here & (first < more[:, None])
             batch = batch._replace(ids=batch.ids.masked_scatter(reveal, tokens[reveal[here]]))
             masked = masked & ~reveal
@@ -93,13 +81,6 @@ class Masked(TokenPredictor):
                 x0_prev[here] = self.embedding.interpolate(logits)
                 x0_prev[reveal] = 0.0
             yield Frame(batch.ids, masked, here, logits)
-
-
-def how_sure(logits: Logits, tokens: Int[Tensor, " N"], where: Mask) -> Scores:
-    """The probability of each token, 0 elsewhere. The logits are the model's own, since a low temperature
-    would make all of them certain."""
-    share = logits.softmax(-1).gather(-1, tokens[:, None])
-    return logits.new_zeros(where.shape).masked_scatter(where, share)
 
 
 def draw_masked(free: Mask, u: PerText, noise: Float[Tensor, "B L"]) -> tuple[Mask, PerText]:

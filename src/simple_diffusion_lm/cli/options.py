@@ -11,7 +11,7 @@ from typing import Annotated
 from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from ..core.generate import Sampling
+from ..core.generate import ORDERS, Sampling
 from ..core.sampler import SAMPLERS
 from ..corpus.prepare import Prepared, is_prepared, open_prepared, prepare
 from ..corpus.tokenizer import Tokenizer
@@ -33,6 +33,7 @@ class SamplingOptions(Sampling):
     """How noise becomes text."""
 
     sampler: Annotated[str, one_of(SAMPLERS)] = Sampling.sampler
+    order: Annotated[str, one_of(ORDERS)] = Sampling.order
 
 
 @dataclass(kw_only=True)

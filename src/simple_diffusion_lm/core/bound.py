@@ -45,10 +45,8 @@ class Bound(NamedTuple):
 
 
 def two_pass(model: Denoiser, x_t: X, level: Level, batch: Batch) -> Float[Tensor, "N D"]:
-    """x0_hat at the free positions, with self-conditioning on a first prediction of the same x_t.
-
-    It is a function of (x_t, level) alone, so the bound holds for it as for any denoiser.
-    """
+    """x0_hat at the free positions, with self-conditioning on a first prediction of the same x_t: a function
+    of (x_t, level) alone, so the bound holds for it as for any denoiser."""
     x0_prev = torch.zeros_like(x_t)
     first = model(x_t, level, x0_prev, batch).logits
     x0_prev[batch.free] = model.embedding.interpolate(first)
@@ -57,11 +55,9 @@ def two_pass(model: Denoiser, x_t: X, level: Level, batch: Batch) -> Float[Tenso
 
 @torch.no_grad()
 def variational_bound(model: Denoiser, batch: Batch, u: PerText, keys: Keys) -> Bound:
-    """One unbiased draw of the bound for each text, at its time u in [0, 1).
-
-    Positions take on noise in an order that is the same in all draws of a text: the integral is the
-    sum of theirs, each over its own log-SNR, with the others where they are by then.
-    """
+    """One unbiased draw of the bound for each text, at its time u in [0, 1). Positions take on noise in an
+    order that is the same in all draws of a text: the integral is the sum of theirs, each over its own
+    log-SNR, with the others where they are by then."""
     ids, free, stagger = batch.ids, batch.free, model.config.stagger
     x0 = model.embedding(ids)
     order = uniform(make_keys(0, batch.number), ids.shape[1]).float()

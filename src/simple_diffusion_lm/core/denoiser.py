@@ -80,11 +80,8 @@ class Denoiser(nn.Module):
         self.head.weight.zero_()
 
     def forward(self, x_t: X, level: Level, x0_prev: X, batch: Batch) -> Output:
-        """Predicts the tokens at the free positions.
-
-        batch.ids are read only where they are given: there neither x_t nor x0_prev is. x0_prev is
-        the last prediction, or zeros. Logits are float32 whatever the autocast.
-        """
+        """Predicts the tokens at the free positions. batch.ids are read only where they are given: there
+        neither x_t nor x0_prev is. x0_prev is the last prediction, or zeros. Logits are float32."""
         free = batch.free
         seen, likelihood = self.network_input(x_t, level, free)
         given = self.embedding(batch.ids).masked_fill(~batch.cond_mask[..., None], 0.0)
@@ -111,11 +108,9 @@ class Denoiser(nn.Module):
         return seen, likelihood
 
     def log_likelihood(self, x_t: Float[Tensor, "*S D"], level: Level) -> Float[Tensor, "*S V"]:
-        """log N(x_t; alpha e_v, sigma^2 I) of each token v, up to a constant in v.
-
-        That is alpha / sigma^2 x_t . e_v - snr |e_v|^2 / 2, in one matrix product: a pass over (N, V)
-        costs as much as a layer. In float32: in bfloat16 the clean end is wrong by whole nats.
-        """
+        """log N(x_t; alpha e_v, sigma^2 I) of each token v, up to a constant in v: alpha / sigma^2 x_t . e_v
+        - snr |e_v|^2 / 2, in one matrix product, since a pass over (N, V) costs as much as a layer. In
+        float32: in bfloat16 the clean end is wrong by whole nats."""
         table = self.embedding.table
         snr = ((level.alpha / level.sigma) ** 2).expand(*x_t.shape[:-1], 1)
         left = torch.cat([(level.alpha / level.sigma**2) * x_t, snr], dim=-1)

@@ -19,6 +19,7 @@ from .noise import Keys, Level, Logits, Mask, PerText, X, make_keys, normal, pos
 from .sampler import SAMPLERS, Prediction
 
 FOR_TOKENS, FOR_ORDER = -1, -2  # last number of a key, where the noise of steps has 0, 1, 2, ...
+ORDERS = ("random", "confidence", "reading")  # in which positions are written, where they take turns
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,17 @@ class Sampling:
         steps: passes of the network; more is better and slower.
         sampler: the rule by which noise is removed.
         temperature: divides the logits; 1 is the model's own distribution, below is less varied.
+        order: random, surest first (confidence), or from left to right (reading).
     """
 
     steps: int = 64
     sampler: str = "ddpm"
     temperature: float = 0.7
+    order: str = "random"
 
 
 class Group(NamedTuple):
     """Texts to be sampled side by side. Each has its own key, so that none depends on the others.
-
     constrain sets logits to minus infinity where a token may not be chosen at these positions.
     strength is the time to which batch.ids are noised first; at 1 only given ids are looked at.
     """
@@ -98,16 +100,19 @@ def draw_ids(logits: Logits, u: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
 def sample_text(
     model: Denoiser, group: Group, sampling: Sampling, stagger: float, guide: Guide | None = None
 ) -> Iterator[Frame]:
-    """Ids out of noise: the reverse process, from the first level to the clean one.
-
-    A position that becomes clean is written, and given from then on. Its token is the most probable
-    one, since x_t has settled it by then; one that was still at pure noise is drawn.
-    """
-    batch, number = group.batch, count()
+    """Ids out of noise: the reverse process, from the first level to the clean one. A position that becomes
+    clean is written, and given from then on. Its token is the most probable one, since x_t has settled it
+    by then; one that was still at pure noise is drawn."""
+    batch, number, free = group.batch, count(), group.batch.free
     length = batch.ids.shape[1]
     u, order = (uniform(make_keys(group.keys, use), length) for use in (FOR_TOKENS, FOR_ORDER))
+    order = -torch.arange(length).expand_as(u).to(u) if sampling.order == "reading" else order
     line = torch.linspace(group.strength, 0, sampling.steps + 1, device=u.device)
-    times = [position_times(t.expand(len(u)), order.float(), batch.free, stagger) for t in line]
+
+    def times_at(step: int) -> Float[Tensor, "B L_or_1"]:
+        return position_times(line[step].expand(len(u)), order, free, stagger)
+
+    times, step = [times_at(i) for i in range(sampling.steps + 1)], 0
     levels = [model.schedule(t[..., None]) for t in times]
 
     def noise() -> X:
@@ -116,9 +121,20 @@ def sample_text(
     def predict(x_t: X, level: Level, x0_prev: X) -> Logits:
         return model(x_t, level, x0_prev, batch).logits
 
+    def surest_next(logits: Logits) -> None:
+        """What is still at pure noise follows on what is in flight, the most certain position first (the
+        highest in the order becomes clean first)."""
+        nonlocal order
+        sure = torch.zeros_like(u).masked_scatter(batch.free, logits.softmax(-1).amax(-1).to(u))
+        order = torch.where(times[step] == 1, sure - step - 1, order)
+        times[step + 1] = times_at(step + 1)
+        levels[step + 1] = model.schedule(times[step + 1][..., None])
+
     def denoise(x_t: X, level: Level, x0_prev: X) -> Prediction:
         logits = guide(predict, batch)(x_t, level, x0_prev) if guide else predict(x_t, level, x0_prev)
         logits = group.constrain(logits / sampling.temperature, batch.free)
+        if sampling.order == "confidence" and level is levels[step]:
+            surest_next(logits * sampling.temperature)
         x0_hat = torch.zeros_like(x_t)
         x0_hat[batch.free] = model.embedding.interpolate(logits)
         return Prediction(x0_hat, logits)
@@ -126,13 +142,13 @@ def sample_text(
     x_t = levels[0].sigma * noise()
     if group.strength < 1:
         x_t, batch = x_t + levels[0].alpha * model.embedding(batch.ids), batch.where_clean(times[0])
-    steps = SAMPLERS[sampling.sampler](denoise, x_t, levels, noise)
-    for now, nxt, (_, prediction) in zip(times, times[1:], steps, strict=False):
-        free, logits, done = batch.free, prediction.logits, batch.free & (nxt == 0)
-        written, pure_noise = logits[done[free]], now.expand_as(done)[done] == 1
+    for step, (_, prediction) in enumerate(SAMPLERS[sampling.sampler](denoise, x_t, levels, noise), 1):
+        now, nxt = times[step - 1 : step + 1]
+        free_now, logits, done = batch.free, prediction.logits, batch.free & (nxt == 0)
+        written, pure_noise = logits[done[free_now]], now.expand_as(done)[done] == 1
         tokens = torch.where(pure_noise, draw_ids(written, u[done]), written.argmax(-1))
         batch = batch._replace(ids=batch.ids.masked_scatter(done, tokens)).where_clean(nxt)
-        yield Frame(batch.ids, batch.free, free, logits)
+        yield Frame(batch.ids, batch.free, free_now, logits)
 
 
 def generate(

@@ -24,11 +24,8 @@ Keys = Int[Tensor, " B"]  # of random numbers: one for each text
 
 
 class Level(NamedTuple):
-    """A noise level: the weights of signal and of noise.
-
-    Both broadcast against embeddings (B, L, D): (B, L, 1) is a level for each
-    position, (B, 1, 1) one for each text.
-    """
+    """A noise level: the weights of signal and of noise. They broadcast against embeddings (B, L, D):
+    (B, L, 1) is a level for each position, (B, 1, 1) one for each text."""
 
     alpha: Float[Tensor, "*S"]
     sigma: Float[Tensor, "*S"]
@@ -51,10 +48,8 @@ Schedule = Callable[[Float[Tensor, "*S"]], Level]
 
 
 def level_at(log_snr: Float[Tensor, "*S"]) -> Level:
-    """The variance-preserving level (alpha^2 + sigma^2 = 1) of a log-SNR.
-
-    sigma is never computed as sqrt(1 - alpha^2), which loses all digits at the clean end.
-    """
+    """The variance-preserving level (alpha^2 + sigma^2 = 1) of a log-SNR. sigma is never computed as
+    sqrt(1 - alpha^2), which loses all digits at the clean end."""
     return Level(torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt())
 
 
@@ -69,7 +64,8 @@ def position_times(
 ) -> Float[Tensor, "B L_or_1"]:
     """Each free position's own time when its text is at t: clamp((1 + w) t - w r / (n - 1), 0, 1).
 
-    r is the position's rank, from 0, among the n free ones in the given order, w the stagger. With
+    r is the position's rank, from 0, among the n free ones in the given order (the last becomes clean
+    first), w the stagger. With
     w = 0 all take on noise together; else one after the other, and about 1 / (1 + w) of them are in
     flight (between clean and noise). Related: Rolling Diffusion (2402.09470), Diffusion Forcing (2407.01392).
     """

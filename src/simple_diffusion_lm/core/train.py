@@ -88,11 +88,9 @@ class Muon(Optimizer):
 
 
 def make_optimizers(config: Config, model: nn.Module) -> dict[str, Optimizer]:
-    """Muon for the linear maps inside the transformer, AdamW (1711.05101) for everything else.
-
-    The rows of tables, heads, biases and short convolutions are not directions of one space:
-    neither orthogonal updates nor weight decay suit them.
-    """
+    """Muon for the linear maps inside the transformer, AdamW (1711.05101) for everything else: rows of
+    tables, heads, biases and short convolutions are not directions of one space, and neither orthogonal
+    updates nor weight decay suit them."""
     modules = model.named_modules()
     linear = {f"{n}.weight" for n, m in modules if isinstance(m, nn.Linear) and "transformer" in n}
     inside = [p for name, p in model.named_parameters() if name in linear]
@@ -227,10 +225,8 @@ def train(
             torch.autograd.backward(losses.total / config.accumulate)
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip).item()
         if not math.isfinite(norm + losses.total.item()):
-            raise NonFinite(
-                f"step {progress.step + 1}: loss {losses.total.item()}, gradient norm {norm}, "
-                f"learning rate {rate:.2g}, examples {batch.number[:8].tolist()}…"
-            )
+            numbers = f"loss {losses.total.item()}, gradient norm {norm}, learning rate {rate:.2g}"
+            raise NonFinite(f"step {progress.step + 1}: {numbers}, texts {batch.number[:8].tolist()}…")
         for optimizer in state.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = rate

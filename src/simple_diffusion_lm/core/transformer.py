@@ -58,10 +58,8 @@ class Attention(nn.Module):
 
 class ShortConvolution(nn.Module):
     """One filter a channel: each position adds a weighted sum of its neighbours (causal: of the left).
-
     Attention has to learn where "next to" is before it can learn what words do there; this says it.
-    Starts at zero (related: Primer, 2109.08668, section 4.2).
-    """
+    Starts at zero (related: Primer, 2109.08668, section 4.2)."""
 
     def __init__(self, dim: int, width: int, causal: bool) -> None:
         super().__init__()

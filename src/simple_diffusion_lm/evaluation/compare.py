@@ -16,7 +16,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from ..baselines import MODELS
 from ..core import Config
 from ..core.data import Corpus
 from ..core.denoiser import Batch
-from ..core.generate import Frame
+from ..core.generate import ORDERS, Frame, Sampling
 from ..corpus.prepare import Prepared
 from ..runs import checkpoint
 from ..runs.config import RECIPES, check, with_objective, with_overrides
@@ -119,21 +119,19 @@ def halves(corpus: Corpus) -> tuple[Corpus, Corpus]:
     return first, Corpus(corpus.ids[start:], offsets[middle:] - start)
 
 
-def each_order(model: DiffusionLM) -> Iterator[str | None]:
-    """Sets the model to one order of revealing after the other; None: it has no choice."""
-    for order in getattr(model.model, "orders", (None,)):
-        if order is not None:
-            model.model.order = order
-        yield order
+def orders_of(model: DiffusionLM) -> Sequence[str | None]:
+    """The orders in which it can write; None where it has no choice: from left to right, or all at once."""
+    assert model.config is not None  # it has a run
+    all_at_once = hasattr(model.model, "schedule") and model.config.stagger == 0
+    return (None,) if model.model.writes_length or all_at_once else ORDERS
 
 
 def measure(
     model: DiffusionLM, held_out: Corpus, reference: Reference, examples: int, samples: int
 ) -> dict[str, Any]:
-    """The likelihood, and a point for every way of sampling: order of revealing (where the model can choose),
-    steps, temperature, passes, time, figures."""
-    steps = STEPS[:1] if model.model.writes_length else STEPS  # there its passes are its tokens
-    ways = ((order, *way) for order in each_order(model) for way in product(steps, TEMPERATURES))
+    """The likelihood, and a point for every way of sampling: order of writing, steps, temperature, passes,
+    time, figures. Of a model that writes from left to right the passes are its tokens."""
+    steps = STEPS[:1] if model.model.writes_length else STEPS
     assert model.config is not None  # it has a run
     points: list[dict[str, Any]] = []
     passes: list[int] = []  # a text with nothing to predict needs none
@@ -142,10 +140,10 @@ def measure(
     def watch(batch: Batch, frame: Frame) -> None:
         passes.append(int(frame.where.any(1).sum()))
 
-    for order, count, temperature in ways:
+    for order, count, temperature in product(orders_of(model), steps, TEMPERATURES):
         passes.clear()
         began, options = time.monotonic(), {"steps": count, "temperature": temperature}
-        lines = model.generate(samples, seed=1, watch=watch, **options)
+        lines = model.generate(samples, seed=1, watch=watch, order=order or Sampling.order, **options)
         each = {"passes": sum(passes) / samples, "seconds_per_line": (time.monotonic() - began) / samples}
         metrics = dataclasses.asdict(sample_metrics(lines, reference))
         points.append({"order": order, **options, **each, "metrics": metrics})

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
@@ -25,7 +25,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from ..core.generate import Sampling
+from ..core.generate import ORDERS, Sampling
 from ..core.sampler import SAMPLERS
 from ..errors import UserError
 from .answers import ANSWERS, Model
@@ -57,10 +57,14 @@ class Server:
         self.seconds = 0.0
 
     async def page(self, request: Request) -> Response:
-        """The page, with the samplers there are and what is used when nothing is chosen."""
+        """The page, with the samplers and orders there are and what is used when nothing is chosen."""
         usual = asdict(Sampling())
-        options = [f"<option{' selected' * (name == usual['sampler'])}>{name}</option>" for name in SAMPLERS]
-        return HTMLResponse((PAGE / "index.html").read_text().format(**usual, samplers="".join(options)))
+
+        def options(names: Iterable[str], chosen: str) -> str:
+            return "".join(f"<option{' selected' * (name == chosen)}>{name}</option>" for name in names)
+
+        lists = {"sampler": options(SAMPLERS, usual["sampler"]), "order": options(ORDERS, usual["order"])}
+        return HTMLResponse((PAGE / "index.html").read_text().format(**usual | lists))
 
     async def description(self, request: Request) -> Response:
         return JSONResponse(document())

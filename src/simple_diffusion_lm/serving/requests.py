@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
-from ..core.generate import Sampling
+from ..core.generate import ORDERS, Sampling
 from ..core.sampler import SAMPLERS
 
 MOST_TEXTS = 32
@@ -30,6 +30,7 @@ RANGES = {
     "steps": Annotated[int, Field(ge=1, le=512), BeforeValidator(whole)],
     "sampler": Literal[tuple(SAMPLERS)],
     "temperature": Annotated[float, Field(ge=0.05, le=5)],
+    "order": Literal[ORDERS],
 }
 
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Integer
 
 from ..core.bound import length_cost
-from ..core.generate import Sampling, TextModel
+from ..core.generate import ORDERS, Sampling, TextModel
 from ..core.noise import make_keys
 from ..core.sampler import SAMPLERS
 from ..corpus.tokenizer import SPACE, Tokenizer
@@ -236,6 +236,8 @@ def check(sampling: Sampling) -> None:
     """Raises UserError for numbers that nothing can be sampled with."""
     if sampling.sampler not in SAMPLERS:
         raise UserError(f"no sampler {sampling.sampler!r}: the samplers are {', '.join(SAMPLERS)}")
+    if sampling.order not in ORDERS:
+        raise UserError(f"no order {sampling.order!r}: the orders are {', '.join(ORDERS)}")
     if sampling.steps < 1:
         raise UserError(f"sampling takes at least 1 step, not {sampling.steps}")
     if sampling.temperature <= 0:

@@ -5,7 +5,7 @@ const find = (id) => document.getElementById(id);
 const form = find("form");
 const stage = new Stage();
 const KEPT = 24;
-const LINKED = ["mode", "template", "first", "second", "strength", "steps", "temperature", "sampler", "guide_given", "seed", "candidates", "tokens", "must", "never"];
+const LINKED = ["mode", "template", "first", "second", "strength", "steps", "temperature", "sampler", "order", "guide_given", "seed", "candidates", "tokens", "must", "never"];
 const DEFAULTS = Object.fromEntries(LINKED.map((name) => [name, form.elements[name].value]));
 let asking = null; // the request under way
 let abilities = null; // of the model, once they are known
@@ -31,7 +31,7 @@ function numbersChanged() {
 function request() {
   const steps = Number(value("steps"));
   if (value("mode") === "blend") return ["blend", { first: value("first"), second: value("second"), count: 9, steps }];
-  const sampling = { steps, sampler: value("sampler"), temperature: Number(value("temperature")), seed: Number(value("seed")), stream: true };
+  const sampling = { steps, sampler: value("sampler"), order: value("order"), temperature: Number(value("temperature")), seed: Number(value("seed")), stream: true };
   if (value("mode") === "vary") return ["vary", { texts: [value("first")], strength: Number(value("strength")), ...sampling }];
   const candidates = Number(value("candidates"));
   const never = words("never");
