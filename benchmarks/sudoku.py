@@ -71,7 +71,7 @@ class Solve:
                 config = replace(Config(), minutes=self.minutes, seed=seed, cond_rate=0.9, span_share=0.0)
                 config, data = with_overrides(config, changes), grids
                 if config.objective == "autoregressive":
-                    config, data = replace(config, cond_rate=0.0, crop=128), clues_first
+                    config, data = replace(config, cond_rate=0.0), clues_first
                 runs[self.out / f"{name}-{seed}"] = config, data
         train_by_turns(runs)
         results: dict[str, Any] = {"settings": {"size": self.size, "minutes": self.minutes}, "runs": {}}

@@ -14,6 +14,7 @@ SMALL = {
     "heads": 2,
     "batch_tokens": 512,
     "crop": 32,
+    "window": 32,
     "warmup_steps": 5,
     "dropout": 0.0,
 }

@@ -153,7 +153,7 @@ def test_running_text_in_and_out(toy_text, tmp_path):
     book = tmp_path / "book.txt"
     book.write_text(toy_text.read_text().replace("?\n", "?\n\n"))
     run = tmp_path / "run"
-    done = sdlm("train", book, "--stream", "--out", run, "--steps", "4", *TINY, "crop=32")
+    done = sdlm("train", book, "--stream", "--out", run, "--steps", "4", *TINY, "window=32")
     assert done.returncode == 0, done.stderr
     generated = sdlm("generate", run, "--count", "2", "--steps", "3", "--length", "20")
     assert generated.returncode == 0, generated.stderr

@@ -23,7 +23,7 @@ def lines_of_lengths(lengths):
 
 
 def batches_of(corpus, stream=False, **changes):
-    options = {"batch_tokens": 200, "crop": 30, "seed": 0, "cond_rate": 0.6}
+    options = {"batch_tokens": 200, "crop": 30, "window": 30, "seed": 0, "cond_rate": 0.6}
     return Batches(small(Config(), **(options | changes)), corpus, PAD, stream=stream)
 
 
@@ -141,19 +141,20 @@ def test_given_tokens_come_in_the_shares_asked_for():
 
 
 @settings(max_examples=60)
-@given(size=st.integers(1, 300), crop=st.integers(1, 40), epoch=st.integers(0, 50), seed=seeds)
-def test_windows_cover_running_text_without_overlap(size, crop, epoch, seed):
+@given(size=st.integers(1, 300), window=st.integers(1, 40), epoch=st.integers(0, 50), seed=seeds)
+def test_windows_cover_running_text_without_overlap(size, window, epoch, seed):
     ids = np.arange(size, dtype=np.uint16)
-    batches = batches_of(Corpus(ids, np.array([0, size])), stream=True, crop=crop, batch_tokens=50, seed=seed)
+    options = {"stream": True, "window": window, "batch_tokens": 50, "seed": seed}
+    batches = batches_of(Corpus(ids, np.array([0, size])), **options)
     made = [batches.batch(epoch, indices) for indices in batches.order(epoch)]
     assert all(batch.length_mask.all() and batch.ids.numel() <= 50 for batch in made)
     windows = {int(i): row for batch in made for i, row in zip(batch.number, batch.ids, strict=True)}
     text = np.concatenate([windows[i].numpy() for i in range(len(windows))])
     assert (np.diff(text) == 1).all()
-    assert all(len(row) == min(crop, size) for row in windows.values())
-    assert (size - len(text)) < 2 * crop
-    assert text[0] < crop
-    assert set(batches.lengths(epoch).tolist()) == {min(crop, size)}
+    assert all(len(row) == min(window, size) for row in windows.values())
+    assert (size - len(text)) < 2 * window
+    assert text[0] < window
+    assert set(batches.lengths(epoch).tolist()) == {min(window, size)}
 
 
 def test_windows_start_elsewhere_in_each_epoch():

@@ -35,6 +35,7 @@ def test_every_recipe_is_sound_at_every_size(recipe, size):
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"dropout": 1.5}, "dropout must be between 0 and 1"),
         ({"crop": 1}, "crop must be at least 2"),
+        ({"window": 1}, "window must be at least 2"),
         ({"cond_rate": 1.9}, "cond_rate must be between 0 and 1"),
         ({"epochs": 3}, "one budget of steps, epochs and minutes (given: steps and epochs)"),
         ({"steps": None}, "(given: none)"),

@@ -258,3 +258,19 @@ def test_an_example_that_no_batch_holds_is_refused_before_training(toy_data, tmp
     with pytest.raises(UserError, match=r"does not fit into batch_tokens=8: set batch_tokens to \d+ or more"):
         run_training(small(Config(), steps=1, batch_tokens=8), toy_data, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_cut_from_long_lines_is_said_before_training(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("a dog runs .\n" * 99 + "the cat sleeps near the river . " * 5 + "\n")
+    data = prepare([text], tmp_path / "prepared", quiet=True, valid=[text])
+    config = small(Config(), steps=2, samples=0, crop=12)
+    run_training(config, data, tmp_path / "run")
+    longest = max(len(line) for line in (data.train[i] for i in range(100)))
+    said, lost = capsys.readouterr().err, (longest - 12) / len(data.train.ids)
+    assert f"1 lines (1.0%) are longer than 12 tokens: what is beyond, {lost:.1%} of all" in said
+    assert f"--set crop={longest}" in said
+    assert len(load_run(tmp_path / "run").about["lengths"]) == 13
+    run_training(small(Config(), steps=2, samples=0, crop=512), data, tmp_path / "whole")
+    assert "are longer" not in capsys.readouterr().err
+    assert load_run(tmp_path / "whole").about["lengths"][longest] == 1

@@ -44,7 +44,7 @@ class TextOptions:
     stream: bool = False  # running text (a book) rather than one example a line
     valid: tuple[str, ...] = ()  # held-out files; by default a part of the corpus is held out
     tokenizer: Path | None = None  # a SentencePiece model to use instead of training one
-    field: str = "text"  # the field of .jsonl files that holds the text
+    field: str = "text"  # the field (.jsonl, .json) or column (.csv, .tsv, .parquet) with the text
     seed: int = 0  # of everything random
 
     def prepare(self, corpus: tuple[str, ...], out: Path) -> Prepared:

@@ -36,7 +36,8 @@ class Config:
     self_cond_from: float = 0.3  # from this share of the budget on
 
     # The text.
-    crop: int = 64  # longest example, in tokens; in stream mode the window
+    crop: int = 512  # longest line, in tokens: what is longer is cut
+    window: int = 64  # of running text (stream), in tokens
     batch_tokens: int = 2048  # a batch holds at most this many, padding included
     batch_size: int | None = None  # and at most this many examples
     cond_rate: float = 0.3  # share of examples in which tokens are given:

@@ -111,7 +111,7 @@ def draw_cond_mask(config: Config, rng: np.random.Generator, length: int) -> Boo
 class Batches:
     """The batches of a corpus, epoch by epoch: as large as config.batch_tokens and batch_size allow.
 
-    An example is a line, cut after config.crop ids; with `stream` a window of that many ids of running
+    An example is a line, cut after config.crop ids; with `stream` a window of config.window ids of running
     text, at an offset of the epoch's own. masks: tokens may be given. conditions: a row an example.
     """
 
@@ -126,9 +126,9 @@ class Batches:
         """The number of ids of each example."""
         if not self.stream:
             return np.minimum(np.diff(self.corpus.offsets), self.config.crop)
-        if 0 < (ids := len(self.corpus.ids)) < self.config.crop:
+        if 0 < (ids := len(self.corpus.ids)) < self.config.window:
             return np.array([ids])
-        return np.full((ids - self._offset(epoch)) // self.config.crop, self.config.crop)
+        return np.full((ids - self._offset(epoch)) // self.config.window, self.config.window)
 
     def order(self, epoch: int) -> list[Int[np.ndarray, " _"]]:
         """The numbers of the examples of each batch; every example occurs once."""
@@ -156,8 +156,8 @@ class Batches:
     def example(self, epoch: int, i: int) -> Int[np.ndarray, " L"]:
         """The ids of example i, as it is in this epoch."""
         if self.stream:
-            start = self._offset(epoch) + i * self.config.crop
-            return self.corpus.ids[start : start + self.config.crop].astype(np.int64)
+            start = self._offset(epoch) + i * self.config.window
+            return self.corpus.ids[start : start + self.config.window].astype(np.int64)
         return self.corpus[i][: self.config.crop].astype(np.int64)
 
     def batch(self, epoch: int, numbers: Int[np.ndarray, " B"], rows: slice = slice(None)) -> Batch:
@@ -195,8 +195,8 @@ class Batches:
 
     def _offset(self, epoch: int) -> int:
         """Where the first window of the epoch begins: anywhere that leaves room for one."""
-        room = len(self.corpus.ids) - self.config.crop + 1
-        return int(self._rng(epoch, FOR_OFFSET).integers(max(1, min(self.config.crop, room))))
+        room = len(self.corpus.ids) - self.config.window + 1
+        return int(self._rng(epoch, FOR_OFFSET).integers(max(1, min(self.config.window, room))))
 
 
 def read_lines(path: str) -> Iterator[str]:

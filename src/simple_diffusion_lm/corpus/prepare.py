@@ -103,7 +103,7 @@ def prepare(
     """Encodes a corpus into the directory `out`, in constant memory; again only if it changed.
 
     Args:
-        inputs: text files and glob patterns; `.gz` and `.jsonl` are understood.
+        inputs: files (reading.py has the kinds that are understood) and glob patterns.
         out: the directory to write. If it holds this very corpus, it is opened as it is.
         tokenizer: a SentencePiece model; None: one is trained on the training part.
         vocab_size: of the tokenizer to train; None: as many pieces as the text allows, up to 4096.
@@ -111,7 +111,7 @@ def prepare(
             an example, and blank lines are left out.
         valid: validation files; None: a part of `inputs` is held out. In a stream this is its end. Lines are
             chosen by content, so that no held-out line is trained on.
-        field: where the text is in the objects of a `.jsonl` file.
+        field: where the text is in files of records.
         seed: of the sample that a tokenizer is trained on, where the corpus is very large.
         quiet: no progress and no summary on stderr.
 

@@ -1,17 +1,33 @@
-"""Files to lines of text: plain, gzipped or JSON lines, strictly UTF-8, in constant memory."""
+"""Files to lines of text: plain or compressed, or a field of records; strictly UTF-8, in constant memory."""
 
+import bz2
+import csv
 import glob
 import gzip
 import hashlib
 import json
+import lzma
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from ..errors import UserError
 from .tokenizer import is_unicode
+
+OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+# What would be read as text, and is none; and the way on.
+REFUSED = {
+    ".zst": "unpack it first (zstd -d)",
+    ".zip": "unpack it first (unzip)",
+    ".tar": "unpack it first (tar -xf)",
+    ".tgz": "unpack it first (tar -xf)",
+    ".pdf": "save its text first (pdftotext)",
+    ".docx": "save it as plain text first",
+    ".arrow": "save it as .parquet or .jsonl first",
+}
 
 
 class Source:
@@ -44,6 +60,8 @@ def find_files(inputs: Sequence[str | Path]) -> list[Path]:
         raise UserError("no corpus was given: name one or more text files")
     files: list[Path] = []
     for name in map(str, inputs):
+        if "://" in name:
+            raise UserError(f"{name}: nothing is downloaded: fetch it first, and give the file")
         path = Path(name)
         if path.is_dir():
             raise UserError(f"{name}: is a directory: name its files, such as '{path / '*.txt'}'")
@@ -60,48 +78,126 @@ def find_files(inputs: Sequence[str | Path]) -> list[Path]:
 def read_lines(files: Sequence[Path], *, field: str, stream: bool) -> Iterator[str]:
     """Every line of text, blank ones included, without its line ending.
 
-    A `.gz` file is decompressed. Each line of a `.jsonl` file is an object whose `field` holds the text: one
-    line (its line breaks become spaces) or, in a stream, as many as it has. Raises UserError if a file cannot
-    be read, or (with FILE:LINE) a line is not UTF-8, has a NUL or is not such an object.
+    Files of records (.jsonl, .json, .csv, .tsv, .parquet) have their text in `field`: one line (its line
+    breaks become spaces) or, in a stream, as many as it has. Any but .parquet may be compressed (OPENERS).
+    Raises UserError if a file cannot be read, or (with FILE:LINE) a line is not UTF-8, has a NUL or no text.
     """
     for file in files:
-        is_json = file.name.lower().removesuffix(".gz").endswith(".jsonl")
-        for number, line in enumerate(_text_lines(file), start=1):
-            where = f"{file}:{number}"
-            if "\0" in line:  # a binary file, or UTF-16
-                raise UserError(f"{where}: a NUL byte, so not plain text: re-save the file as UTF-8")
-            if not is_json:
-                yield line
-            elif line.strip():
-                parts = _json_text(line, field, where).splitlines()
-                yield from parts if stream else [" ".join(parts)]
+        kind = _kind_of(file)
+        if kind in REFUSED:
+            raise UserError(f"{file}: a {kind} file cannot be read: {REFUSED[kind]}")
+        if kind not in RECORDS:
+            yield from (line for _, line in _text_lines(file))
+            continue
+        for where, text in RECORDS[kind](file, field):
+            if not isinstance(text, str):
+                raise UserError(f"{where}: no text under {field!r}: name the field that holds the text")
+            if "\0" in text or not is_unicode(text):  # the escapes of JSON can spell what UTF-8 cannot
+                raise UserError(f"{where}: an escape that is not a character: mend the text")
+            yield from text.splitlines() if stream else [" ".join(text.splitlines())]
 
 
-def _text_lines(file: Path) -> Iterator[str]:
-    """The lines of a file, split at \\n alone, without byte order mark and \\r\\n."""
-    opener = gzip.open if file.name.lower().endswith(".gz") else open
+def _kind_of(file: Path) -> str:
+    """The ending of a file's name that says what is in it, in lower case."""
+    suffixes = [suffix.lower() for suffix in file.suffixes]
+    return ([suffix for suffix in suffixes[-2:] if suffix not in OPENERS] or [""])[-1]
+
+
+def _text_lines(file: Path) -> Iterator[tuple[str, str]]:
+    """FILE:LINE and the line, split at \\n alone, without byte order mark and \\r\\n."""
+    opener = OPENERS.get(file.suffix.lower(), open)
     try:
         with opener(file, "rb") as lines:
-            for number, raw in enumerate(lines):
+            for number, raw in enumerate(lines, start=1):
                 body = raw.removesuffix(b"\n").removesuffix(b"\r")
-                yield body.decode("utf-8" if number else "utf-8-sig")
+                line = body.decode("utf-8" if number > 1 else "utf-8-sig")
+                if "\0" in line:  # a binary file, or UTF-16
+                    raise UserError(f"{file}:{number}: a NUL byte, so not plain text: re-save it as UTF-8")
+                yield f"{file}:{number}", line
     except UnicodeDecodeError as error:
         byte = f"byte 0x{error.object[error.start]:02x}"
-        raise UserError(f"{file}:{number + 1}: not UTF-8 ({byte}): re-save the file as UTF-8") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise UserError(f"{file}: is not a whole gzip file: compress it again") from None
-    except OSError as error:
-        raise UserError(f"{file}: cannot read: {error.strerror}") from None
+        raise UserError(f"{file}:{number}: not UTF-8 ({byte}): re-save the file as UTF-8") from None
+    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if opener is open or (isinstance(error, OSError) and error.strerror):
+            raise UserError(f"{file}: cannot read: {getattr(error, 'strerror', error)}") from None
+        raise UserError(f"{file}: is not a whole {file.suffix} file: compress it again") from None
 
 
-def _json_text(line: str, field: str, where: str) -> str:
+# Each of these: the records of a file, as where each stands and the text in its field, or another value.
+
+
+def _json_lines(file: Path, field: str) -> Iterator[tuple[str, Any]]:
+    for where, line in _text_lines(file):
+        if line.strip():
+            yield where, _field_of(_parsed(line, where, "a .jsonl file holds one object a line"), field)
+
+
+def _json_array(file: Path, field: str) -> Iterator[tuple[str, Any]]:
+    """The file is read as a whole: a large one is better had as JSON lines."""
+    whole = "\n".join(line for _, line in _text_lines(file))
+    records = _parsed(whole, str(file), "one object a line is a .jsonl file: rename it")
+    if not isinstance(records, list):
+        raise UserError(f"{file}: a .json file has to hold a list of objects or of texts")
+    for number, record in enumerate(records, start=1):
+        yield f"{file}: item {number}", record if isinstance(record, str) else _field_of(record, field)
+
+
+def _table(file: Path, field: str) -> Iterator[tuple[str, Any]]:
+    """A .csv or .tsv file with the names of its columns in the first row."""
+    csv.field_size_limit(2**31 - 1)
+    dialect = "excel-tab" if _kind_of(file) == ".tsv" else "excel"
+    rows = csv.reader((f"{line}\n" for _, line in _text_lines(file)), dialect)
     try:
-        record = json.loads(line)
+        names = next(rows, [])
+        _check_column(f"{file}:1", field, names)
+        place = names.index(field)
+        for row in rows:
+            if row:
+                yield f"{file}:{rows.line_num}", row[place] if place < len(row) else None
+    except csv.Error as error:
+        raise UserError(f"{file}:{rows.line_num}: not a table: {error}") from None
+
+
+def _parquet(file: Path, field: str) -> Iterator[tuple[str, Any]]:
+    try:
+        import pyarrow
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        need = "pip install 'simple-diffusion-lm[data]'"
+        raise UserError(f"{file}: .parquet files need pyarrow: {need}") from None
+    try:
+        with ParquetFile(file) as table:
+            _check_column(str(file), field, table.schema_arrow.names)
+            row = 0
+            for batch in table.iter_batches(columns=[field]):
+                for text in batch.column(0).to_pylist():
+                    yield f"{file}: row {(row := row + 1)}", text
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{file}: is not a whole .parquet file ({error})") from None
+
+
+def _check_column(where: str, field: str, names: Sequence[str]) -> None:
+    if field not in names:
+        columns = ", ".join(names)
+        raise UserError(f"{where}: no column {field!r}: name the one with the text by --field, of {columns}")
+
+
+def _parsed(text: str, where: str, advice: str) -> Any:
+    try:
+        return json.loads(text)
     except (ValueError, RecursionError):
-        raise UserError(f"{where}: not JSON: a .jsonl file holds one object a line") from None
-    text = record.get(field) if isinstance(record, dict) else None
-    if not isinstance(text, str):
-        raise UserError(f"{where}: no text under {field!r}: name the field that holds the text")
-    if "\0" in text or not is_unicode(text):  # the escapes of JSON can spell what UTF-8 cannot
-        raise UserError(f"{where}: an escape that is not a character: mend the text")
-    return text
+        raise UserError(f"{where}: not JSON: {advice}") from None
+
+
+def _field_of(record: Any, field: str) -> Any:
+    return record.get(field) if isinstance(record, dict) else None
+
+
+RECORDS: dict[str, Callable[[Path, str], Iterator[tuple[str, Any]]]] = {
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".json": _json_array,
+    ".csv": _table,
+    ".tsv": _table,
+    ".parquet": _parquet,
+}

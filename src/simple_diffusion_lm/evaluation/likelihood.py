@@ -90,7 +90,7 @@ def likelihood(
 
 def plain_batches(model: DiffusionLM, corpus: Corpus) -> Batches:
     """The texts of a corpus, cut as in training, with nothing given."""
-    config = replace(model.config or Config(), seed=0)  # every run is measured on the same windows
+    config = replace(model.config or Config(), seed=0, crop=model.longest)  # the same windows for every run
     return Batches(config, corpus, model.tokenizer.pad_id, model.stream, masks=False)
 
 

@@ -75,7 +75,7 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("at least 1", lambda x: x >= 1, "embedding_dim model_dim layers heads batch_tokens batch_size"),
     ("at least 1", lambda x: x >= 1, "accumulate decay_steps steps epochs validate_every save_every"),
     ("at least 0", lambda x: x >= 0, "dropout_from cond_dim stagger mse_weight ce_weight samples"),
-    ("at least 2", lambda x: x >= 2, "crop"),
+    ("at least 2", lambda x: x >= 2, "crop window"),
     ("above 0", lambda x: x > 0, "minutes learning_rate clip"),
     ("between 0 and 1", lambda x: 0 <= x <= 1, "dropout ema self_cond_rate self_cond_from"),
     ("between 0 and 1", lambda x: 0 <= x <= 1, "cond_rate span_share"),

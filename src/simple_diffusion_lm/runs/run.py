@@ -43,6 +43,7 @@ from .log import Log
 from .signals import Signals, Stop
 
 FORMAT = 2  # of config.json and the checkpoints
+ROOM = 64  # ids that a text may have where no line of the corpus is longer
 BYTES_SAVED = 16  # of a parameter: itself, its average, and what the optimiser knows of it
 
 
@@ -53,11 +54,35 @@ def make_batches(config: Config, data: Prepared, corpus: Corpus, *, masks: bool)
     """
     batches = Batches(config, corpus, data.tokenizer.pad_id, data.stream, masks)
     if (longest := batches.lengths().max(initial=0)) > config.batch_tokens:
+        name = "window" if data.stream else "crop"
         raise UserError(
             f"an example of {longest} ids does not fit into batch_tokens={config.batch_tokens}: "
-            f"set batch_tokens to {longest} or more, or crop to {config.batch_tokens} or less"
+            f"set batch_tokens to {longest} or more, or {name} to {config.batch_tokens} or less"
         )
     return batches
+
+
+def room_of(config: Config, data: Prepared) -> int:
+    """How many ids a text of this model may have: those of the longest line, or ROOM, within the crop."""
+    if data.stream:
+        return config.window
+    longest = max(int(np.diff(part.offsets).max(initial=ROOM)) for part in (data.train, data.valid))
+    return min(config.crop, longest)
+
+
+def say_what_is_cut(config: Config, data: Prepared) -> None:
+    """Says on stderr how much of the corpus is beyond the crop, and will not be trained on."""
+    lengths = np.diff(data.train.offsets)
+    beyond = np.maximum(lengths - config.crop, 0)
+    if data.stream or not beyond.any():
+        return
+    share, lost = (beyond > 0).mean(), beyond.sum() / lengths.sum()
+    print(
+        f"{(beyond > 0).sum():,} lines ({share:.1%}) are longer than {config.crop} tokens: what is beyond, "
+        f"{lost:.1%} of all tokens, is not trained on. --set crop={lengths.max()} takes them whole, in the "
+        "memory of batches that long; --stream reads the corpus as running text, and loses nothing",
+        file=sys.stderr,
+    )
 
 
 def describe(config: Config, data: Prepared, batches: Batches) -> dict[str, Any]:
@@ -70,7 +95,7 @@ def describe(config: Config, data: Prepared, batches: Batches) -> dict[str, Any]
         "corpus": data.meta["key"],
         "prepared": str(data.directory.resolve()),
         "stream": data.stream,
-        "lengths": np.bincount(batches.lengths(), minlength=config.crop + 1).tolist(),
+        "lengths": np.bincount(batches.lengths(), minlength=room_of(config, data) + 1).tolist(),
         "torch": torch.__version__,
         "command": " ".join(sys.argv),
     }
@@ -222,6 +247,8 @@ def run_training(
     if shard and world() == 1:
         raise UserError("--shard divides a model among processes: start them with torchrun")
     about = describe(config, data, batches)
+    if not quiet and rank() == 0:
+        say_what_is_cut(config, data)
     on_rank_0(data.check)
     on_rank_0(lambda: open_run(run, about, data))
     with ExitStack() as held:
