@@ -26,8 +26,8 @@ class Prepare(TextOptions):
     Trains a tokenizer and encodes a corpus once, so that training starts at once.
     """
 
-    corpus: Positional[tuple[str, ...]]
     # text files (one example a line; .gz, .bz2 and .xz too), .jsonl, .json, .csv, .tsv, .parquet, globs
+    corpus: Positional[tuple[str, ...]]
     out: Path  # directory to make
 
     def __call__(self) -> None:
