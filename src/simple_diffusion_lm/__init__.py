@@ -1,6 +1,7 @@
 """Continuous diffusion language models, small enough to read. Start with core/."""
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any
 
 from .errors import UserError
@@ -14,11 +15,14 @@ PUBLIC = {
     "open_prepared": "corpus.prepare",
     "prepare": "corpus.prepare",
     "run_training": "runs.run",
+    "train": "writing.model",
 }
-__all__ = ["UserError", *PUBLIC]
+__all__ = ["UserError", *PUBLIC, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("simple-diffusion-lm")
     if name not in PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{PUBLIC[name]}", __name__), name)

@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.runs.run import run_training
 from simple_diffusion_lm.writing import writer
 from simple_diffusion_lm.writing.guidance import Guidance
-from simple_diffusion_lm.writing.model import DiffusionLM
+from simple_diffusion_lm.writing.model import DiffusionLM, train
 from simple_diffusion_lm.writing.requests import write_rows
 from simple_diffusion_lm.writing.templates import Gap
 from simple_diffusion_lm.writing.writer import Request
@@ -241,3 +242,55 @@ def generate(run):
 
 def test_processes_share_the_texts_and_all_have_them(toy_run):
     assert on_processes(2, generate, toy_run) == [generate(toy_run)] * 2
+
+
+def test_one_text_is_taken_for_one_and_a_length_may_be_a_range(model):
+    few = {"steps": 2}
+    assert model.infill("the ___ .", **few) == model.infill(["the ___ ."], **few)
+    assert model.vary("the goats sleep .", 0.5, **few) == model.vary(["the goats sleep ."], 0.5, **few)
+    assert model.score("the goats sleep .") == model.score(["the goats sleep ."])
+    assert model.generate(4, length="8-12", **few) == model.generate(4, length=Gap(8, 12), **few)
+
+
+def test_without_a_seed_each_call_writes_something_else(model):
+    assert model.generate(3, steps=2, seed=None) != model.generate(3, steps=2, seed=None)
+
+
+def test_an_unknown_option_is_named(model):
+    with pytest.raises(UserError, match=r"no option 'temprature': the options are .*temperature"):
+        model.generate(temprature=0.3)
+
+
+def test_a_model_says_what_it_is(model, toy_run):
+    size = sum(p.numel() for p in model.model.parameters())
+    about = rf"{re.escape(str(toy_run))}, continuous, 6 steps, <= [0-9.]+ nats a token .*"
+    assert re.match(f"<DiffusionLM {about}: {size:,} parameters, ", repr(model))
+
+
+def test_a_text_unfolds_step_by_step(model):
+    unfolding = model.unfold("the ___ .", steps=5)
+    texts = list(unfolding)
+    assert len(texts) == len(unfolding.steps) == 5
+    assert [texts[-1]] == model.infill("the ___ .", candidates=1, steps=5)
+    assert all(text.startswith("the") for text in texts)
+    drawn = unfolding._repr_html_()
+    assert drawn.count("<tr>") == 5
+    assert 'font-weight:bold"> the<' in drawn
+    assert model.unfold("a < b ___", steps=30)._repr_html_().count("<tr>") == 12
+
+
+def test_a_model_is_trained_by_one_call_from_any_thread(toy_text, tmp_path):
+    """Signals can be caught in the main thread alone: elsewhere training does without."""
+    names = ("model_dim", "layers", "heads", "embedding_dim")
+    settings = {name: getattr(small(Config()), name) for name in names} | {"steps": 3, "samples": 0}
+    made, where = [], str(tmp_path / "run")
+    thread = Thread(target=lambda: made.append(train(toy_text, where, quiet=True, **settings)))
+    thread.start()
+    thread.join()
+    (model,) = made
+    assert len(model.generate(2, steps=2)) == 2
+    assert model.progress.step == 3
+    again = train([toy_text], where, quiet=True, **settings)  # it is there
+    assert again.generate(2, steps=2) == model.generate(2, steps=2)
+    with pytest.raises(UserError, match="no setting 'step'"):
+        train(toy_text, tmp_path / "other", step=3)

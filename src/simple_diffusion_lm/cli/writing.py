@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 from tyro.conf import OmitArgPrefixes, Positional
 
 from ..corpus.reading import read_lines

@@ -132,6 +132,7 @@ class Loaded(NamedTuple):
     about: dict[str, Any]  # see describe
     config: Config
     progress: Progress
+    bound: float | None  # nats a token of held-out text, where that was measured
 
 
 def load_run(run: str | Path) -> Loaded:
@@ -152,7 +153,7 @@ def load_run(run: str | Path) -> Loaded:
         raise UserError(f"{run}/config.json is not that of {found.path.name}: put that back")
     model, progress = checkpoint.model_of(about), Progress(**found.manifest["progress"])
     found.load_into(model)
-    return Loaded(model, tokenizer, about, Config(**about["config"]), progress)
+    return Loaded(model, tokenizer, about, Config(**about["config"]), progress, found.manifest.get("bound"))
 
 
 def check_free(run: Path) -> None:
@@ -221,7 +222,7 @@ def check_room(run: Path, state: State) -> None:
 def run_training(
     config: Config,
     data: Prepared,
-    run: Path,
+    run: str | Path,
     *,
     quiet: bool = False,
     pause_at: float = math.inf,
@@ -240,6 +241,7 @@ def run_training(
         NonFinite: the loss or gradient broke; the last checkpoint is untouched.
         Stop: after a signal (see Signals), with a checkpoint of the step that was under way.
     """
+    run = Path(run)
     check(config)
     batches = make_batches(config, data, data.train, masks=True)
     if not len(batches.lengths()):

@@ -1,6 +1,7 @@
 """What a run does when it is asked to stop: it ends with a checkpoint."""
 
 import signal
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -27,7 +28,10 @@ class Signals:
         self.may_leave = False
 
     def __enter__(self) -> "Signals":
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        """A thread other than the main one cannot catch signals, and Windows has no SIGUSR1."""
+        main = threading.current_thread() is threading.main_thread()
+        names = ("SIGINT", "SIGTERM", "SIGUSR1") if main else ()
+        numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
         self.old: dict[int, Any] = {number: signal.signal(number, self._note) for number in numbers}
         return self
 

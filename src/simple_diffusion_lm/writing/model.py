@@ -1,31 +1,44 @@
-"""Text out of a trained run: the API people use from Python, and the command line's."""
+"""A model trained, and text out of it: the API people use from Python, and the command line's."""
 
+import secrets
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from ..core import Config
 from ..core.generate import Sampling
 from ..core.train import Progress
-from ..corpus.prepare import Prepared, open_prepared
+from ..corpus.prepare import Prepared, is_prepared, open_prepared, prepare
 from ..errors import UserError
-from ..runs.run import about_run, load_run
+from ..runs.config import RECIPES, sized
+from ..runs.run import about_run, load_run, run_training
 from .blend import blend
 from .guidance import diffusion_of
 from .requests import Row
-from .templates import Gap, Template
-from .writer import LEFT_TO_RIGHT, Request, Writer, check
+from .templates import Gap, Template, parse_length
+from .watching import Onlooker, Shown, Unfolding
+from .writer import LEFT_TO_RIGHT, Options, Request, Writer, check
 
 VARIES = "varies and blends texts"
+
+
+class SamplingOptions(Options, total=False):
+    """The fields of core.generate.Sampling, and what else can be said of how to write."""
+
+    steps: int
+    sampler: str
+    temperature: float
+    order: str
 
 
 class DiffusionLM(Writer):
     """A trained model with its tokenizer: text in, text out.
 
-    generate, infill and vary take these options too:
-        steps, sampler, temperature: see core.generate.Sampling.
+    generate, infill, vary and unfold take these options too:
+        steps, sampler, temperature, order: see core.generate.Sampling.
+        seed: the same one gives the same texts; None: others each time.
         batch_size: texts at a time, 64 by default.
         guidance: see guidance.py.
         watch: is called after each step with the texts as they are (requests.Watch).
@@ -33,10 +46,12 @@ class DiffusionLM(Writer):
     Attributes (more in Writer):
         config: the run's configuration, None for a model put together by hand.
         progress: how far the run had come, None likewise.
+        about: what is known of the run, in words.
     """
 
     config: Config | None = None
     progress: Progress | None = None
+    about: str = ""
 
     @classmethod
     def from_pretrained(cls, run: str | Path) -> "DiffusionLM":
@@ -47,7 +62,13 @@ class DiffusionLM(Writer):
         found = load_run(run)
         model = cls(found.model, found.tokenizer, found.about["lengths"], stream=found.about["stream"])
         model.config, model.progress = found.config, found.progress
+        bound = "" if found.bound is None else f", <= {found.bound:.3f} nats a token of held-out text"
+        model.about = f"{run}, {found.config.objective}, {found.progress.step:,} steps{bound}"
         return model
+
+    def __repr__(self) -> str:
+        parameters, vocabulary = sum(p.numel() for p in self.model.parameters()), len(self.tokenizer)
+        return f"<DiffusionLM {self.about}: {parameters:,} parameters, {vocabulary:,} pieces>"
 
     @staticmethod
     def trained_on(run: str | Path) -> Prepared:
@@ -68,45 +89,57 @@ class DiffusionLM(Writer):
         self,
         count: int = 1,
         *,
-        length: Gap | int | None = None,
+        length: Gap | int | str | None = None,
         must: Sequence[str] = (),
         never: Sequence[str] = (),
         candidates: int = 1,
-        seed: int = 0,
-        **options: Any,
+        seed: int | None = 0,
+        **options: Unpack[SamplingOptions],
     ) -> list[str]:
         """Generates texts from noise.
 
-        length is in tokens, without EOS, exact or a range; None: as training texts have it. Every text
+        length is in tokens, without EOS: 12, or "8-12"; None: as training texts have it. Every text
         has the words of `must`, in any order, and none of `never`. Of several candidates for a text, the
         most probable is kept. Text n of a seed is the same whatever the count and the batch size.
 
         Raises UserError for an unknown sampler or a number out of range, and for what a model that
         writes from left to right cannot do.
         """
-        request = self.request(Gap(length, length) if isinstance(length, int) else length, must)
+        room = parse_length(length) if isinstance(length, str) else length
+        room = Gap(room, room) if isinstance(room, int) else room
         sampling, others = split(options)
-        written = self.write([request] * count, candidates, never, seed, sampling, **others)
+        requests = [self.request(room, must)] * count
+        written = self.write(requests, candidates, never, seed_of(seed), sampling, **others)
         return [line.text for line in written]
 
     def infill(
         self,
-        templates: Sequence[str],
+        templates: str | Sequence[str],
         *,
         never: Sequence[str] = (),
         candidates: int = 8,
-        seed: int = 0,
-        **options: Any,
+        seed: int | None = 0,
+        **options: Unpack[SamplingOptions],
     ) -> list[str]:
-        """Fills the gaps of each template: `___`, or `[[5]]` or `[[2-6]]` tokens.
+        """Fills the gaps of each template (or of one): `___`, or `[[5]]` or `[[2-6]]` tokens.
 
         Given text comes back as it was typed. Where lengths are left open, each candidate has others,
         and the most probable line is kept. Raises UserError for a template that does not read or is too
         long for the model, and as `generate` does.
         """
-        requests = [Request.of(template) for template in templates]
+        requests = [Request.of(template) for template in several(templates)]
         sampling, others = split(options)
-        return [line.text for line in self.write(requests, candidates, never, seed, sampling, **others)]
+        written = self.write(requests, candidates, never, seed_of(seed), sampling, **others)
+        return [line.text for line in written]
+
+    def unfold(
+        self, template: str = "", *, seed: int | None = 0, **options: Unpack[SamplingOptions]
+    ) -> Unfolding:
+        """A text, or a template being filled, at each step out of the noise: see watching.Unfolding."""
+        onlooker, steps = Onlooker(self), list[list[Shown]]()
+        sampling, others = split({**options, "watch": lambda *seen: steps.extend(onlooker(*seen).values())})
+        list(self.write([Request.of(template)], 1, (), seed_of(seed), sampling, **others))
+        return Unfolding(steps)
 
     def request(self, length: Gap | None = None, must: Sequence[str] = ()) -> Request:
         """What generate asks for. Raises UserError where the model writes from left to right."""
@@ -114,7 +147,13 @@ class DiffusionLM(Writer):
             raise UserError(LEFT_TO_RIGHT)
         return Request(Template(("", ""), (Gap(),)), length or Gap(), tuple(must))
 
-    def vary(self, texts: Sequence[str], strength: float = 0.4, seed: int = 0, **options: Any) -> list[str]:
+    def vary(
+        self,
+        texts: str | Sequence[str],
+        strength: float = 0.4,
+        seed: int | None = 0,
+        **options: Unpack[SamplingOptions],
+    ) -> list[str]:
         """Each text noised part of the way and written anew: near 0 a copy, at 1 a new text.
 
         Raises UserError for another strength, for a model without noise, and as `generate` does.
@@ -122,7 +161,8 @@ class DiffusionLM(Writer):
         diffusion_of(self.model, VARIES)
         if not 0 < strength <= 1:
             raise UserError(f"the strength must be above 0 and at most 1, not {strength}")
-        rows = [Row.of(self._ids_of(text), self.end, n, seed) for n, text in enumerate(texts)]
+        texts, chosen = several(texts), seed_of(seed)
+        rows = [Row.of(self._ids_of(text), self.end, n, chosen) for n, text in enumerate(texts)]
         sampling, others = split(options)
         found = self.run(rows, self.forbidden(), sampling, strength=strength, **others)
         return [self.decode(found[number]) for number in range(len(texts))]
@@ -138,9 +178,9 @@ class DiffusionLM(Writer):
         both = self._ids_of(first), self._ids_of(second)
         return [self.decode(ids) for ids in blend(model, both, self.end, self.forbidden(), count, steps)]
 
-    def score(self, texts: Sequence[str]) -> list[float]:
+    def score(self, texts: str | Sequence[str]) -> list[float]:
         """-log p of each text with its end, in nats: exact, or the bound (see Writer.nats)."""
-        return self.nats([self._ids_of(text) + self.end for text in texts])
+        return self.nats([self._ids_of(text) + self.end for text in several(texts)])
 
     def _ids_of(self, text: str) -> list[int]:
         """The ids of a text without EOS. Raises UserError where the model knows no such length."""
@@ -150,7 +190,51 @@ class DiffusionLM(Writer):
         raise UserError(f"{text!r} has {len(ids)} tokens; the model was trained on texts of 1 to {room}")
 
 
-def split(options: dict[str, Any]) -> tuple[Sampling, dict[str, Any]]:
-    """Options as users give them: those that make a Sampling, and the others."""
+def split(options: Any) -> tuple[Sampling, Any]:
+    """Options as users give them: those that make a Sampling, and the others. Raises UserError for what
+    is neither."""
     own = {field.name: options.pop(field.name) for field in fields(Sampling) if field.name in options}
+    if unknown := [name for name in options if name not in Options.__annotations__]:
+        known = ", ".join(SamplingOptions.__annotations__)
+        raise UserError(f"no option {unknown[0]!r}: the options are {known}")
     return Sampling(**own), options
+
+
+def several(texts: str | Sequence[str]) -> Sequence[str]:
+    """One text is a list of one, not of its characters."""
+    return [texts] if isinstance(texts, str) else texts
+
+
+def seed_of(seed: int | None) -> int:
+    """None is a seed of nobody's choice."""
+    return secrets.randbelow(2**31) if seed is None else seed
+
+
+def train(
+    corpus: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    recipe: str = "modern",
+    size: str | None = None,
+    stream: bool = False,
+    quiet: bool = False,
+    **settings: Any,
+) -> DiffusionLM:
+    """Trains a model on text files in the directory `out`, and returns it. The same call again resumes.
+
+    corpus: one file or several, or a directory that `prepare` made. recipe, size: names in RECIPES and SIZES.
+    stream: running text. settings: fields of core.Config, as layers=6 or minutes=5 (20 without a budget).
+    Raises UserError for what cannot be trained, and as run_training does.
+    """
+    config = RECIPES[recipe]() if size is None else sized(RECIPES[recipe](), size)
+    if unknown := settings.keys() - {field.name for field in fields(Config)}:
+        raise UserError(f"no setting {unknown.pop()!r}: the settings are the fields of Config")
+    if not settings.keys() & {"steps", "epochs", "minutes"}:
+        settings["minutes"] = 20.0
+    config, files = replace(config, **settings), [corpus] if isinstance(corpus, str | Path) else corpus
+    if len(files) == 1 and is_prepared(files[0]):
+        data = open_prepared(files[0])
+    else:
+        data = prepare(files, Path(out) / "corpus", stream=stream, seed=config.seed, quiet=quiet)
+    run_training(config, data, Path(out), quiet=quiet)
+    return DiffusionLM.from_pretrained(out)

@@ -3,7 +3,8 @@
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from html import escape
 from typing import NamedTuple
 
 from ..core.denoiser import Batch
@@ -18,6 +19,7 @@ GIVEN, PLAIN = "\x1b[1m", "\x1b[0m"
 WRAP_OFF, WRAP_ON, CLEAR_LINE, CLEAR_BELOW = "\x1b[?7l", "\x1b[?7h", "\x1b[K", "\x1b[J"
 UNKNOWN, LINE_BREAK = "·", "⏎"
 ROW = "|"  # stands between the rows of a Sudoku, as tasks/sudoku.py writes it
+DRAWN = 12  # steps, of which a notebook shows the text
 RIVALS = 4  # of the most probable tokens are shown for each position
 
 
@@ -77,6 +79,33 @@ class Onlooker:
         while line and line[-1].text == UNKNOWN:  # where a text ends is not known either
             line.pop()
         return line
+
+
+class Unfolding:
+    """How a text came out of the noise. Iterating gives the text after each step, the last one as it is;
+    a notebook draws it, each token the stronger the more probable, given ones bold.
+
+    steps: the tokens after each step.
+    """
+
+    def __init__(self, steps: Sequence[Sequence[Shown]]) -> None:
+        self.steps = steps
+
+    def __iter__(self) -> Iterator[str]:
+        return ("".join(token.text for token in line).strip() for line in self.steps)
+
+    def _repr_html_(self) -> str:
+        count = len(self.steps)
+        rows = sorted({round(i * (count - 1) / (DRAWN - 1)) for i in range(DRAWN)})
+        return f"<table>{''.join(map(self._row, rows))}</table>"
+
+    def _row(self, step: int) -> str:
+        spans = [
+            f'<span style="opacity:{0.2 + 0.8 * token.probability:.2f};'
+            f'font-weight:{"bold" if token.given else "normal"}">{escape(token.text)}</span>'
+            for token in self.steps[step]
+        ]
+        return f'<tr><td>{step + 1}</td><td style="text-align:left">{"".join(spans)}</td></tr>'
 
 
 class Terminal:
