@@ -15,7 +15,6 @@ from torch import Tensor
 
 from simple_diffusion_lm import DiffusionLM
 from simple_diffusion_lm.evaluation.likelihood import example_texts
-from simple_diffusion_lm.writing.guidance import Guidance
 
 LINES, COUNT, STEPS = 5_000, 40, 32
 
@@ -54,7 +53,7 @@ def main(run: Path, words: set[str]) -> None:
 
     guided = {"as it comes": None, "steered": on_topic, "strongly": strongly}
     for name, score in guided.items():
-        written = model.generate(COUNT, steps=STEPS, guidance=Guidance(score=score))
+        written = model.generate(COUNT, steps=STEPS, guidance=score)
         share = sum(bool(words & set(line.split())) for line in written) / COUNT
         print(f"{name}: {share:.0%} of {COUNT} lines on the topic ({labels.mean():.0%} of corpus)")
         print("".join(f"    {line}\n" for line in written[:3]), end="")

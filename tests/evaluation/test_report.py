@@ -15,7 +15,7 @@ from simple_diffusion_lm.evaluation.report import (
 )
 from simple_diffusion_lm.evaluation.samples import SampleMetrics
 
-METRICS = SampleMetrics(100, 20.0, 25.0, None, 5.0, 0.5, 30.0, 0.01, 12.0, 2.0, 0.0, 0.4, 0.9, None)
+METRICS = SampleMetrics(100, 20.0, 25.0, None, 5.0, 0.5, 30.0, 0.01, 12.0, 2.0, 0.0, 0.4, None)
 HELD_OUT = HeldOut(3.0, 0.1, 2.5, 0.1, 0.3, 0.05, 500, 6000)
 
 

@@ -1,20 +1,12 @@
 import math
 from dataclasses import asdict
-from itertools import pairwise
 
 import numpy as np
 import pytest
-from scipy.stats import entropy
 
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.evaluation.judge import KneserNey
-from simple_diffusion_lm.evaluation.samples import (
-    Reference,
-    frontier_area,
-    sample_metrics,
-    self_bleu,
-    shuffled_words,
-)
+from simple_diffusion_lm.evaluation.samples import Reference, sample_metrics, self_bleu, shuffled_words
 from simple_diffusion_lm.tasks.toy import ToyLanguage
 
 TRAIN = ToyLanguage().lines(2000, seed=0)
@@ -37,7 +29,6 @@ def test_real_lines_shuffled_lines_and_one_safe_line_differ():
     assert safe.entropy < 0.6 * real.entropy
     assert safe.self_bleu == pytest.approx(100.0)
     assert real.self_bleu < 80
-    assert real.divergence > 0.8 > shuffled.divergence > safe.divergence
     assert real.words_mean == pytest.approx(shuffled.words_mean)
     assert copied.copied_lines == copied.copied_4grams == 1.0
     assert real.copied_lines < 0.05
@@ -58,27 +49,6 @@ def test_figures_of_lines_counted_by_hand():
 def test_self_bleu_is_of_a_line_against_the_others_only():
     assert self_bleu(["one two three four", "five six seven eight"]) == pytest.approx(0.0, abs=1e-6)
     assert self_bleu(["one two three four"] * 2) == pytest.approx(100.0)
-
-
-def test_the_frontier_of_equal_histograms_is_one_and_of_disjoint_ones_near_zero():
-    p = np.array([0.2, 0.5, 0.3, 0.0])
-    assert frontier_area(p, p) == pytest.approx(1.0)
-    assert frontier_area(p, np.array([0.0, 0.0, 0.0, 1.0])) < 0.02
-    near, far = np.array([0.25, 0.45, 0.3, 0.0]), np.array([0.5, 0.2, 0.3, 0.0])
-    assert frontier_area(p, far) < frontier_area(p, near) < 1
-    assert frontier_area(p, far) == pytest.approx(frontier_area(far, p))
-
-
-def test_the_frontier_is_mauves_by_another_implementation():
-    """Of two histograms, with scipy's relative entropy, and the trapezoids summed by hand."""
-    p, q = np.array([0.7, 0.2, 0.1, 0.0]), np.array([0.1, 0.3, 0.4, 0.2])
-    corners = [(0.0, 1.0)]
-    for share in np.linspace(0.999, 0.001, 99):
-        mixture = share * p + (1 - share) * q
-        corners.append(tuple(np.exp([-5 * entropy(q, mixture), -5 * entropy(p, mixture)])))
-    corners.append((1.0, 0.0))
-    area = sum((c - a) * (b + d) / 2 for (a, b), (c, d) in pairwise(corners))
-    assert frontier_area(p, q) == pytest.approx(area)
 
 
 def test_the_toy_language_is_recognised_and_nothing_else_is():

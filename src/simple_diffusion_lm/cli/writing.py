@@ -12,7 +12,6 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from ..corpus.reading import read_lines
 from ..errors import UserError
-from ..writing.guidance import Guidance
 from ..writing.model import DiffusionLM
 from ..writing.templates import parse_length
 from ..writing.watching import Onlooker, Terminal
@@ -28,7 +27,6 @@ class Writing:
     sampling: OmitArgPrefixes[SamplingOptions]
     seed: int = 0  # the same seed gives the same texts
     batch_size: int = 64  # texts at a time; fewer take less memory
-    guide_given: float = 0.0  # how far predictions are moved away from those without the given text
     watch: bool = False  # see texts come out of the noise, candidates too, where this is a terminal
 
     @contextmanager
@@ -38,7 +36,7 @@ class Writing:
             raise UserError(f"--batch-size must be at least 1, not {self.batch_size}")
         watched = self.watch and sys.stderr.isatty()
         with Terminal(Onlooker(model)) if watched else nullcontext() as terminal:
-            yield Options(batch_size=self.batch_size, guidance=Guidance(self.guide_given), watch=terminal)
+            yield Options(batch_size=self.batch_size, watch=terminal)
 
     def write(
         self, model: DiffusionLM, requests: Sequence[Request], candidates: int, never: Sequence[str]

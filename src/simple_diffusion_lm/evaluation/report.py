@@ -35,7 +35,6 @@ COLUMNS = {  # heading: how a figure is shown
     "words": lambda m: f"{m.words_mean:.1f} ± {m.words_deviation:.1f}",
     "copied lines": lambda m: f"{m.copied_lines:.1%}",
     "copied 4-grams": lambda m: f"{m.copied_4grams:.0%}",
-    "divergence score": lambda m: f"{m.divergence:.2f}",
     "grammatical": lambda m: cell(m.grammatical, ".1%"),
 }
 # How a contender writes, in every row: in flight are the positions of a text that are between noise

@@ -17,7 +17,7 @@ from .judge import AutoregressiveJudge, KneserNey
 
 FEWEST_LINES = 10
 SELF_BLEU_LINES = 200  # its cost is the square of their number
-NEEDS = "sample metrics need {}: pip install 'simple-diffusion-lm[eval]'"
+NEEDS = "sample metrics need sacrebleu: pip install 'simple-diffusion-lm[eval]'"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,6 @@ class SampleMetrics:
     words_deviation: float
     copied_lines: float  # lines that stand in the training part
     copied_4grams: float  # runs of four words that do
-    divergence: float  # MAUVE-style score against held-out lines; 1 is indistinguishable
     grammatical: float | None  # of the toy language only
 
 
@@ -91,7 +90,6 @@ def sample_metrics(lines: Sequence[str], reference: Reference) -> SampleMetrics:
         words_deviation=float(lengths.std()),
         copied_lines=sum(line in reference.train_lines for line in lines) / len(lines),
         copied_4grams=sum(gram in reference.four_grams for gram in fours) / max(len(fours), 1),
-        divergence=divergence(lines, reference.valid),
         grammatical=sum(map(toy.is_grammatical, lines)) / len(lines) if toy else None,
     )
 
@@ -107,48 +105,12 @@ def self_bleu(lines: Sequence[str]) -> float:
     try:
         from sacrebleu.metrics import BLEU
     except ImportError:
-        raise UserError(NEEDS.format("sacrebleu")) from None
+        raise UserError(NEEDS) from None
     bleu = BLEU(tokenize="none", effective_order=True)
     some = list(lines[:SELF_BLEU_LINES])
     return float(
         np.mean([bleu.sentence_score(x, some[:i] + some[i + 1 :]).score for i, x in enumerate(some)])
     )
-
-
-def divergence(lines: Sequence[str], real: Sequence[str], seed: int = 0) -> float:
-    """The area under MAUVE's divergence frontier (2102.01454, eq. 1-3), 0 to 1; 1 is the same.
-
-    Clusters are of tf-idf vectors of adjacent word pairs instead of a large model's states,
-    so that it works offline: not to be compared with published MAUVE scores.
-    """
-    try:
-        from sklearn.cluster import KMeans
-        from sklearn.decomposition import TruncatedSVD
-        from sklearn.feature_extraction.text import TfidfVectorizer
-    except ImportError:
-        raise UserError(NEEDS.format("scikit-learn")) from None
-    real = list(real[: len(lines)])
-    features = TfidfVectorizer(token_pattern=r"\S+", ngram_range=(2, 2)).fit_transform([*lines, *real])
-    dimensions = min(50, features.shape[1] - 1)
-    points = TruncatedSVD(dimensions, random_state=seed).fit_transform(features)
-    clusters = max(2, len(lines) // 20)
-    label = KMeans(clusters, n_init=3, random_state=seed).fit_predict(points)
-    p = np.bincount(label[: len(lines)], minlength=clusters) / len(lines)
-    q = np.bincount(label[len(lines) :], minlength=clusters) / len(real)
-    return frontier_area(p, q)
-
-
-def frontier_area(p: np.ndarray, q: np.ndarray, scale: float = 5.0) -> float:
-    """MAUVE of two histograms: the area under (exp(-c KL(q|r)), exp(-c KL(p|r))), r a mixture."""
-
-    def kl(a: np.ndarray, b: np.ndarray) -> float:
-        seen = a > 0
-        return float((a[seen] * np.log(a[seen] / b[seen])).sum())
-
-    mixtures = [share * p + (1 - share) * q for share in np.linspace(0.999, 0.001, 99)]
-    xs = [0.0, *(np.exp(-scale * kl(q, r)) for r in mixtures), 1.0]
-    ys = [1.0, *(np.exp(-scale * kl(p, r)) for r in mixtures), 0.0]
-    return float(np.trapezoid(ys, xs))
 
 
 def _grams(texts: Iterable[list[str]], n: int) -> list[tuple[str, ...]]:

@@ -12,7 +12,6 @@ from ..core.denoiser import Batch
 from ..core.generate import Frame
 from ..errors import UserError
 from ..runs.log import read_metrics
-from ..writing.guidance import Guidance
 from ..writing.model import DiffusionLM
 from ..writing.requests import Watch
 from ..writing.templates import parse_length
@@ -71,8 +70,7 @@ def _options(model: DiffusionLM, asked: Sampled, texts: int, send: Send | None) 
             f"{texts} texts (candidates counted) in {asked.steps} steps are too many: "
             f"their product may be {MOST_WORK:,}"
         )
-    watch = None if send is None else _frames_to(send, model)
-    return Options(guidance=Guidance(asked.guide_given), watch=watch)
+    return Options(watch=None if send is None else _frames_to(send, model))
 
 
 def _frames_to(send: Send, model: DiffusionLM) -> Watch:

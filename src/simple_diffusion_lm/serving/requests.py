@@ -51,9 +51,6 @@ def sampling_fields() -> dict[str, Any]:
 class Sampled(create_model("SamplingFields", __base__=Strict, **sampling_fields())):  # type: ignore[misc]
     """How noise becomes text, and whether to send every step as it is taken."""
 
-    guide_given: float = Field(
-        0, ge=0, le=5, description="classifier-free guidance: 0 is none, more follows given text more closely"
-    )
     seed: Whole = Field(0, ge=0, le=2**31 - 1, description="the same seed gives the same texts")
     stream: bool = Field(
         False,

@@ -40,7 +40,7 @@ class DiffusionLM(Writer):
         steps, sampler, temperature, order: see core.generate.Sampling.
         seed: the same one gives the same texts; None: others each time.
         batch_size: texts at a time, 64 by default.
-        guidance: see guidance.py.
+        guidance: a score of texts that is to be high (guidance.Score).
         watch: is called after each step with the texts as they are (requests.Watch).
 
     Attributes (more in Writer):

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..core.denoiser import Batch
 from ..core.generate import Frame, Group, Sampling, TextModel
 from ..core.noise import Logits, Mask, make_keys
-from .guidance import NONE, Guidance, diffusion_of
+from .guidance import Score, diffusion_of, guide_by
 
 Watch = Callable[[Batch, Frame], None]  # called after each step with the texts as they are
 Forbidden = Bool[Tensor, "R V"]  # row r: the tokens that may not be chosen under rule r
@@ -76,13 +76,12 @@ def group_of(rows: Sequence[Row], forbidden: Forbidden, device: torch.device, st
     return Group(batch_of(rows, device), keys, constrain, strength)
 
 
-def frames_of(model: TextModel, group: Group, sampling: Sampling, guidance: Guidance) -> Iterator[Frame]:
+def frames_of(model: TextModel, group: Group, sampling: Sampling, guidance: Score | None) -> Iterator[Frame]:
     """model.sample, with guidance."""
-    if guidance == NONE:
+    if guidance is None:
         return model.sample(group, sampling)
-    diffusion = diffusion_of(model, "can be guided")
-    guide = guidance.guide(diffusion, group.batch.cond_mask, sampling.temperature)
-    return diffusion.sample(group, sampling, guide)
+    guide = guide_by(guidance, sampling.temperature)
+    return diffusion_of(model, "can be guided").sample(group, sampling, guide)
 
 
 def write_rows(
@@ -93,7 +92,7 @@ def write_rows(
     *,
     strength: float = 1.0,
     batch_size: int = 64,
-    guidance: Guidance = NONE,
+    guidance: Score | None = None,
     watch: Watch | None = None,
 ) -> Iterator[tuple[int, list[int]]]:
     """(number, ids) of each row, in the order they are done."""

@@ -16,7 +16,7 @@ from ..core.sampler import SAMPLERS
 from ..corpus.tokenizer import SPACE, Tokenizer
 from ..devices.processes import gathered, rank, world
 from ..errors import UserError
-from .guidance import NONE, Guidance, diffusion_of
+from .guidance import Score, diffusion_of
 from .requests import Forbidden, Row, Watch, batch_of, batches_of, write_rows
 from .templates import EncodedTemplate, Gap, Template, parse
 
@@ -37,7 +37,7 @@ class Options(TypedDict, total=False):
     """What requests.write_rows may be told besides a Sampling."""
 
     batch_size: int
-    guidance: Guidance
+    guidance: Score | None
     watch: Watch | None
 
 
@@ -223,7 +223,7 @@ class Writer:
     ) -> dict[int, list[int]]:
         """The ids of each row by its number, to its end. Each process writes a part of them."""
         check(sampling)
-        if options.get("guidance", NONE) != NONE:
+        if options.get("guidance"):
             diffusion_of(self.model, "can be guided")
         own = rows[rank() :: world()]
         texts = dict(self.write_rows(own, forbidden, sampling, **options))

@@ -5,7 +5,7 @@ const find = (id) => document.getElementById(id);
 const form = find("form");
 const stage = new Stage();
 const KEPT = 24;
-const LINKED = ["mode", "template", "first", "second", "strength", "steps", "temperature", "sampler", "order", "guide_given", "seed", "candidates", "tokens", "must", "never"];
+const LINKED = ["mode", "template", "first", "second", "strength", "steps", "temperature", "sampler", "order", "seed", "candidates", "tokens", "must", "never"];
 const DEFAULTS = Object.fromEntries(LINKED.map((name) => [name, form.elements[name].value]));
 let asking = null; // the request under way
 let abilities = null; // of the model, once they are known
@@ -36,8 +36,7 @@ function request() {
   const candidates = Number(value("candidates"));
   const never = words("never");
   const template = value("template");
-  const guide_given = Number(value("guide_given"));
-  if (template.trim()) return ["infill", { templates: [template], candidates, never, guide_given, ...sampling }];
+  if (template.trim()) return ["infill", { templates: [template], candidates, never, ...sampling }];
   return ["generate", { length: value("tokens").trim() || null, must: words("must"), candidates, never, ...sampling }];
 }
 
