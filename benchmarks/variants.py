@@ -24,8 +24,8 @@ CLOSE = 1e-3  # log-SNRs as close as this are the same
 class PureNoise(Diffusion):
     """Positions at pure noise, most of them far from what is known, weigh 0.3 of the others."""
 
-    def forward(self, x_t: X, level: Level, x0_prev: X, batch: Batch) -> Output:
-        logits, x0_hat = super().forward(x_t, level, x0_prev, batch)
+    def forward(self, x_t: X, level: Level, x0_prev: X, batch: Batch, temperature: float = 1.0) -> Output:
+        logits, x0_hat = super().forward(x_t, level, x0_prev, batch, temperature)
         last = self.schedule(torch.ones(1, device=x_t.device)).log_snr
         weight = torch.where(level.at(batch.free).log_snr > last + CLOSE, 1.0, 0.3)
         return Output(torch.lerp(logits.detach(), logits, weight), x0_hat)  # of the gradient
@@ -34,8 +34,8 @@ class PureNoise(Diffusion):
 class BoundIntegrand(Diffusion):
     """The MSE, weighed so that it is the bound's integrand, in nats a token (see core/bound.py)."""
 
-    def forward(self, x_t: X, level: Level, x0_prev: X, batch: Batch) -> Output:
-        logits, _ = super().forward(x_t, level, x0_prev, batch)
+    def forward(self, x_t: X, level: Level, x0_prev: X, batch: Batch, temperature: float = 1.0) -> Output:
+        logits, _ = super().forward(x_t, level, x0_prev, batch, temperature)
         x0_hat, log_snr = self.embedding.interpolate(logits), level.at(batch.free).log_snr
         edges = self.schedule(torch.linspace(0, 1, PIECES + 1, device=x_t.device)).log_snr
         place = torch.searchsorted(-edges, -log_snr).clamp(1, PIECES)

@@ -96,6 +96,19 @@ def test_temperature_is_heeded(stagger):
     assert most > 1.3 * Counter(hot.tolist()).most_common(1)[0][1] / hot.numel()
 
 
+@pytest.mark.parametrize("stagger", [0.0, 2.0])
+def test_a_temperature_writes_the_power_of_the_distribution(stagger):
+    """Of a network that knows frequencies alone: p^(1/T), however much noise there is. A temperature
+    on the likelihood as well takes noise for knowledge, and comes out flatter."""
+    made, temperature = model(stagger=stagger), 0.4
+    torch.nn.init.zeros_(made.head.weight)
+    asked = group(1500)
+    ids = sampled(made, asked, steps=48, temperature=temperature)[asked.batch.free]
+    found = torch.bincount(ids, minlength=V) / len(ids)
+    wanted = (made.log_unigram / temperature).softmax(-1)
+    assert (found - wanted).abs().sum() / 2 < 0.05
+
+
 def test_what_is_forbidden_is_not_written():
     banned = torch.arange(V) != 3
 

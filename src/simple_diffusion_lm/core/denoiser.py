@@ -79,9 +79,13 @@ class Denoiser(nn.Module):
         self.head.bias.copy_(self.log_unigram * (not self.config.posterior))
         self.head.weight.zero_()
 
-    def forward(self, x_t: X, level: Level, x0_prev: X, batch: Batch) -> Output:
+    def forward(self, x_t: X, level: Level, x0_prev: X, batch: Batch, temperature: float = 1.0) -> Output:
         """Predicts the tokens at the free positions. batch.ids are read only where they are given: there
-        neither x_t nor x0_prev is. x0_prev is the last prediction, or zeros. Logits are float32."""
+        neither x_t nor x0_prev is. x0_prev is the last prediction, or zeros. Logits are float32.
+
+        The temperature divides what the network says, not the likelihood: sharper text is p(x0)^(1/T), and
+        how noisy x_t is stays a fact. Else the noise would be taken for knowledge (docs/log.md).
+        """
         free = batch.free
         seen, likelihood = self.network_input(x_t, level, free)
         given = self.embedding(batch.ids).masked_fill(~batch.cond_mask[..., None], 0.0)
@@ -92,9 +96,9 @@ class Denoiser(nn.Module):
         hidden = self.transformer(torch.cat(inputs, dim=-1), log_snr, batch.length_mask)[free]
         regressed = None if self.regress is None else in_blocks(self.regress, hidden).float()
         logits = in_blocks(self.head, hidden).float()
-        if likelihood is not None:
-            logits = logits + self.log_unigram + likelihood
-        return Output(logits, regressed)
+        if likelihood is None:
+            return Output(logits / temperature, regressed)
+        return Output((logits + self.log_unigram) / temperature + likelihood, regressed)
 
     def network_input(self, x_t: X, level: Level, free: Mask) -> tuple[X, Float[Tensor, "N V"] | None]:
         """What the network sees of x_t, and the log-likelihood of x_t under each token."""

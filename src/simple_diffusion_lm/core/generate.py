@@ -29,7 +29,7 @@ class Sampling:
     Attributes:
         steps: passes of the network; more is better and slower.
         sampler: the rule by which noise is removed.
-        temperature: divides the logits; 1 is the model's own distribution, below is less varied.
+        temperature: divides the network's logits; 1 is the model's own distribution, below is less varied.
         order: random, surest first (confidence), or from left to right (reading).
     """
 
@@ -119,7 +119,7 @@ def sample_text(
         return normal(make_keys(group.keys, next(number)), length, model.embedding.dim)
 
     def predict(x_t: X, level: Level, x0_prev: X) -> Logits:
-        return model(x_t, level, x0_prev, batch).logits
+        return model(x_t, level, x0_prev, batch, sampling.temperature).logits
 
     def surest_next(logits: Logits) -> None:
         """What is still at pure noise follows on what is in flight, the most certain position first (the
@@ -132,9 +132,9 @@ def sample_text(
 
     def denoise(x_t: X, level: Level, x0_prev: X) -> Prediction:
         logits = guide(predict, batch)(x_t, level, x0_prev) if guide else predict(x_t, level, x0_prev)
-        logits = group.constrain(logits / sampling.temperature, batch.free)
+        logits = group.constrain(logits, batch.free)
         if sampling.order == "confidence" and level is levels[step]:
-            surest_next(logits * sampling.temperature)
+            surest_next(logits * sampling.temperature)  # without it: a low one makes all tokens certain
         x0_hat = torch.zeros_like(x_t)
         x0_hat[batch.free] = model.embedding.interpolate(logits)
         return Prediction(x0_hat, logits)

@@ -21,12 +21,12 @@ Score = Callable[[Float[Tensor, "B L V"], Bool[Tensor, "B L"]], Float[Tensor, " 
 CERTAIN = 30.0  # the logit of a known token, over zeros for all others
 
 
-def guide_by(score: Score, temperature: float) -> Guide:
-    """As core.generate.sample_text takes it. The score is of what is sampled from: tempered logits."""
+def guide_by(score: Score) -> Guide:
+    """As core.generate.sample_text takes it."""
 
     def wrap(predict: Predict, batch: Batch) -> Predict:
         def guided(x_t: X, level: Level, x0_prev: X) -> Logits:
-            return raise_score(score, predict(x_t, level, x0_prev) / temperature, batch) * temperature
+            return raise_score(score, predict(x_t, level, x0_prev), batch)
 
         return guided
 

@@ -80,8 +80,7 @@ def frames_of(model: TextModel, group: Group, sampling: Sampling, guidance: Scor
     """model.sample, with guidance."""
     if guidance is None:
         return model.sample(group, sampling)
-    guide = guide_by(guidance, sampling.temperature)
-    return diffusion_of(model, "can be guided").sample(group, sampling, guide)
+    return diffusion_of(model, "can be guided").sample(group, sampling, guide_by(guidance))
 
 
 def write_rows(
