@@ -134,7 +134,7 @@ class Denoiser(nn.Module):
 
     def forward(
         self, x_t: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor,
-        x0_prev: torch.Tensor, mask: torch.Tensor,
+        x0_prev: torch.Tensor, mask: torch.Tensor, temperature: float = 1.0,
     ) -> torch.Tensor:  # fmt: skip
         # How likely each word makes this noisy point by itself: Gaussian noise around alpha * point.
         points = self.points()
@@ -146,8 +146,8 @@ class Denoiser(nn.Module):
         x = self.project(torch.cat([seen, x0_prev], dim=-1))
         for layer in self.layers:
             x = layer(x, mask)
-        # The network adds what the other words say.
-        return self.head(self.norm(x)) + self.log_unigram + likelihood
+        # The network adds what the other words say. A low temperature makes that sharper, and nothing else.
+        return (self.head(self.norm(x)) + self.log_unigram) / temperature + likelihood
 
 
 # ---- training ------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def sample(model: Denoiser, count: int, length: int, noise=torch.randn, show=Non
     levels = [noise_level(t, len(model.log_unigram)) for t in torch.linspace(1, 0, PASSES + 1)]
     x_t = levels[0][1] * noise(count, length, D)
     for (alpha, sigma), (alpha_s, sigma_s) in pairwise(levels):
-        logits = model(x_t, alpha, sigma, x0_prev, mask) / TEMPERATURE
+        logits = model(x_t, alpha, sigma, x0_prev, mask, TEMPERATURE)
         x0_prev = model.mean_point(logits)
         # DDPM (2006.11239): a part of the noise is kept, the rest is new.
         snr_ratio = (alpha / sigma) ** 2 / (alpha_s / sigma_s) ** 2
