@@ -94,6 +94,10 @@ def test_what_can_be_asked_of_a_line(toy_run, tmp_path):
     nats, text = sdlm("score", toy_run, "the goats sleep .").stdout.strip().split("\t")
     assert float(nats) > 0
     assert text == "the goats sleep ."
+    once = sdlm("generate", toy_run, "--count", "2", "--seed", "random", *fast)
+    assert sdlm("generate", toy_run, "--count", "2", *once.stderr.split(), *fast).stdout == once.stdout
+    assert sdlm("--version").stdout.startswith("simple-diffusion-lm ")
+    refused("generate", toy_run, "--count", "0", words="--count must be at least 1")
     refused("infill", toy_run, words="give templates, or --file")
     refused("infill", toy_run, "a [[0]] b", words="character 3")
     refused("infill", toy_run, "--file", tmp_path / "none.txt", words="none.txt")

@@ -292,3 +292,11 @@ def test_a_model_is_trained_by_one_call_from_any_thread(toy_text, tmp_path):
     assert again.generate(2, steps=2) == model.generate(2, steps=2)
     with pytest.raises(UserError, match="no setting 'step'"):
         train(toy_text, tmp_path / "other", step=3)
+
+
+def test_a_run_that_was_moved_finds_the_corpus_inside_it(toy_text, tmp_path):
+    shape = {"model_dim": 32, "layers": 1, "heads": 2, "embedding_dim": 16}
+    train(toy_text, tmp_path / "run", steps=2, samples=0, quiet=True, **shape)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert DiffusionLM.trained_on(tmp_path / "moved").directory == tmp_path / "moved" / "corpus"
+    assert DiffusionLM.trained_on(next((tmp_path / "moved" / "checkpoints").iterdir())).meta["key"]

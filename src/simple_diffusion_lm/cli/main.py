@@ -1,8 +1,10 @@
 """The `sdlm` command line. Text goes to stdout, everything else to stderr."""
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -91,5 +93,8 @@ COMMANDS = (Demo, Prepare, Train, Generate, Infill, Vary, Blend, Score, Serve, E
 
 def main() -> None:
     """Entry point of `sdlm`."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"simple-diffusion-lm {version('simple-diffusion-lm')}")
+        return
     commands: dict[str, Callable[..., Any]] = {command.__name__.lower(): command for command in COMMANDS}
     exit_cleanly(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="sdlm")())

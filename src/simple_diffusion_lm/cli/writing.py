@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from tqdm.auto import tqdm
 from tyro.conf import OmitArgPrefixes, Positional
 
 from ..corpus.reading import read_lines
 from ..errors import UserError
-from ..writing.model import DiffusionLM
+from ..writing.model import DiffusionLM, seed_of
 from ..writing.templates import parse_length
 from ..writing.watching import Onlooker, Terminal
 from ..writing.writer import AT_ONCE, Options, Request, Written
@@ -25,9 +26,14 @@ class Writing:
 
     run: Positional[Path]  # a run directory
     sampling: OmitArgPrefixes[SamplingOptions]
-    seed: int = 0  # the same seed gives the same texts
+    seed: int | Literal["random"] = 0  # the same seed gives the same texts; random: one that is printed
     batch_size: int = 64  # texts at a time; fewer take less memory
     watch: bool = False  # see texts come out of the noise, candidates too, where this is a terminal
+
+    def __post_init__(self) -> None:
+        if self.seed == "random":
+            self.seed = seed_of(None)
+            print(f"--seed {self.seed}", file=sys.stderr)
 
     @contextmanager
     def options(self, model: DiffusionLM) -> Iterator[Options]:
@@ -43,7 +49,7 @@ class Writing:
     ) -> Iterable[Written]:
         """Lines as they are done; where someone watches, all of them once there is no more to see."""
         with self.options(model) as options:
-            written = model.write(requests, candidates, never, self.seed, self.sampling, **options)
+            written = model.write(requests, candidates, never, int(self.seed), self.sampling, **options)
             return list(written) if options["watch"] else written
 
 
@@ -61,6 +67,8 @@ class Generate(Writing):
     candidates: int = 1  # lines to write for each that is printed, which is the most probable of them
 
     def __call__(self) -> None:
+        if self.count < 1:
+            raise UserError(f"--count must be at least 1, not {self.count}")
         model = DiffusionLM.from_pretrained(self.run)
         length = None if self.length is None else parse_length(self.length)
         requests = [model.request(length, self.must)] * self.count
@@ -110,7 +118,7 @@ class Vary(Writing):
     def __call__(self) -> None:
         model = DiffusionLM.from_pretrained(self.run)
         with self.options(model) as options:
-            varied = model.vary(self.text, self.strength, self.seed, **options, **asdict(self.sampling))
+            varied = model.vary(self.text, self.strength, int(self.seed), **options, **asdict(self.sampling))
         print("\n".join(varied))
 
 

@@ -12,6 +12,7 @@ from ..core.generate import Sampling
 from ..core.train import Progress
 from ..corpus.prepare import Prepared, is_prepared, open_prepared, prepare
 from ..errors import UserError
+from ..runs.checkpoint import run_of
 from ..runs.config import RECIPES, sized
 from ..runs.run import about_run, load_run, run_training
 from .blend import blend
@@ -72,11 +73,13 @@ class DiffusionLM(Writer):
 
     @staticmethod
     def trained_on(run: str | Path) -> Prepared:
-        """The corpus a run was trained on, if that is still where it was; else UserError."""
-        about = about_run(run)
-        data = open_prepared(about["prepared"])
+        """The corpus a run was trained on, if it is inside the run, which may have been moved, or still where it
+        was; else UserError."""
+        about, inside = about_run(run), run_of(Path(run)) / "corpus"
+        where = inside if is_prepared(inside) else about["prepared"]
+        data = open_prepared(where)
         if data.meta["key"] != about["corpus"]:
-            raise UserError(f"{about['prepared']} is not the corpus {run} was trained on")
+            raise UserError(f"{where} is not the corpus {run} was trained on")
         return data
 
     def writing_with(self, write_rows: Callable[..., Iterable[tuple[int, list[int]]]]) -> "DiffusionLM":
