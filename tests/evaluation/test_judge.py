@@ -117,3 +117,8 @@ def test_an_autoregressive_run_judges_by_its_exact_likelihood(toy_data, toy_run,
     found = evaluate_run(toy_run, samples=10, judge=tmp_path / "run")
     real, shuffled = (found.lines[name] for name in ("held-out text", "its words shuffled"))
     assert real.autoregressive_perplexity < shuffled.autoregressive_perplexity
+
+
+def test_lines_of_one_word_have_no_long_n_grams():
+    judge = KneserNey(["one", "two", "one"])
+    assert judge.perplexity(["one"]) < judge.perplexity(["two"]) < judge.perplexity(["one two"]) < math.inf

@@ -1,5 +1,6 @@
 import math
 from dataclasses import asdict
+from itertools import product
 
 import numpy as np
 import pytest
@@ -63,3 +64,18 @@ def test_the_toy_language_is_recognised_and_nothing_else_is():
 def test_too_few_lines_are_refused():
     with pytest.raises(UserError, match="too few"):
         sample_metrics(["a man ."] * 9, REFERENCE)
+
+
+def test_lines_of_single_words_are_measured_by_their_characters():
+    names = [
+        "".join(parts) for parts in product(("Da", "Be", "Al", "Jo"), ("li", "ve", "ra"), ("s", "el", "on"))
+    ]
+    reference = Reference.of(names * 5, names)
+    metrics, shuffled = (
+        sample_metrics(lines, reference) for lines in (names, shuffled_words(names, reference.split))
+    )
+    assert metrics.words_mean == pytest.approx(sum(map(len, names)) / len(names))
+    assert metrics.ngram_perplexity < 0.5 * shuffled.ngram_perplexity
+    assert metrics.entropy == pytest.approx(shuffled.entropy)
+    assert all(v is None or math.isfinite(v) for v in asdict(metrics).values())
+    assert Reference.of(["one two", "three"] * 9, ["four five"]).split is str.split

@@ -88,5 +88,5 @@ def real_rows(reference: Reference) -> dict[str, SampleMetrics]:
     """The rows that every table has: held-out text, and the same with its words shuffled."""
     return {
         "held-out text": sample_metrics(reference.valid, reference),
-        "its words shuffled": sample_metrics(shuffled_words(reference.valid), reference),
+        "its words shuffled": sample_metrics(shuffled_words(reference.valid, reference.split), reference),
     }

@@ -6,7 +6,7 @@ not come out of any of them. (Chen and Goodman 1999, section 3.4, interpolated.)
 to right, it favours what was written from left to right; so it can also read backwards.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from ..errors import UserError
 from ..writing.model import DiffusionLM
 
+Split = Callable[[str], list[str]]
 START, END, UNKNOWN = 0, 1, 2  # ids before those of words
 FALLBACK = (0.5, 1.0, 1.5)  # discounts where a corpus is too small to estimate them
 
@@ -30,14 +31,18 @@ class Order(NamedTuple):
 
 
 class KneserNey:
-    """An n-gram model over words that are separated by spaces; a line ends with an end symbol.
+    """An n-gram model over words; a line ends with an end symbol.
 
-    reverse: of the lines read backwards, their last word first.
+    reverse: of the lines read backwards, their last word first. split: a line to its words, or what counts
+    as such (samples.units_of).
     """
 
-    def __init__(self, lines: Iterable[str], order: int = 4, reverse: bool = False) -> None:
-        self.order, self.reverse = order, reverse
-        texts = [line.split() for line in lines]
+    def __init__(
+        self, lines: Iterable[str], order: int = 4, reverse: bool = False, split: Split = str.split
+    ) -> None:
+        texts = [split(line) for line in lines]
+        longest = max(map(len, texts), default=0) + 2  # with START and END
+        self.order, self.reverse, self.split = min(order, longest), reverse, split
         words = sorted({word for text in texts for word in text})
         self.ids = {word: i for i, word in enumerate(words, start=UNKNOWN + 1)}
         self.size = len(words) + UNKNOWN + 1
@@ -46,11 +51,11 @@ class KneserNey:
 
     def nats(self, line: str) -> Float[np.ndarray, " words_plus_1"]:
         """-log p of each word of a line, in the order it is read, and of its end."""
-        return -np.log(self._probability(*self._flat([line.split()]))[1:])
+        return -np.log(self._probability(*self._flat([self.split(line)]))[1:])
 
     def perplexity(self, lines: Sequence[str]) -> float:
         """exp of the mean nats a word, ends of lines included."""
-        flat, place = self._flat([line.split() for line in lines])
+        flat, place = self._flat([self.split(line) for line in lines])
         return float(np.exp(-np.log(self._probability(flat, place)[place > 0]).mean()))
 
     def _flat(self, texts: list[list[str]]) -> tuple[Int[np.ndarray, " T"], Int[np.ndarray, " T"]]:
@@ -126,11 +131,11 @@ class AutoregressiveJudge:
         if not self.model.model.writes_length:
             raise UserError(f"{run}: to judge, a run has to be trained with --objective autoregressive")
 
-    def perplexity(self, lines: Sequence[str]) -> float:
+    def perplexity(self, lines: Sequence[str], split: Split = str.split) -> float:
         """exp of the mean nats a word, ends of lines included; of a longer line only what fits is read."""
         model = self.model
         room = model.longest - len(model.end)
         texts = [model.tokenizer.encode(line)[:room] for line in lines]
-        read = [line.split() for line in map(model.decode, texts)]
+        read = [split(line) for line in map(model.decode, texts)]
         nats = model.nats([ids + model.end for ids in texts])
         return float(np.exp(sum(nats) / sum(len(words) + 1 for words in read)))

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..tasks.toy import ToyLanguage
-from .judge import AutoregressiveJudge, KneserNey
+from .judge import AutoregressiveJudge, KneserNey, Split
 
 FEWEST_LINES = 10
 SELF_BLEU_LINES = 200  # its cost is the square of their number
@@ -25,6 +25,7 @@ class Reference:
     """What samples are held against: the training part, and held-out lines."""
 
     train_lines: set[str]
+    split: Split  # a line to its words; to its characters where lines are single words (units_of)
     four_grams: set[tuple[str, ...]]  # all runs of four words in the training part
     judge: KneserNey  # the n-gram judge of the training part,
     reversed_judge: KneserNey  # and that of its lines read backwards
@@ -38,14 +39,16 @@ class Reference:
     ) -> "Reference":
         language = ToyLanguage()
         toy = language if all(map(language.is_grammatical, valid[:100])) else None
-        four_grams = set(_grams((line.split() for line in train), 4))
-        both = KneserNey(train), KneserNey(train, reverse=True)
-        return cls(set(train), four_grams, *both, valid, toy, judge)
+        split = units_of(train)
+        four_grams = set(_grams(map(split, train), 4))
+        forwards, backwards = (KneserNey(train, reverse=reverse, split=split) for reverse in (False, True))
+        return cls(set(train), split, four_grams, forwards, backwards, valid, toy, judge)
 
 
 @dataclass(frozen=True)
 class SampleMetrics:
-    """Figures of a set of lines. Words are what spaces separate. Shares are between 0 and 1.
+    """Figures of a set of lines. Words are what spaces separate, or characters where no line has two words.
+    Shares are between 0 and 1.
 
     To be compared between sets of the same number of lines.
     """
@@ -72,7 +75,7 @@ def sample_metrics(lines: Sequence[str], reference: Reference) -> SampleMetrics:
     """
     if len(lines) < FEWEST_LINES:
         raise UserError(f"{len(lines)} lines are too few: give {FEWEST_LINES} or more")
-    texts = [line.split() for line in lines]
+    texts = list(map(reference.split, lines))
     words = [word for text in texts for word in text]
     lengths = np.array([len(text) for text in texts])
     pairs, fours, toy, judge = _grams(texts, 2), _grams(texts, 4), reference.toy, reference.autoregressive
@@ -81,10 +84,10 @@ def sample_metrics(lines: Sequence[str], reference: Reference) -> SampleMetrics:
         lines=len(lines),
         ngram_perplexity=reference.judge.perplexity(lines),
         reversed_perplexity=reference.reversed_judge.perplexity(lines),
-        autoregressive_perplexity=judge.perplexity(lines) if judge else None,
+        autoregressive_perplexity=judge.perplexity(lines, reference.split) if judge else None,
         entropy=float(-(shares * np.log(shares)).sum()),
         distinct_2=len(set(pairs)) / max(len(pairs), 1),
-        self_bleu=self_bleu(lines),
+        self_bleu=self_bleu([" ".join(text) for text in texts]),
         repetition=sum(a == b for a, b in pairs) / max(len(words), 1),
         words_mean=float(lengths.mean()),
         words_deviation=float(lengths.std()),
@@ -94,10 +97,17 @@ def sample_metrics(lines: Sequence[str], reference: Reference) -> SampleMetrics:
     )
 
 
-def shuffled_words(lines: Sequence[str], seed: int = 0) -> list[str]:
+def units_of(lines: Sequence[str]) -> Split:
+    """What counts as the words of lines: what spaces separate; their characters, where hardly any line has a
+    space (names, Chinese, Japanese, Thai, SMILES)."""
+    spaced = sum(len(line.split()) > 1 for line in lines)
+    return str.split if spaced > 0.1 * len(lines) else list
+
+
+def shuffled_words(lines: Sequence[str], split: Split = str.split) -> list[str]:
     """The same lines with the words of each in random order: what a bad model looks like."""
-    rng = np.random.default_rng(seed)
-    return [" ".join(rng.permutation(line.split()).tolist()) for line in lines]
+    rng, between = np.random.default_rng(0), " " if split is str.split else ""
+    return [between.join(rng.permutation(split(line)).tolist()) for line in lines]
 
 
 def self_bleu(lines: Sequence[str]) -> float:

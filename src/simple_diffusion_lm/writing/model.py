@@ -73,8 +73,8 @@ class DiffusionLM(Writer):
 
     @staticmethod
     def trained_on(run: str | Path) -> Prepared:
-        """The corpus a run was trained on, if it is inside the run, which may have been moved, or still where it
-        was; else UserError."""
+        """The corpus a run was trained on, if it is inside the run (which may have been moved) or still where
+        it was; else UserError."""
         about, inside = about_run(run), run_of(Path(run)) / "corpus"
         where = inside if is_prepared(inside) else about["prepared"]
         data = open_prepared(where)
