@@ -74,7 +74,7 @@ def test_a_varied_text_starts_as_noisy_as_its_strength(strength, stagger):
     seen = []
     model.register_forward_pre_hook(lambda _, args: seen.append(args))
     list(write_rows(model, rows, ALLOWED, Sampling(steps=2), strength=strength))
-    x_t, level, _, batch = seen[0]
+    x_t, level, _, batch, _ = seen[0]
     x0, level = model.embedding(batch.ids), level.at(batch.free)
     noise = (x_t[batch.free] - level.alpha * x0[batch.free]) / level.sigma
     assert noise.mean().abs() < 0.1
