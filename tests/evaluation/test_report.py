@@ -140,3 +140,10 @@ def test_what_is_said_of_training_holds_for_every_objective(toy_run, drawn, tmp_
     assert [title.split()[0] for title in own] == ["cross-entropy", "accuracy"]
     assert len(axes[own[0]].containers) == 2
     assert len(axes["mean squared error of x0"].containers) == 1  # without noise there is no x0
+
+
+def test_a_run_that_was_never_validated_has_curves_all_the_same(toy_run, drawn, tmp_path):
+    lines = (toy_run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_text("".join(line for line in lines if '"kind": "train"' in line))
+    plot_losses(tmp_path, tmp_path / "loss.png")  # a warning would be an error here
+    assert drawn[0].axes[0].get_legend() is None

@@ -63,13 +63,13 @@ def evaluate_run(
             corpus = DiffusionLM.trained_on(run).valid
             if not len(corpus):
                 raise UserError(f"{run}: nothing was held out from its corpus; give --data FILE")
+        real = example_texts(model, corpus, samples) if samples else []
+        if samples and (few := min(len(real), samples)) < FEWEST_LINES:
+            rest = f"give --samples 0, or {FEWEST_LINES} or more of both"
+            raise UserError(f"{few} texts are too few to measure samples by: {rest}")
         result = likelihood(model, corpus, examples=examples, seed=seed)
-        if not samples:
-            return Evaluation(result, {}, [])
-        real = example_texts(model, corpus, samples)
-    if (few := min(len(real), samples)) < FEWEST_LINES:
-        rest = f"give --samples 0, or {FEWEST_LINES} or more of both"
-        raise UserError(f"{few} texts are too few to measure samples by: {rest}")
+    if not samples:
+        return Evaluation(result, {}, [])
     train = reference_texts(model, DiffusionLM.trained_on(run).train)
     reference = Reference.of(train, real, AutoregressiveJudge(judge) if judge else None)
     lines = model.generate(samples, seed=seed, **asdict(sampling))

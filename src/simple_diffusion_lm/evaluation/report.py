@@ -125,7 +125,8 @@ def training_figure(runs: Sequence[Path], entropy: float | None = None) -> Any:
         axis.set(title=title, xlabel="minutes")
     if entropy is not None:
         axes[0, 0].axhline(entropy, color="black", linestyle="--", label="exact entropy")
-    axes[0, 0].legend()
+    if axes[0, 0].get_legend_handles_labels()[0]:  # a short run was never validated
+        axes[0, 0].legend()
     return figure
 
 
