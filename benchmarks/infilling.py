@@ -45,8 +45,7 @@ class Case(NamedTuple):
 
     def request(self, tokenizer: Tokenizer, gap: str, after: bool = True) -> Request:
         """The line as a template, up to its gap or whole."""
-        texts = (tokenizer.decode(self.before), tokenizer.decode(self.after))
-        first, last = (text.replace("[[", "\\[[").replace("___", "\\___") for text in texts)
+        first, last = (measure.literal(tokenizer.decode(ids)) for ids in (self.before, self.after))
         return Request.of(f"{first} {gap} {last}" if after else f"{first} {gap}")
 
 

@@ -49,5 +49,10 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
 
 
+def literal(text: str) -> str:
+    """Text as a template has it, where it is given as it stands."""
+    return text.replace("[[", "\\[[").replace("___", "\\___")
+
+
 def say(message: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)

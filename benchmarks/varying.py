@@ -76,9 +76,9 @@ def varied(
         places = [rng.permutation(len(a.split()))[:n] for a, n in zip(lines, gone, strict=True)]
         templates, swapped = [], []
         for line, here in zip(lines, places, strict=True):
-            gaps, other = line.split(), line.split()
+            other, gaps = line.split(), list(map(measure.literal, line.split()))
             for place in here:
-                gaps[place] = f"[[{len(model.tokenizer.encode_after(' ' + gaps[place]))}]]"
+                gaps[place] = f"[[{len(model.tokenizer.encode_after(' ' + other[place]))}]]"
                 other[place] = str(rng.choice(words))
             templates.append(" ".join(gaps))
             swapped.append(" ".join(other))

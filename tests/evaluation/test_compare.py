@@ -12,6 +12,7 @@ import simple_diffusion_lm
 from simple_diffusion_lm.baselines import MODELS
 from simple_diffusion_lm.core.data import Corpus
 from simple_diffusion_lm.core.generate import ORDERS, Sampling
+from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.evaluation import compare
 from simple_diffusion_lm.evaluation.evaluate import evaluate_run
 from simple_diffusion_lm.evaluation.samples import shuffled_words
@@ -71,6 +72,14 @@ def test_a_run_is_measured_on_what_was_held_out_and_judged_by_what_was_not(data,
     real = found.lines["held-out text"]
     assert real.copied_lines == 0.0 == real.copied_4grams
     assert min(real.ngram_perplexity, real.reversed_perplexity) > 50
+
+
+def test_a_judge_that_is_none_is_said_before_anything_is_trained(data, toy_run, tmp_path):
+    settings = {"minutes": 0.01, "seeds": [0], "examples": 50, "samples": 12, "overrides": {}}
+    contenders = {"modern": small(compare.CONTENDERS["modern"])}
+    with pytest.raises(UserError, match="--objective autoregressive"):
+        compare.run_compare(data, tmp_path / "out", contenders=contenders, judge=toy_run, **settings)
+    assert not (tmp_path / "out").exists()
 
 
 def git(folder, *arguments):

@@ -74,6 +74,7 @@ def run_compare(
     }
     for config in configs.values():
         check(config)
+    reader, reference = AutoregressiveJudge(judge) if judge else None, None
     path = out / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     choosing, measuring = halves(data.valid)
@@ -82,7 +83,6 @@ def run_compare(
         results = {"settings": about, "lines": {}, "runs": {}}
     missing = {name: config for name, config in configs.items() if name not in results["runs"]}
     train_by_turns({out / name: (config, data._replace(valid=choosing)) for name, config in missing.items()})
-    reader, reference = AutoregressiveJudge(judge) if judge else None, None
     for name in missing:
         model = DiffusionLM.from_pretrained(out / name)
         if reference is None:

@@ -53,7 +53,7 @@ def evaluate_run(
     Raises UserError when there is no run, when nothing was held out and no file is given, and, for
     samples, without the extra `eval`.
     """
-    model = DiffusionLM.from_pretrained(run)
+    model, reader = DiffusionLM.from_pretrained(run), AutoregressiveJudge(judge) if judge else None
     with tempfile.TemporaryDirectory() as directory:
         if data:
             tokenizer, prepared = run_of(run) / "tokenizer.model", Path(directory) / "corpus"
@@ -71,7 +71,7 @@ def evaluate_run(
     if not samples:
         return Evaluation(result, {}, [])
     train = reference_texts(model, DiffusionLM.trained_on(run).train)
-    reference = Reference.of(train, real, AutoregressiveJudge(judge) if judge else None)
+    reference = Reference.of(train, real, reader)
     lines = model.generate(samples, seed=seed, **asdict(sampling))
     rows = {**real_rows(reference), "samples": sample_metrics(lines, reference)}
     sudoku = sudoku_of(real)

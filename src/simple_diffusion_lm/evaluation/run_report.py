@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from jinja2 import Environment, PackageLoader
@@ -19,11 +18,10 @@ from ..runs.log import read_metrics
 from ..runs.run import about_run
 from ..writing.model import DiffusionLM
 from ..writing.requests import write_rows
-from ..writing.watching import Onlooker, Shown
+from ..writing.watching import Onlooker, Shown, evenly
 from .figures import as_svg, frequent_words, noise_figure, table_figure
 from .report import pyplot, training_figure
 
-Item = TypeVar("Item")
 NEIGHBOURS_OF = 24  # of the most frequent whole words
 SHOWN_STEPS = 12  # of writing one text
 SAMPLE_STEPS = 12  # validations whose samples are shown
@@ -117,9 +115,3 @@ def _way(model: DiffusionLM) -> list[tuple[int, list[Shown]]]:
 
     list(write_rows(model.model, [row], model.forbidden(), Sampling(), watch=watch))
     return evenly(list(enumerate(frames, start=1)), SHOWN_STEPS)
-
-
-def evenly(items: Sequence[Item], most: int) -> list[Item]:
-    """At most so many of the items, evenly from the first to the last."""
-    count = min(most, len(items))
-    return [items[round(i * (len(items) - 1) / max(count - 1, 1))] for i in range(count)]

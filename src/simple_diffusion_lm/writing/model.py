@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -13,7 +13,7 @@ from ..core.train import Progress
 from ..corpus.prepare import Prepared, is_prepared, open_prepared, prepare
 from ..errors import UserError
 from ..runs.checkpoint import run_of
-from ..runs.config import RECIPES, sized
+from ..runs.config import RECIPES, sized, with_overrides
 from ..runs.run import about_run, load_run, run_training
 from .blend import blend
 from .guidance import diffusion_of
@@ -230,11 +230,10 @@ def train(
     Raises UserError for what cannot be trained, and as run_training does.
     """
     config = RECIPES[recipe]() if size is None else sized(RECIPES[recipe](), size)
-    if unknown := settings.keys() - {field.name for field in fields(Config)}:
-        raise UserError(f"no setting {unknown.pop()!r}: the settings are the fields of Config")
     if not settings.keys() & {"steps", "epochs", "minutes"}:
         settings["minutes"] = 20.0
-    config, files = replace(config, **settings), [corpus] if isinstance(corpus, str | Path) else corpus
+    config = with_overrides(config, {name: str(value) for name, value in settings.items()})
+    files = [corpus] if isinstance(corpus, str | Path) else corpus
     if len(files) == 1 and is_prepared(files[0]):
         data = open_prepared(files[0])
     else:

@@ -5,13 +5,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from html import escape
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ..core.denoiser import Batch
 from ..core.generate import Frame
 from ..corpus.tokenizer import SPACE
 from .writer import Writer
 
+Item = TypeVar("Item")
 SECONDS = 0.05  # that a step is shown, at least
 NEVER = 99  # the probability over which a token has the terminal's own colour, in percent
 COLOURS = {25: 131, 50: 173, 75: 179, NEVER: 108}  # below so many percent: one of 256
@@ -81,6 +82,12 @@ class Onlooker:
         return line
 
 
+def evenly(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many of the items, evenly from the first to the last."""
+    count = min(most, len(items))
+    return [items[round(i * (len(items) - 1) / max(count - 1, 1))] for i in range(count)]
+
+
 class Unfolding:
     """How a text came out of the noise. Iterating gives the text after each step, the last one as it is;
     a notebook draws it, each token the stronger the more probable, given ones bold.
@@ -95,9 +102,7 @@ class Unfolding:
         return ("".join(token.text for token in line).strip() for line in self.steps)
 
     def _repr_html_(self) -> str:
-        count = len(self.steps)
-        rows = sorted({round(i * (count - 1) / (DRAWN - 1)) for i in range(DRAWN)})
-        return f"<table>{''.join(map(self._row, rows))}</table>"
+        return f"<table>{''.join(map(self._row, evenly(range(len(self.steps)), DRAWN)))}</table>"
 
     def _row(self, step: int) -> str:
         spans = [
