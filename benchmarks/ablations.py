@@ -1,6 +1,6 @@
-"""What each part of the recipe is worth: the recipe with one thing changed, at equal minutes.
+"""What each part of the recipe is worth: the recipe with one thing changed, at equal minutes or steps.
 
-    python benchmarks/ablations.py CORPUS --out DIR --only batch dropout=0 --minutes 8 --seeds 2
+    python benchmarks/ablations.py CORPUS --out DIR --only batch dropout=0 --steps 1200 --seeds 2
 
 Trains and measures as `sdlm compare` does, and resumes as it does. CORPUS is left out for the
 built-in toy language. What came of it stands in docs/log.md.
@@ -11,18 +11,18 @@ from pathlib import Path
 
 import tyro
 from tyro.conf import Positional
-from variants import VARIANTS
+from variants import VARIANTS, settings_of
 
 from simple_diffusion_lm.cli.demo import toy_data
 from simple_diffusion_lm.cli.exits import exit_cleanly
-from simple_diffusion_lm.cli.options import Settings, TextOptions, overrides
+from simple_diffusion_lm.cli.options import Settings, TextOptions
 from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.core.train import MODELS
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.evaluation.compare import run_compare
-from simple_diffusion_lm.runs.config import with_overrides
+from simple_diffusion_lm.runs.config import with_settings
 
-# Group: what is changed in the recipe, as for --set; each is a contender of that name, run together with
+# Group: what is changed in the recipe, as flags have it; each is a contender of that name, run together with
 # the recipe as it is. What no setting makes is a name in variants.py.
 ABLATIONS: dict[str, tuple[str, ...]] = {
     # The control, blanks in place of noise: no position is ever in flight, and the network sees nothing of
@@ -57,16 +57,15 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
 
 @dataclass(kw_only=True)
 class Ablate(TextOptions):
-    """Trains the recipe and its ablations for the same minutes, by turns, and measures all."""
+    """Trains the recipe and its ablations for the same budget, and measures all."""
 
     out: Path  # directory for the runs and the results
     corpus: Positional[tuple[str, ...]] = ()  # as for `sdlm train`; by default the built-in toy language
     only: tuple[str, ...] = tuple(ABLATIONS)  # groups of ablations, or settings (dropout=0)
-    minutes: float = 8.0  # training time of each
     seeds: int = 1  # runs of each
     examples: int = 2000  # the most held-out texts to measure
-    samples: int = 200  # lines to generate at each setting
-    set: Settings = ()  # as for `sdlm train`, for all of them
+    lines: int = 200  # to generate at each way of sampling
+    settings: Settings  # as for `sdlm train`, for all of them
 
     def __call__(self) -> None:
         if unknown := [word for word in self.only if word not in ABLATIONS and "=" not in word]:
@@ -77,12 +76,13 @@ class Ablate(TextOptions):
             self.open(self.corpus, self.out) if self.corpus else toy_data(self.out),
             self.out,
             contenders={"modern": Config()}
-            | {name: with_overrides(Config(), overrides(tuple(name.split(",")))) for name in names},
-            minutes=self.minutes,
+            | {name: with_settings(Config(), settings_of(name)) for name in names},
             seeds=range(self.seed, self.seed + self.seeds),
             examples=self.examples,
-            samples=self.samples,
-            overrides=overrides(self.set),
+            samples=self.lines,
+            settings=self.settings,
+            steps=(64, 16, 8, 4),
+            orders=("random",),
         )
         print(tables)
 

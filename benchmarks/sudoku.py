@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from variants import settings_of
 
 from simple_diffusion_lm.cli.demo import LINES, sudoku_data, written
 from simple_diffusion_lm.cli.exits import exit_cleanly
-from simple_diffusion_lm.cli.options import Settings, overrides
+from simple_diffusion_lm.cli.options import Settings
 from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.core.generate import Sampling
 from simple_diffusion_lm.evaluation.compare import machine, orders_of, train_by_turns
 from simple_diffusion_lm.evaluation.puzzles import CLUES, puzzle_scores
 from simple_diffusion_lm.evaluation.report import table
-from simple_diffusion_lm.runs.config import with_overrides
+from simple_diffusion_lm.runs.config import with_settings
 from simple_diffusion_lm.tasks.sudoku import Sudoku
 from simple_diffusion_lm.writing.model import DiffusionLM
 
@@ -49,14 +50,13 @@ class Solve:
 
     out: Path  # directory for the runs and the results
     size: int = 6  # 4, 6 or 9
-    minutes: float = 20.0  # training time of each
     seeds: int = 1  # runs of each
-    # Settings, as for --set. stagger=1000 is the control: blanks in place of noise.
+    # Settings, as flags have them. stagger=1000 is the control: blanks in place of noise.
     contenders: tuple[str, ...] = (
         *("stagger=8", "stagger=0", "stagger=1000", "objective=masked", "objective=autoregressive"),
     )
     count: int = 200  # puzzles of each number of clues
-    set: Settings = ()  # for all of them
+    settings: Settings  # as for `sdlm train`, for all of them; 20 minutes when no budget is given
 
     def __call__(self) -> None:
         sudoku = Sudoku(self.size)
@@ -66,15 +66,14 @@ class Solve:
         runs = {}
         for seed in range(self.seeds):
             for name in self.contenders:
-                changes = overrides((*self.set, *name.split(",")))
                 # Cells are given in most examples, here and there.
-                config = replace(Config(), minutes=self.minutes, seed=seed, cond_rate=0.9, span_share=0.0)
-                config, data = with_overrides(config, changes), grids
+                config = Config(minutes=20.0, seed=seed, cond_rate=0.9, span_share=0.0)
+                config, data = with_settings(config, {**self.settings, **settings_of(name)}), grids
                 if config.objective == "autoregressive":
                     config, data = replace(config, cond_rate=0.0), clues_first
                 runs[self.out / f"{name}-{seed}"] = config, data
         train_by_turns(runs)
-        results: dict[str, Any] = {"settings": {"size": self.size, "minutes": self.minutes}, "runs": {}}
+        results: dict[str, Any] = {"settings": {"size": self.size, **self.settings}, "runs": {}}
         for run in runs:
             model = DiffusionLM.from_pretrained(run)
             own = list(points(model, sudoku, self.count))

@@ -5,10 +5,14 @@ MODELS, core.train.Diffusion with a method of its own. Schedules, samplers and n
 dicts too. Its runs are opened by whoever imports this file. What came of these stands in docs/log.md.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+import tyro
 from torch import Tensor, nn
 
+from simple_diffusion_lm.cli.options import Settings
 from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.core.bound import PIECES
 from simple_diffusion_lm.core.denoiser import Batch, Output
@@ -78,6 +82,12 @@ class Tied(Diffusion):
     def start_from_counts(self, counts: Tensor) -> None:
         self.log_unigram.copy_(log_frequencies(counts))
         self.project.weight.zero_()
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """NAME=VALUE,NAME=VALUE as the flags of `sdlm train` have it."""
+    flags = [word for setting in name.split(",") for word in f"--{setting}".split("=")]
+    return tyro.cli(Settings, args=flags)  # type: ignore[call-overload]
 
 
 VARIANTS = {

@@ -63,8 +63,8 @@ def test_what_is_missing_is_said_in_a_line(arguments: list[str], said: str) -> N
 
 @pytest.mark.slow  # a good part of a minute, and more
 def test_ablations(tmp_path: Path) -> None:
-    small = ["--minutes", "0.02", "--examples", "20", "--samples", "20", "--seed", "3"]
-    shape = ["--set", "model_dim=32", "layers=1", "heads=2", "embedding_dim=16"]
+    small = ["--steps", "5", "--examples", "20", "--lines", "20", "--seed", "3"]
+    shape = ["--model-dim=32", "--layers=1", "--heads=2", "--embedding-dim=16"]
     names = ["mse_weight=1", "objective=bound,mse_weight=1,ce_weight=0"]
     done = run("ablations.py", "--out", tmp_path, "--only", *names, *small, *shape)
     assert done.returncode == 0, done.stderr
@@ -76,13 +76,13 @@ def test_ablations(tmp_path: Path) -> None:
 def test_an_ablation_that_is_none_is_named(name: str, tmp_path: Path) -> None:
     done = run("ablations.py", "--out", tmp_path, "--only", name)
     assert done.returncode == 2
-    assert "'typo'" in done.stderr
+    assert "typo" in done.stderr
 
 
 @pytest.mark.slow  # most of a minute
 def test_sudoku(tmp_path: Path) -> None:
     contenders = ["stagger=8", "objective=masked", "objective=autoregressive"]
-    shape = ["--set", "model_dim=32", "layers=1", "heads=2", "embedding_dim=16", "samples=0"]
+    shape = ["--model-dim=32", "--layers=1", "--heads=2", "--embedding-dim=16", "--samples=0"]
     few = ["--size", "4", "--minutes", "0.02", "--count", "5", "--contenders", *contenders]
     done = run("sudoku.py", "--out", tmp_path, *few, *shape)
     assert done.returncode == 0, done.stderr

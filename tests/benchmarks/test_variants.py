@@ -10,12 +10,11 @@ from ablations import ABLATIONS
 from small_models import small
 from torch import Tensor
 
-from simple_diffusion_lm.cli.options import overrides
 from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.core.denoiser import Batch
 from simple_diffusion_lm.core.loss import Draws, diffusion_loss
 from simple_diffusion_lm.core.train import MODELS, Diffusion, train
-from simple_diffusion_lm.runs.config import check, with_overrides
+from simple_diffusion_lm.runs.config import check, with_settings
 from simple_diffusion_lm.runs.run import begin, make_batches
 
 V, L = 30, 7
@@ -37,7 +36,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", [name for names in ABLATIONS.values() for name in names])
 def test_an_ablation_is_a_setting_that_can_be_trained(name: str) -> None:
-    changed = with_overrides(Config(steps=1), overrides(tuple(name.split(","))))
+    changed = with_settings(Config(steps=1), variants.settings_of(name))
     check(changed)
     assert changed != Config(steps=1) or name in ("stagger=8", "self_cond_from=0.3")  # the recipe's own
     MODELS[changed.objective](changed, V)

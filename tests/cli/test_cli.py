@@ -14,7 +14,20 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TINY = ["--set", "model_dim=32", "layers=1", "heads=2", "embedding_dim=16", "batch_tokens=512", "samples=1"]
+TINY = [
+    "--model-dim",
+    "32",
+    "--layers",
+    "1",
+    "--heads",
+    "2",
+    "--embedding-dim",
+    "16",
+    "--batch-tokens",
+    "512",
+    "--samples",
+    "1",
+]
 COMMANDS = ["demo", "prepare", "train", "generate", "infill", "vary", "blend", "score", "serve"]
 COMMANDS += ["evaluate", "compare", "report"]
 
@@ -132,7 +145,7 @@ def test_a_baseline_from_a_text_file_to_text(objective, toy_text, tmp_path):
 
 def test_contenders_are_compared_and_resumed(tmp_path):
     out = tmp_path / "comparison"
-    compare = ["compare", "--out", out, "--minutes", "0.05", "--samples", "20", "--examples", "50"]
+    compare = ["compare", "--out", out, "--minutes", "0.05", "--lines", "20", "--examples", "50"]
     compare += ["--contenders", "modern", "autoregressive", *TINY]
     done = sdlm(*compare)
     assert done.returncode == 0, done.stderr
@@ -157,7 +170,7 @@ def test_running_text_in_and_out(toy_text, tmp_path):
     book = tmp_path / "book.txt"
     book.write_text(toy_text.read_text().replace("?\n", "?\n\n"))
     run = tmp_path / "run"
-    done = sdlm("train", book, "--stream", "--out", run, "--steps", "4", *TINY, "window=32")
+    done = sdlm("train", book, "--stream", "--out", run, "--steps", "4", *TINY, "--window=32")
     assert done.returncode == 0, done.stderr
     generated = sdlm("generate", run, "--count", "2", "--steps", "3", "--length", "20")
     assert generated.returncode == 0, generated.stderr
@@ -200,8 +213,8 @@ def test_faults_are_one_line_and_exit_code_2(toy_text, tmp_path):
     refused("train", empty, *train, words="empty.txt")
     refused("train", latin, *train, words="latin.txt:2")
     refused("train", toy_text, *train, "--vocab-size", "100000", words="100000")
-    refused("train", toy_text, *train, "--set", "model_dim=130", words="model_dim must be a multiple")
-    refused("train", toy_text, *train, "--set", "model_dims=130", words="no setting 'model_dims'")
+    refused("train", toy_text, *train, "--model-dim", "130", words="model_dim must be a multiple")
+    refused("train", toy_text, *train, "--optimizer", "sgd", words="optimizer must be one of adamw, muon")
     refused("train", toy_text, "--out", toy_text, "--steps", "2", words="toy.txt")
     refused("generate", tmp_path, words="no run here")
     assert not out.exists() or not (out / "checkpoints").exists()
@@ -261,7 +274,7 @@ def test_a_run_is_finetuned_on_another_corpus(toy_run, toy_text, tmp_path):
     assert tuned["tokenizer"] == first["tokenizer"]
     assert tuned["config"]["model_dim"] == first["config"]["model_dim"]
     refused(*train, "--finetune-from", toy_run, "--size", "small", words="takes recipe")
-    refused(*train, "--finetune-from", toy_run, "--vocab-size", "99", words="tokenizer from its run")
+    refused(*train, "--finetune-from", toy_run, "--vocab-size", "99", words="vocab_size from its run")
     refused(*train, "--finetune-from", tmp_path / "none", words="no run here")
 
 

@@ -37,11 +37,11 @@ def test_every_recipe_and_every_objective_is_a_contender():
 
 
 def test_what_is_measured_was_held_out_and_what_it_is_held_against_was_not(data, tmp_path, monkeypatch):
-    for name, few in {"TEMPERATURES": (0.8, 0.7), "STEPS": (64, 4, 2)}.items():
-        monkeypatch.setattr(compare, name, few)
+    monkeypatch.setattr(compare, "TEMPERATURES", (0.8, 0.7))
     out = tmp_path / "comparison"
     contenders = {name: small(compare.CONTENDERS[name]) for name in ("modern", "masked", "autoregressive")}
-    settings = {"minutes": 0.01, "seeds": [0], "examples": 50, "samples": 12, "overrides": {"samples": "1"}}
+    settings = {"seeds": [0], "examples": 50, "samples": 12, "settings": {"minutes": 0.01, "samples": 1}}
+    settings["steps"] = (64, 4, 2)
     tables = compare.run_compare(data, out, contenders=contenders, **settings)
     results = json.loads((out / "results.json").read_text())
     real = results["lines"]["held-out text"]
@@ -75,7 +75,7 @@ def test_a_run_is_measured_on_what_was_held_out_and_judged_by_what_was_not(data,
 
 
 def test_a_judge_that_is_none_is_said_before_anything_is_trained(data, toy_run, tmp_path):
-    settings = {"minutes": 0.01, "seeds": [0], "examples": 50, "samples": 12, "overrides": {}}
+    settings = {"seeds": [0], "examples": 50, "samples": 12, "settings": {"minutes": 0.01}}
     contenders = {"modern": small(compare.CONTENDERS["modern"])}
     with pytest.raises(UserError, match="--objective autoregressive"):
         compare.run_compare(data, tmp_path / "out", contenders=contenders, judge=toy_run, **settings)

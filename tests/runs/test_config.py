@@ -11,7 +11,7 @@ from simple_diffusion_lm.runs.config import (
     original,
     sized,
     with_objective,
-    with_overrides,
+    with_settings,
 )
 
 FINE = Config(steps=10)
@@ -54,20 +54,25 @@ def test_all_faults_are_told_at_once():
         check(replace(FINE, layers=0, clip=-1.0))
 
 
-def test_overrides_are_read_by_the_type_of_the_field():
-    texts = {"layers": "6", "ema": "0.9", "regress": "true", "schedule": "cosine"}
-    config = with_overrides(FINE, {**texts, "steps": "none", "minutes": "2"})
-    assert (config.layers, config.ema, config.regress, config.schedule) == (6, 0.9, True, "cosine")
-    assert (config.steps, config.minutes) == (None, 2.0)
+def test_settings_replace_fields_and_a_budget_the_budget():
+    config = with_settings(FINE, {"layers": 6, "regress": True, "minutes": 2})
+    assert (config.layers, config.regress, config.steps, config.minutes) == (6, True, None, 2)
+    assert with_settings(FINE, {"layers": 6}).steps == FINE.steps
 
 
 @pytest.mark.parametrize(
-    ("overrides", "words"),
-    [({"layer": "6"}, "no setting 'layer'"), ({"layers": "six"}, "layers takes int, not 'six'")],
+    ("settings", "words"),
+    [
+        ({"layer": 6}, "no setting 'layer': perhaps you meant layers"),
+        ({"flavour": 6}, "no setting 'flavour': the settings are embedding_dim, "),
+        ({"layers": "six"}, "layers takes int, not 'six'"),
+        ({"layers": 6.5}, "layers takes int, not 6.5"),
+        ({"minutes": "2"}, r"minutes takes float \| None, not '2'"),
+    ],
 )
-def test_overrides_that_do_not_read_are_refused(overrides, words):
+def test_settings_that_are_none_are_refused(settings, words):
     with pytest.raises(UserError, match=words):
-        with_overrides(FINE, overrides)
+        with_settings(FINE, settings)
 
 
 def test_original_is_the_documents_system():

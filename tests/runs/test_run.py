@@ -124,8 +124,8 @@ def test_a_broken_number_stops_before_the_update(toy_data, tmp_path):
 def test_a_signal_leaves_a_checkpoint(number, code, toy_text, tmp_path):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "simple_diffusion_lm", "train", str(toy_text), "--out", str(run)]
-    sizes = ["model_dim=32", "layers=1", "heads=2", "embedding_dim=16", "batch_tokens=256"]
-    command += ["--steps", "100000", "--set", *sizes]
+    command += ["--model-dim=32", "--layers=1", "--heads=2", "--embedding-dim=16", "--batch-tokens=256"]
+    command += ["--steps", "100000"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (run / "metrics.jsonl").exists() and time.monotonic() < deadline:
@@ -147,6 +147,19 @@ def test_a_run_begins_with_the_weights_of_another(toy_data, toy_run, tmp_path):
     other = replace(config, model_dim=64)
     with pytest.raises(UserError, match="holds another network than this: keep its"):
         run_training(other, toy_data, tmp_path / "other", quiet=True, start_from=toy_run)
+
+
+def test_training_ends_when_patience_does(toy_data, tmp_path):
+    """With a rate that moves nothing no validation is better than the first; resumed, it knows that."""
+    still = {"learning_rate": 1e-12, "validate_every": 2, "save_every": 4, "samples": 0, "ema": 0.0}
+    config = small(Config(steps=40), patience=3, **still)
+    run_training(config, toy_data, tmp_path, quiet=True)
+    first = load_run(tmp_path).progress.step
+    assert 8 <= first < 40
+    run_training(config, toy_data, tmp_path, quiet=True)
+    assert load_run(tmp_path).progress.step <= first + 2
+    run_training(replace(config, patience=None), toy_data, tmp_path, quiet=True)
+    assert load_run(tmp_path).progress.step == 40
 
 
 def test_a_disk_without_room_is_seen_before_training(toy_data, tmp_path, monkeypatch):
@@ -269,7 +282,7 @@ def test_what_is_cut_from_long_lines_is_said_before_training(tmp_path, capsys):
     longest = max(len(line) for line in (data.train[i] for i in range(100)))
     said, lost = capsys.readouterr().err, (longest - 12) / len(data.train.ids)
     assert f"1 lines (1.0%) are longer than 12 tokens: what is beyond, {lost:.1%} of all" in said
-    assert f"--set crop={longest}" in said
+    assert f"--crop {longest}" in said
     assert len(load_run(tmp_path / "run").about["lengths"]) == 13
     run_training(small(Config(), steps=2, samples=0, crop=512), data, tmp_path / "whole")
     assert "are longer" not in capsys.readouterr().err

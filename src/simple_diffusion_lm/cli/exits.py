@@ -48,7 +48,7 @@ def _advice(error: Exception) -> tuple[str, int]:
     said = (str(error).strip().splitlines() or [""])[0]
     no_memory = "can't allocate memory" in str(error) or "DefaultCPUAllocator" in str(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or no_memory:
-        fewer = "--set batch_tokens=, with accumulate= for as many a step; crop= for shorter texts"
+        fewer = "a smaller --batch-tokens, with --accumulate for as many a step; a smaller --crop"
         return f"out of memory ({said}): take fewer tokens at a time ({fewer}), or a smaller --size", 2
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         where = f"{error.filename}: " if error.filename else ""

@@ -18,7 +18,7 @@ from ..evaluation.report import evaluation_table, likelihood_lines, puzzle_table
 from ..runs.config import SIZES, sized
 from .demo import Demo, toy_data
 from .exits import exit_cleanly
-from .options import SamplingOptions, Settings, TextOptions, one_of, overrides
+from .options import SamplingOptions, Settings, TextOptions, one_of
 from .serving import Serve
 from .training import Prepare, Report, Train
 from .writing import Blend, Generate, Infill, Score, Vary
@@ -57,32 +57,31 @@ class Evaluate:
 class Compare(TextOptions):
     """sdlm compare corpus.txt --out comparison --minutes 20
 
-    Trains contenders for the same minutes, by turns, and measures all: a table, a picture, JSON.
+    Trains contenders for the same minutes, by turns, or for as many steps, and measures all: a table, a
+    picture, JSON.
     The same command again resumes.
     """
 
     out: Path  # directory for the runs and the results
     corpus: Positional[tuple[str, ...]] = ()  # as for `sdlm train`; by default the built-in toy language
-    minutes: float = 20.0  # training time of each
     contenders: tuple[Annotated[str, one_of(CONTENDERS)], ...] = tuple(CONTENDERS)  # what to train
     size: Annotated[str, one_of(SIZES)] = "tiny"  # width, depth and learning rate of all of them
     seeds: int = 1  # runs of each contender, with this seed and those after it
     examples: int = 5000  # the most held-out texts to measure
-    samples: int = 500  # lines to generate at each setting
+    lines: int = 500  # to generate at each way of sampling
     judge: Path | None = None  # a run with --objective autoregressive on the same corpus, to judge lines by
-    set: Settings = ()  # as for `sdlm train`, for all contenders
+    settings: Settings  # as for `sdlm train`, for all contenders, the budget too
 
     def __call__(self) -> None:
         alone("sdlm compare")
         tables = run_compare(
             self.open(self.corpus, self.out) if self.corpus else toy_data(self.out),
             self.out,
-            minutes=self.minutes,
             contenders={name: sized(CONTENDERS[name], self.size) for name in self.contenders},
             seeds=range(self.seed, self.seed + self.seeds),
             examples=self.examples,
-            samples=self.samples,
-            overrides=overrides(self.set),
+            samples=self.lines,
+            settings=self.settings,
             judge=self.judge,
         )
         print(tables)

@@ -3,22 +3,23 @@
 A command is a dataclass: its fields are the flags, the comments beside them the help.
 """
 
+import inspect
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypedDict
 
-from tyro.conf import arg
+from tyro.conf import FlagConversionOff, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
+from ..core import Config
 from ..core.generate import ORDERS, Sampling
 from ..core.sampler import SAMPLERS
 from ..corpus.prepare import Prepared, is_prepared, open_prepared, prepare
 from ..corpus.tokenizer import Tokenizer
 from ..devices.processes import on_rank_0
 from ..errors import UserError
-
-Settings = Annotated[tuple[str, ...], arg(metavar="NAME=VALUE ...")]  # of --set
 
 
 def one_of(names: Iterable[str]) -> PrimitiveConstructorSpec[str]:
@@ -66,8 +67,17 @@ class TextOptions:
         return prepared
 
 
-def overrides(settings: tuple[str, ...]) -> dict[str, str]:
-    """NAME=VALUE words as a dictionary."""
-    if wrong := [setting for setting in settings if "=" not in setting]:
-        raise UserError(f"--set takes NAME=VALUE, not {wrong[0]!r}")
-    return dict(setting.split("=", 1) for setting in settings)
+def _flags() -> Any:
+    """A flag for each field of core.Config that has none elsewhere, with the comment beside it as help."""
+    comments = dict(re.findall(r"^ +(\w+): [^#\n]*(?:# (.*))?$", inspect.getsource(Config), re.MULTILINE))
+
+    def flag(name: str, kind: Any, default: object) -> Any:
+        return Annotated[kind, arg(help=comments[name], help_behavior_hint=f"(modern: {default})")]
+
+    own = [option.name for option in fields(TextOptions)]
+    flags = {f.name: flag(f.name, f.type, f.default) for f in fields(Config) if f.name not in own}
+    return TypedDict("Given", flags, total=False)  # type: ignore[operator]
+
+
+# A dictionary of those fields of core.Config that are given as flags.
+Settings = Annotated[dict[str, Any], arg(name="", constructor=_flags()), FlagConversionOff]

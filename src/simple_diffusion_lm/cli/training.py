@@ -8,15 +8,14 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from ..baselines import MODELS
 from ..core import Config
 from ..devices.processes import on_rank_0
 from ..errors import UserError
 from ..evaluation.run_report import write_report
 from ..runs import checkpoint
-from ..runs.config import RECIPES, SIZES, check, sized, with_objective, with_overrides
-from ..runs.run import check_free, load_run, run_training
-from .options import Settings, TextOptions, one_of, overrides
+from ..runs.config import RECIPES, SIZES, check, sized, with_objective, with_settings
+from ..runs.run import about_run, check_free, run_training
+from .options import Settings, TextOptions, one_of
 
 
 @dataclass(kw_only=True)
@@ -45,19 +44,14 @@ class Train(TextOptions):
     out: Path  # run directory
     # modern is the best known; original is the document's own system
     recipe: Annotated[str, one_of(RECIPES)] = "modern"
-    # continuous diffusion, or a baseline on the same trunk to compare it with
-    objective: Annotated[str, one_of(MODELS)] = "continuous"
     size: Annotated[str, one_of(SIZES)] | None = None  # width, depth and learning rate together
-    steps: int | None = None  # budget in optimiser steps
-    epochs: int | None = None  # budget in passes over the corpus
-    minutes: float | None = None  # budget in minutes of training; 20 when no budget is given
-    save_every: int | None = None  # steps between checkpoints
+    config: Path | None = None  # a run, or its config.json, to train with the settings of
     shard: bool = False  # under torchrun, divide optimiser, gradients and average among processes (FSDP2)
     finetune_from: Path | None = None  # a run to begin with the weights, the tokenizer and the settings of
-    set: Settings = ()  # any field of core.train.Config, as in --set layers=6 ema=0.99
+    settings: Settings  # one budget of steps, epochs and minutes: 20 minutes when none is given
 
     def __call__(self) -> None:
-        config, run = self.config(), self.out
+        config, run = self.configured(), self.out
         check(config)
         on_rank_0(lambda: check_free(run))
         data = self.open(self.corpus, run)
@@ -65,22 +59,22 @@ class Train(TextOptions):
         on_rank_0(lambda: finish(run))
         print(f"trained. Now: sdlm generate {shlex.quote(str(run))}", file=sys.stderr)
 
-    def config(self) -> Config:
+    def configured(self) -> Config:
         """What the flags say. With --finetune-from, self.tokenizer is its run's from then on."""
-        config = with_objective(RECIPES[self.recipe](), self.objective)
+        config = with_objective(RECIPES[self.recipe](), self.settings.get("objective", Config.objective))
         if self.size is not None:
             config = sized(config, self.size)
-        if self.finetune_from is not None:
-            own = ("recipe", "objective", "size", "tokenizer", "vocab_size")
+        if other := self.finetune_from or self.config:
+            flag = "--finetune-from" if self.finetune_from else "--config"
+            own = ("recipe", "size") + ("tokenizer", "vocab_size") * bool(self.finetune_from)
             if any(getattr(self, name) != getattr(Train, name) for name in own):
-                raise UserError("--finetune-from takes recipe, objective, size and tokenizer from its run")
-            config = replace(load_run(self.finetune_from).config, steps=None, epochs=None, minutes=None)
+                raise UserError(f"{flag} takes {', '.join(own)} from its run")
+            run = other.parent if other.name == "config.json" else other
+            config = Config(**about_run(run)["config"])
+        if self.finetune_from is not None:
+            config = replace(config, steps=None, epochs=None, minutes=None)
             self.tokenizer = checkpoint.run_of(self.finetune_from) / "tokenizer.model"
-        numbers = {name: getattr(self, name) for name in ("steps", "epochs", "minutes", "save_every", "seed")}
-        given = {name: str(number) for name, number in numbers.items() if number is not None}
-        if not given.keys() & {"steps", "epochs", "minutes"}:
-            given["minutes"] = "20"
-        return with_overrides(config, overrides(self.set) | given)
+        return with_settings(config, {"seed": self.seed, **self.settings})
 
 
 def finish(run: Path) -> None:
@@ -93,7 +87,7 @@ def finish(run: Path) -> None:
     used, last = checkpoint.to_use(run), checkpoint.newest(run)
     if used is not None and last is not None and used.path != last.path:
         best = f"{used.path.name}, after {used.manifest['progress']['epoch']} passes over the corpus"
-        hint = "more text, or --set dropout=0.2, may gain more"
+        hint = "more text, or --dropout 0.2, may gain more"
         print(f"held-out text was best at {best}: that is used from now on ({hint})", file=sys.stderr)
 
 

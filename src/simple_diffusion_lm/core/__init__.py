@@ -13,10 +13,10 @@ class Config:
     """Everything that decides a run, except its corpus. The defaults are the `modern` recipe."""
 
     # The network.
-    embedding_dim: int = 64
-    model_dim: int = 128
-    layers: int = 4
-    heads: int = 4
+    embedding_dim: int = 64  # D
+    model_dim: int = 128  # M, a multiple of twice the heads
+    layers: int = 4  # of the transformer
+    heads: int = 4  # of its attention
     width: int = 5  # of the short convolution before each layer, odd; 0: none
     dropout: float = 0.1
     dropout_from: int = 4  # passes over the corpus, before which there is no dropout
@@ -27,39 +27,40 @@ class Config:
     cond_dim: int = 0  # numbers in a text's condition (a class label, say); 0: there is none
 
     # The objective.
-    objective: str = "continuous"  # a name in MODELS
+    objective: str = "continuous"  # continuous diffusion, or a baseline: masked or autoregressive
     schedule: str = "gumbel"  # a name in core.noise.SCHEDULES
     stagger: float = 8.0  # 0: all positions take on noise together; else one after the other
-    mse_weight: float = 0.0
-    ce_weight: float = 1.0
-    self_cond_rate: float = 0.9  # share of examples shown their own first prediction,
-    self_cond_from: float = 0.3  # from this share of the budget on
+    mse_weight: float = 0.0  # of the squared error of x0_hat in the loss
+    ce_weight: float = 1.0  # of the cross-entropy of the logits in it
+    self_cond_rate: float = 0.9  # share of examples that are shown their own first prediction
+    self_cond_from: float = 0.3  # share of the budget from which on they are
 
     # The text.
     crop: int = 512  # longest line, in tokens: what is longer is cut
     window: int = 64  # of running text (stream), in tokens
     batch_tokens: int = 2048  # a batch holds at most this many, padding included
-    batch_size: int | None = None  # and at most this many examples
-    cond_rate: float = 0.3  # share of examples in which tokens are given:
-    span_share: float = 0.5  # in this share of those all but a span, in the rest here and there
+    batch_size: int | None = None  # a batch holds at most this many examples
+    cond_rate: float = 0.3  # share of examples in which tokens are given
+    span_share: float = 0.5  # share of those in which all but a span is; in the rest, here and there
 
     # The optimiser.
-    optimizer: str = "muon"  # or adamw
-    learning_rate: float = 4e-3
-    warmup_steps: int = 100
-    decay_steps: int | None = None  # linear to a tenth; None: cosine to zero over the budget
-    weight_decay: float = 0.1
-    clip: float = 1.0
-    ema: float = 0.999
+    optimizer: str = "muon"  # for the linear maps of the transformer, or adamw
+    learning_rate: float = 4e-3  # after the warm-up
+    warmup_steps: int = 100  # in which it grows from zero
+    decay_steps: int | None = None  # in which it falls to a tenth; None: cosine to zero over the budget
+    weight_decay: float = 0.1  # of the linear maps of the transformer
+    clip: float = 1.0  # longest gradient
+    ema: float = 0.999  # decay of the average of the weights, which is what is used
     accumulate: int = 1  # batches a step
     compile: bool | None = None  # torch.compile; None: where it pays (runs/compiling.py)
 
     # The budget: exactly one of the three.
-    steps: int | None = None
-    epochs: int | None = None
-    minutes: float | None = None
+    steps: int | None = None  # of the optimiser
+    epochs: int | None = None  # passes over the corpus
+    minutes: float | None = None  # of training
 
     seed: int = 0
+    patience: int | None = None  # validations without a better bound, after which training ends
     samples: int = 4  # lines generated at each validation
-    validate_every: int = 500  # steps
-    save_every: int = 500  # steps
+    validate_every: int = 500  # steps between validations
+    save_every: int = 500  # steps between checkpoints

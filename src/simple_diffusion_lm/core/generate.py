@@ -42,12 +42,14 @@ class Sampling:
 class Group(NamedTuple):
     """Texts to be sampled side by side. Each has its own key, so that none depends on the others.
     constrain sets logits to minus infinity where a token may not be chosen at these positions.
-    strength is the time to which batch.ids are noised first; at 1 only given ids are looked at.
+    guide changes the logits of the free positions; only what is_guided asks it. strength is the time to
+    which batch.ids are noised first; at 1 only given ids are looked at.
     """
 
     batch: Batch
     keys: Keys
     constrain: Callable[[Logits, Mask], Logits] = lambda logits, where: logits
+    guide: Callable[[Logits, Batch], Logits] = lambda logits, batch: logits
     strength: float = 1.0
 
 
@@ -60,15 +62,11 @@ class Frame(NamedTuple):
     logits: Logits
 
 
-Predict = Callable[[X, Level, X], Logits]
-Guide = Callable[[Predict, Batch], Predict]  # wraps predictions, to lead them somewhere
-
-
 class TextModel(nn.Module, ABC):
     """What training, measuring and sampling need of a model, whatever it was trained to do."""
 
     writes_length = False  # it ends its texts itself: their length cannot be prescribed
-    is_guided = False  # sample() takes a Guide
+    is_guided = False  # sample() asks a group's guide
     embedding: TokenEmbedding
 
     @abstractmethod
@@ -97,9 +95,7 @@ def draw_ids(logits: Logits, u: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
 
 
 @torch.no_grad()
-def sample_text(
-    model: Denoiser, group: Group, sampling: Sampling, stagger: float, guide: Guide | None = None
-) -> Iterator[Frame]:
+def sample_text(model: Denoiser, group: Group, sampling: Sampling, stagger: float) -> Iterator[Frame]:
     """Ids out of noise: the reverse process, from the first level to the clean one. A position that becomes
     clean is written, and given from then on. Its token is the most probable one, since x_t has settled it
     by then; one that was still at pure noise is drawn."""
@@ -118,9 +114,6 @@ def sample_text(
     def noise() -> X:
         return normal(make_keys(group.keys, next(number)), length, model.embedding.dim)
 
-    def predict(x_t: X, level: Level, x0_prev: X) -> Logits:
-        return model(x_t, level, x0_prev, batch, sampling.temperature).logits
-
     def surest_next(logits: Logits) -> None:
         """What is still at pure noise follows on what is in flight, the most certain position first (the
         highest in the order becomes clean first)."""
@@ -131,8 +124,8 @@ def sample_text(
         levels[step + 1] = model.schedule(times[step + 1][..., None])
 
     def denoise(x_t: X, level: Level, x0_prev: X) -> Prediction:
-        logits = guide(predict, batch)(x_t, level, x0_prev) if guide else predict(x_t, level, x0_prev)
-        logits = group.constrain(logits, batch.free)
+        logits = model(x_t, level, x0_prev, batch, sampling.temperature).logits
+        logits = group.constrain(group.guide(logits, batch), batch.free)
         if sampling.order == "confidence" and level is levels[step]:
             surest_next(logits * sampling.temperature)  # without it: a low one makes all tokens certain
         x0_hat = torch.zeros_like(x_t)

@@ -19,7 +19,7 @@ from . import Config
 from .bound import Bound, variational_bound
 from .data import Batches, Corpus, Tokenizer, read_lines
 from .denoiser import Batch, Denoiser
-from .generate import Frame, Group, Guide, Sampling, TextModel, generate, sample_text
+from .generate import Frame, Group, Sampling, TextModel, generate, sample_text
 from .loss import Draws, Losses, diffusion_loss
 from .noise import Keys, PerText, make_keys
 
@@ -35,8 +35,8 @@ class Diffusion(Denoiser, TextModel):
     def bound(self, batch: Batch, u: PerText, keys: Keys) -> Bound:
         return variational_bound(self, batch, u, keys)
 
-    def sample(self, group: Group, sampling: Sampling, guide: Guide | None = None) -> Iterator[Frame]:
-        return sample_text(self, group, sampling, self.config.stagger, guide)
+    def sample(self, group: Group, sampling: Sampling) -> Iterator[Frame]:
+        return sample_text(self, group, sampling, self.config.stagger)
 
 
 # Everything that can be trained: built from (config, vocab_size). baselines/ adds its own here.

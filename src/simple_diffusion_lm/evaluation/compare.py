@@ -12,6 +12,7 @@ The first half of the held-out part chooses between the checkpoints of a run; th
 import dataclasses
 import datetime
 import json
+import math
 import platform
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from ..core.denoiser import Batch
 from ..core.generate import ORDERS, Frame, Sampling
 from ..corpus.prepare import Prepared
 from ..runs import checkpoint
-from ..runs.config import RECIPES, check, with_objective, with_overrides
+from ..runs.config import RECIPES, check, with_objective, with_settings
 from ..runs.run import run_training
 from ..writing.model import DiffusionLM
 from .evaluate import real_rows, reference_texts
@@ -54,21 +55,22 @@ def run_compare(
     out: Path,
     *,
     contenders: Mapping[str, Config],
-    minutes: float,
     seeds: Iterable[int],
     examples: int,
     samples: int,
-    overrides: Mapping[str, str],
+    settings: Mapping[str, Any],
     judge: Path | None = None,
+    steps: Sequence[int] = STEPS,
+    orders: Sequence[str] = ORDERS,
 ) -> str:
     """Trains and measures what is not yet trained and measured; returns the tables.
 
-    overrides are for all contenders, and their budget is `minutes` each. judge: an autoregressive run on
-    the same corpus.
+    settings are for all contenders, their budget included. judge: an autoregressive run on the same
+    corpus. steps, orders: in how many and which lines are written, where a contender has the choice.
     Raises UserError as training and evaluating do.
     """
     configs = {
-        f"{name}-{seed}": with_overrides(config, {**overrides, "minutes": str(minutes), "seed": str(seed)})
+        f"{name}-{seed}": with_settings(config, {**settings, "seed": seed})
         for seed in seeds
         for name, config in contenders.items()
     }
@@ -78,7 +80,7 @@ def run_compare(
     path = out / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     choosing, measuring = halves(data.valid)
-    about = {"minutes": minutes, "examples": examples, "samples": samples, **overrides}
+    about = {"examples": examples, "samples": samples, **settings}
     if results.get("settings") != about:
         results = {"settings": about, "lines": {}, "runs": {}}
     missing = {name: config for name, config in configs.items() if name not in results["runs"]}
@@ -90,7 +92,7 @@ def run_compare(
             reference = Reference.of(reference_texts(model, data.train), valid, reader)
             results["lines"] = {k: dataclasses.asdict(v) for k, v in real_rows(reference).items()}
         print(f"measuring {name}", file=sys.stderr)
-        measured = measure(model, measuring, reference, examples, samples)
+        measured = measure(model, measuring, reference, examples, samples, steps, orders)
         results["runs"][name] = {"machine": machine(), **measured}
         checkpoint.write_atomically(path, json.dumps(results, indent=1, ensure_ascii=False).encode())
     tables = comparison_tables(results)
@@ -100,13 +102,15 @@ def run_compare(
 
 
 def train_by_turns(runs: Mapping[Path, tuple[Config, Prepared]]) -> None:
-    """Trains each of the runs for its minutes, TURNS times a part of them, and resumes what is there."""
+    """Trains each of the runs for its budget, and resumes what is there. Minutes are given in TURNS parts;
+    steps and passes over the corpus are the same whatever else the machine does."""
     for turn in range(1, TURNS + 1):
         for run, (config, data) in runs.items():
-            assert config.minutes is not None
-            turns = min(TURNS, max(1, int(config.minutes)))
-            found, until = checkpoint.newest(run), config.minutes * min(turn / turns, 1)
-            if found is None or found.manifest["progress"]["seconds"] < 60 * until:
+            until = math.inf
+            if config.minutes is not None:
+                until = config.minutes * min(1, turn / min(TURNS, max(1, int(config.minutes))))
+            found = checkpoint.newest(run)
+            if found is None or turn == 1 or found.manifest["progress"]["seconds"] < 60 * until < math.inf:
                 print(f"training {run.name} up to {until:.1f} minutes", file=sys.stderr)
                 run_training(config, data, run, pause_at=60 * until)
 
@@ -127,11 +131,18 @@ def orders_of(model: DiffusionLM) -> Sequence[str | None]:
 
 
 def measure(
-    model: DiffusionLM, held_out: Corpus, reference: Reference, examples: int, samples: int
+    model: DiffusionLM,
+    held_out: Corpus,
+    reference: Reference,
+    examples: int,
+    samples: int,
+    steps: Sequence[int],
+    orders: Sequence[str],
 ) -> dict[str, Any]:
     """The likelihood, and a point for every way of sampling: order of writing, steps, temperature, passes,
     time, figures. Of a model that writes from left to right the passes are its tokens."""
-    steps = STEPS[:1] if model.model.writes_length else STEPS
+    counts = steps[:1] if model.model.writes_length else steps
+    own_orders = [order for order in orders_of(model) if order is None or order in orders]
     assert model.config is not None  # it has a run
     points: list[dict[str, Any]] = []
     passes: list[int] = []  # a text with nothing to predict needs none
@@ -140,10 +151,11 @@ def measure(
     def watch(batch: Batch, frame: Frame) -> None:
         passes.append(int(frame.where.any(1).sum()))
 
-    for order, count, temperature in product(orders_of(model), steps, TEMPERATURES):
+    for order, count, temperature in product(own_orders, counts, TEMPERATURES):
         passes.clear()
         began, options = time.monotonic(), {"steps": count, "temperature": temperature}
-        lines = model.generate(samples, seed=1, watch=watch, order=order or Sampling.order, **options)
+        sampling = Sampling(count, temperature=temperature, order=order or Sampling.order)
+        lines = model.generate(samples, seed=1, watch=watch, **dataclasses.asdict(sampling))
         each = {"passes": sum(passes) / samples, "seconds_per_line": (time.monotonic() - began) / samples}
         metrics = dataclasses.asdict(sample_metrics(lines, reference))
         points.append({"order": order, **options, **each, "metrics": metrics})

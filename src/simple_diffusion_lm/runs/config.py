@@ -1,9 +1,9 @@
 """Configurations: recipes and sizes by name, changes from the command line, and what is allowed."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
-from types import UnionType
-from typing import Any, get_args
+from difflib import get_close_matches
+from typing import Any
 
 from ..baselines import MODELS
 from ..core import Config
@@ -11,8 +11,9 @@ from ..core.embedding import NORMALISERS
 from ..core.noise import SCHEDULES
 from ..errors import UserError
 
+BUDGETS = ("steps", "epochs", "minutes")
 # Fields that a run may be resumed with another value of.
-MAY_CHANGE = ("steps", "epochs", "minutes", "samples", "validate_every", "save_every", "compile")
+MAY_CHANGE = (*BUDGETS, "patience", "samples", "validate_every", "save_every", "compile")
 
 
 def modern() -> Config:
@@ -73,7 +74,11 @@ def with_objective(config: Config, objective: str) -> Config:
 # What fields must be: in words, as a condition, and their names. None is always allowed.
 RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("at least 1", lambda x: x >= 1, "embedding_dim model_dim layers heads batch_tokens batch_size"),
-    ("at least 1", lambda x: x >= 1, "accumulate decay_steps steps epochs validate_every save_every"),
+    (
+        "at least 1",
+        lambda x: x >= 1,
+        "accumulate decay_steps steps epochs patience validate_every save_every",
+    ),
     ("at least 0", lambda x: x >= 0, "dropout_from cond_dim stagger mse_weight ce_weight samples"),
     ("at least 2", lambda x: x >= 2, "crop window"),
     ("above 0", lambda x: x > 0, "minutes learning_rate clip"),
@@ -104,7 +109,7 @@ def check(config: Config) -> None:
         need(name, getattr(config, name) in known, f"one of {', '.join(sorted(known))}")
     pairs = 2 * max(config.heads, 1)
     need("model_dim", config.model_dim % pairs == 0, f"a multiple of twice the heads ({pairs})")
-    budgets = [name for name in ("steps", "epochs", "minutes") if getattr(config, name) is not None]
+    budgets = [name for name in BUDGETS if getattr(config, name) is not None]
     if len(budgets) != 1:
         given = " and ".join(budgets) or "none"
         faults.append(f"give one budget of steps, epochs and minutes (given: {given})")
@@ -112,21 +117,21 @@ def check(config: Config) -> None:
         raise UserError("; ".join(faults))
 
 
-def with_overrides(config: Config, overrides: dict[str, str]) -> Config:
-    """The configuration with fields replaced from text, as in `--set layers=6 learning_rate=1e-3`.
+def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
+    """The configuration with other values in some of its fields. A budget takes the place of the one it has;
+    where there is none it is 20 minutes.
 
-    Raises UserError for an unknown field or a value that does not parse.
+    Raises UserError for an unknown field, or a value of another type.
     """
-    kinds = {field.name: field.type for field in fields(Config)}
-    values: dict[str, Any] = {}
-    for name, text in overrides.items():
+    kinds: dict[str, Any] = {field.name: field.type for field in fields(Config)}
+    for name, value in settings.items():
         if name not in kinds:
-            raise UserError(f"no setting {name!r}: the settings are {', '.join(kinds)}")
-        kind: Any = kinds[name]
-        if isinstance(kind, UnionType):  # int | None, say
-            kind = (lambda text: None) if text.lower() == "none" else get_args(kind)[0]
-        try:
-            values[name] = {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
-        except (ValueError, KeyError):
-            raise UserError(f"{name} takes {kind.__name__}, not {text!r}") from None
-    return replace(config, **values)
+            near = get_close_matches(name, kinds, 1)
+            hint = f"perhaps you meant {near[0]}" if near else f"the settings are {', '.join(kinds)}"
+            raise UserError(f"no setting {name!r}: {hint}")
+        whole = isinstance(value, int) and isinstance(1.0, kinds[name])  # for a float, a whole number will do
+        if not (whole or isinstance(value, kinds[name])):
+            raise UserError(f"{name} takes {getattr(kinds[name], '__name__', kinds[name])}, not {value!r}")
+    no_budget = dict.fromkeys(BUDGETS) if any(settings.get(name) is not None for name in BUDGETS) else {}
+    config = replace(config, **{**no_budget, **settings})
+    return config if any(getattr(config, name) for name in BUDGETS) else replace(config, minutes=20.0)

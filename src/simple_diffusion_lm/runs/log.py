@@ -41,6 +41,7 @@ class Log:
         self.last = 0, 0.0  # tokens and seconds there
         self.saved = 0  # the step of the last checkpoint
         self.bound: tuple[int, dict[str, float]] = (0, {})  # on held-out text: the last one, and its step
+        self.bounds: list[float] = []  # all of them
 
     def say(self, text: str) -> None:
         """Prints above the bar."""
@@ -74,6 +75,8 @@ class Log:
             lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if step_of(line) <= progress.step]
             checkpoint.write_atomically(metrics, "".join(kept).encode())
+        if metrics.exists():
+            self.bounds = [record["bound"] for record in read_metrics(self.run, "valid") if "bound" in record]
 
     def begin(self, compiled: bool) -> None:
         """Says what is about to be trained, and on what."""
@@ -138,12 +141,21 @@ class Log:
                 length_weights=None if data.stream or model.writes_length else self.about["lengths"],
             )
             self.bound = step, {"bound": found.total, "bound_error": found.error}
+            self.bounds.append(found.total)
             values |= self.bound[1]
             message += f" held-out nats/token <= {found.total:.3f} ± {found.error:.3f}"
         self._write("valid", values)
         self.say(f"{message}; nearest rows {values['nearest_mean']:.2f} apart on average")
         if self.config.samples:
             self._sample(model, data)
+
+    def is_over(self) -> bool:
+        """Whether the last validations, as many as the patience, were no better than an earlier one."""
+        since = len(self.bounds) - 1 - min(range(len(self.bounds)), key=self.bounds.__getitem__, default=0)
+        over = self.config.patience is not None and since >= self.config.patience
+        if over:
+            self.say(f"no better bound in {since} validations: training ends")
+        return over
 
     def _sample(self, model: TextModel, data: Prepared) -> None:
         """Writes some texts, of lengths as training texts have them."""

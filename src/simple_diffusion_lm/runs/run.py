@@ -79,7 +79,7 @@ def say_what_is_cut(config: Config, data: Prepared) -> None:
     share, lost = (beyond > 0).mean(), beyond.sum() / lengths.sum()
     print(
         f"{(beyond > 0).sum():,} lines ({share:.1%}) are longer than {config.crop} tokens: what is beyond, "
-        f"{lost:.1%} of all tokens, is not trained on. --set crop={lengths.max()} takes them whole, in the "
+        f"{lost:.1%} of all tokens, is not trained on. --crop {lengths.max()} takes them whole, in the "
         "memory of batches that long; --stream reads the corpus as running text, and loses nothing",
         file=sys.stderr,
     )
@@ -272,6 +272,8 @@ def run_training(
             log.step(step)
             if progress.step % config.validate_every == 0:
                 signals.leaving_at_once(validate)
+                if log.is_over():
+                    break
             if signals.agreed() or progress.seconds >= pause_at:
                 break
             if progress.step % config.save_every == 0:

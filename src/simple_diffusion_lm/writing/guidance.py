@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..core.denoiser import Batch
-from ..core.generate import Guide, Predict, TextModel
-from ..core.noise import Level, Logits, X
+from ..core.generate import TextModel
+from ..core.noise import Logits
 from ..core.train import Diffusion
 from ..errors import UserError
 
@@ -19,18 +19,6 @@ from ..errors import UserError
 # times exp(score).
 Score = Callable[[Float[Tensor, "B L V"], Bool[Tensor, "B L"]], Float[Tensor, " B"]]
 CERTAIN = 30.0  # the logit of a known token, over zeros for all others
-
-
-def guide_by(score: Score) -> Guide:
-    """As core.generate.sample_text takes it."""
-
-    def wrap(predict: Predict, batch: Batch) -> Predict:
-        def guided(x_t: X, level: Level, x0_prev: X) -> Logits:
-            return raise_score(score, predict(x_t, level, x0_prev), batch)
-
-        return guided
-
-    return wrap
 
 
 def diffusion_of(model: TextModel, ability: str) -> Diffusion:

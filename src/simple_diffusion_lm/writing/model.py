@@ -13,7 +13,7 @@ from ..core.train import Progress
 from ..corpus.prepare import Prepared, is_prepared, open_prepared, prepare
 from ..errors import UserError
 from ..runs.checkpoint import run_of
-from ..runs.config import RECIPES, sized, with_overrides
+from ..runs.config import RECIPES, SIZES, sized, with_settings
 from ..runs.run import about_run, load_run, run_training
 from .blend import blend
 from .guidance import diffusion_of
@@ -229,10 +229,11 @@ def train(
     stream: running text. settings: fields of core.Config, as layers=6 or minutes=5 (20 without a budget).
     Raises UserError for what cannot be trained, and as run_training does.
     """
+    if recipe not in RECIPES or (size is not None and size not in SIZES):
+        known = f"the recipes are {', '.join(RECIPES)}, the sizes {', '.join(SIZES)}"
+        raise UserError(f"no recipe {recipe!r} of size {size!r}: {known}")
     config = RECIPES[recipe]() if size is None else sized(RECIPES[recipe](), size)
-    if not settings.keys() & {"steps", "epochs", "minutes"}:
-        settings["minutes"] = 20.0
-    config = with_overrides(config, {name: str(value) for name, value in settings.items()})
+    config = with_settings(config, settings)
     files = [corpus] if isinstance(corpus, str | Path) else corpus
     if len(files) == 1 and is_prepared(files[0]):
         data = open_prepared(files[0])

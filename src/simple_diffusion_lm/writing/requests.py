@@ -6,6 +6,7 @@ the others: rows of several users may be written together if all else that write
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..core.denoiser import Batch
 from ..core.generate import Frame, Group, Sampling, TextModel
 from ..core.noise import Logits, Mask, make_keys
-from .guidance import Score, diffusion_of, guide_by
+from .guidance import Score, raise_score
 
 Watch = Callable[[Batch, Frame], None]  # called after each step with the texts as they are
 Forbidden = Bool[Tensor, "R V"]  # row r: the tokens that may not be chosen under rule r
@@ -73,14 +74,7 @@ def group_of(rows: Sequence[Row], forbidden: Forbidden, device: torch.device, st
         return logits.masked_fill(forbidden[rule[where]], -torch.inf)
 
     keys = torch.stack([row.key for row in rows]).to(device)
-    return Group(batch_of(rows, device), keys, constrain, strength)
-
-
-def frames_of(model: TextModel, group: Group, sampling: Sampling, guidance: Score | None) -> Iterator[Frame]:
-    """model.sample, with guidance."""
-    if guidance is None:
-        return model.sample(group, sampling)
-    return diffusion_of(model, "can be guided").sample(group, sampling, guide_by(guidance))
+    return Group(batch_of(rows, device), keys, constrain, strength=strength)
 
 
 def write_rows(
@@ -98,7 +92,9 @@ def write_rows(
     model.eval()
     for some in batches_of(rows, batch_size):
         group = group_of(some, forbidden, model.embedding.weight.device, strength)
-        for frame in frames_of(model, group, sampling, guidance):
+        if guidance is not None:
+            group = group._replace(guide=partial(raise_score, guidance))
+        for frame in model.sample(group, sampling):
             if watch is not None:
                 watch(group.batch, frame)
         for row, ids in zip(some, frame.ids.tolist(), strict=True):
