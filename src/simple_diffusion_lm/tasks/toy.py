@@ -11,8 +11,9 @@ twice, it would give a line two derivations. A word that may follow "a" begins w
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -57,14 +58,8 @@ ADJECTIVES = {
 }
 # Where something is done, and why.
 PLACES = (
-    "in the garden",
-    "near the river",
-    "behind the house",
-    "at the market",
-    "in the village",
-    "by the castle",
-    "at school",
-    "under the trees",
+    "in the garden/near the river/behind the house/at the market/in the village/by the castle/at school"
+    "/under the trees"
 )
 FEELINGS = ("happy", "tired", "curious", "lonely", "hungry", "busy", "proud", "sad")
 # What is done to nouns of a category, or to nothing: infinitive/third person/past.
@@ -113,7 +108,9 @@ def options(state: State) -> list[tuple[str, State]]:
         return []
     symbol, rest = state.symbols[0], state._replace(symbols=state.symbols[1:])
     _, tense, number, category, pronoun = state
-    words: Sequence[str] = (symbol,)
+    lists: dict[str, Sequence[str] | None] = {"TIME": TIMES.get(tense), "DETERMINER": DETERMINERS.get(number)}
+    lists |= {"ADJECTIVE": ADJECTIVES.get(category), "PLACE": PLACES.split("/"), "FEELING": FEELINGS}
+    words = lists.get(symbol) or [symbol]
     match symbol:
         case "SHAPE":  # one of all that follow
             starts = [State((), tense, number) for tense in TIMES for number in DETERMINERS]
@@ -133,10 +130,6 @@ def options(state: State) -> list[tuple[str, State]]:
             return [verb_option(verb, goal, rest) for verb, goal in verbs]
         case "PRONOUN" | "POSSESSIVE" | "REFLEXIVE":
             return [(PRONOUNS[symbol][p], rest._replace(pronoun=p)) for p in pronoun.split(" or ")]
-        case "DETERMINER":
-            words = DETERMINERS[number]
-        case "ADJECTIVE":
-            words = ADJECTIVES[category]
         case "AUXILIARY":
             present = "does" if number == "one" else "do"
             words = [{"past": "did", "present": present, "future": "will"}[tense]]
@@ -146,12 +139,6 @@ def options(state: State) -> list[tuple[str, State]]:
             words = [many if pronoun == "they" else one]
         case "before" | "while" if tense == "future":  # "he will eat before he sleeps"
             rest = rest._replace(tense="present")
-        case "TIME":
-            words = TIMES[tense]
-        case "PLACE":
-            words = PLACES
-        case "FEELING":
-            words = FEELINGS
     return [(word, rest) for word in words]
 
 
@@ -215,31 +202,10 @@ class ToyLanguage:
 
     def entropy(self) -> float:
         """The entropy of a line, in nats."""
-        return self._mean(lambda words, among: math.log(among))
-
-    @property
-    def mean_words(self) -> float:
-        """The expected number of words in a line; entropy() / mean_words is in nats per word."""
-        return self._mean(lambda words, among: len(words.split()))
-
-    @property
-    def vocabulary(self) -> list[str]:
-        """All words that occur in lines, sorted."""
 
         @cache
-        def reachable(state: State) -> frozenset[str]:
-            steps = [frozenset(words.split()) | reachable(after) for words, after in options(state)]
-            return frozenset().union(*steps)
-
-        return sorted(reachable(self.start))
-
-    def _mean(self, value: Callable[[str, int], float]) -> float:
-        """The expected sum, along a derivation, of value(words chosen, number of options)."""
-
-        @cache
-        def mean(state: State) -> float:
+        def left(state: State) -> float:
             found = options(state)
-            total = sum(value(words, len(found)) + mean(after) for words, after in found)
-            return total / len(found) if found else 0.0
+            return math.log(len(found)) + fmean(left(after) for _, after in found) if found else 0.0
 
-        return mean(self.start)
+        return left(self.start)
