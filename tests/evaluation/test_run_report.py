@@ -7,8 +7,7 @@ from small_models import small
 
 from simple_diffusion_lm.core.train import Config
 from simple_diffusion_lm.evaluation.likelihood import plain_batches
-from simple_diffusion_lm.evaluation.noise import by_level
-from simple_diffusion_lm.evaluation.run_report import write_report
+from simple_diffusion_lm.evaluation.run_report import by_level, write_report
 from simple_diffusion_lm.runs.config import with_objective
 from simple_diffusion_lm.runs.run import run_training
 from simple_diffusion_lm.writing.model import DiffusionLM

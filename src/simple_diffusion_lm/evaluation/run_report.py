@@ -1,16 +1,23 @@
 """report.html: one or several runs on a page of its own: curves, noise, table, text."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from ..core import Config
+from ..core.data import Batches
 from ..core.denoiser import Batch
 from ..core.generate import Frame, Sampling
-from ..core.noise import make_keys
+from ..core.noise import make_keys, normal, position_times, uniform
+from ..core.train import Diffusion
 from ..corpus.tokenizer import SPACE
 from ..errors import UserError
 from ..runs.checkpoint import run_of, write_atomically
@@ -19,12 +26,15 @@ from ..runs.run import about_run
 from ..writing.model import DiffusionLM
 from ..writing.requests import write_rows
 from ..writing.watching import Onlooker, Shown, evenly
-from .figures import as_svg, frequent_words, noise_figure, table_figure
+from .likelihood import plain_batches
 from .report import pyplot, training_figure
 
 NEIGHBOURS_OF = 24  # of the most frequent whole words
 SHOWN_STEPS = 12  # of writing one text
 SAMPLE_STEPS = 12  # validations whose samples are shown
+ON_THE_MAP = 160  # words of the table
+BINS = 24  # of noise levels
+FEWEST = 20  # positions that make a mean
 
 
 def write_report(runs: Sequence[Path], out: Path) -> None:
@@ -115,3 +125,102 @@ def _way(model: DiffusionLM) -> list[tuple[int, list[Shown]]]:
 
     list(write_rows(model.model, [row], model.forbidden(), Sampling(), watch=watch))
     return evenly(list(enumerate(frames, start=1)), SHOWN_STEPS)
+
+
+def noise_figure(seen: Sequence[tuple[Path, DiffusionLM]]) -> Any:
+    """The schedule, and what is known at each level. Of models with noise."""
+    figure, (schedule, *known) = pyplot().subplots(1, 3, figsize=(14, 3.6), layout="constrained")
+    for number, (run, model) in enumerate(seen):
+        network: Any = model.model
+        if not hasattr(network, "schedule"):
+            continue
+        style, t = {"color": f"C{number}"}, torch.linspace(0, 1, 101)
+        schedule.plot(t, network.schedule(t.to(network.embedding.weight.device)).log_snr.cpu(), **style)
+        try:
+            data = DiffusionLM.trained_on(run)
+        except UserError:
+            for axis in known:
+                axis.text(0.5, 0.5, "its corpus is not here", ha="center", transform=axis.transAxes)
+            continue
+        held_out = data.valid if len(data.valid) else data.train
+        log_snr, *figures = by_level(network, plain_batches(model, held_out))
+        for axis, together, alone in zip(known, figures[:2], figures[2:], strict=True):
+            axis.plot(log_snr, together, **style)
+            axis.plot(log_snr, alone, linestyle=":", **style)
+    schedule.set(title="the schedule", xlabel="time t", ylabel="log-SNR")
+    for axis, what in zip(known, ("cross-entropy", "accuracy"), strict=True):
+        axis.set(title=f"{what} (dotted: token alone)", xlabel="log-SNR")
+    return figure
+
+
+def table_figure(model: DiffusionLM) -> Any:
+    """The table in two dimensions (principal components), and the norms of its rows."""
+    table = model.model.embedding.table.detach().float().cpu()
+    settings = {"figsize": (14, 7), "layout": "constrained", "width_ratios": [4, 1]}
+    figure, (plane, norms) = pyplot().subplots(1, 2, **settings)
+    centred = table - table.mean(0)
+    flat = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
+    plane.scatter(*flat.T, s=3, color="0.8")
+    for i, word in list(frequent_words(model).items())[:ON_THE_MAP]:
+        plane.annotate(word, tuple(flat[i].tolist()), fontsize=7, ha="center")
+    plane.set(title=f"the table, two of its {table.shape[1]} dimensions", xticks=[], yticks=[])
+    norms.hist(table.norm(dim=-1).tolist(), bins=40, color="C0")
+    norms.set(title="norms of its rows")
+    return figure
+
+
+def frequent_words(model: DiffusionLM) -> dict[int, str]:
+    """Ids and whole words; a SentencePiece vocabulary begins with what was merged first."""
+    pieces = enumerate(model.pieces)
+    return {i: piece[1:] for i, piece in pieces if piece.startswith(SPACE) and piece[1:].isalpha()}
+
+
+def as_svg(figure: Any) -> str:
+    """The figure as SVG with its text as text; closes it."""
+    plt, content = pyplot(), io.StringIO()
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}), catch_warnings():
+        simplefilter("ignore")  # a font here may lack what the reader's has
+        figure.savefig(content, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    return "<svg" + content.getvalue().partition("<svg")[2]
+
+
+class ByLevel(NamedTuple):
+    """Figures of positions at a noise level, as means over those whose log-SNR is near it.
+
+    `alone` is of each token read off its own x_t, and knows nothing of its neighbours.
+    """
+
+    log_snr: list[float]
+    nats: list[float]  # cross-entropy of the tokens
+    accuracy: list[float]
+    nats_alone: list[float]
+    accuracy_alone: list[float]
+
+
+@torch.no_grad()
+def by_level(model: Diffusion, batches: Batches, *, examples: int = 256, draws: int = 16) -> ByLevel:
+    """Measures the model on held-out texts, at the levels that it is trained and sampled at."""
+    model.eval()
+    device = model.embedding.weight.device
+    columns = []
+    for numbers in batches.spread(examples):
+        text = batches.batch(0, numbers).each(lambda x: x.to(device))
+        x0, length = model.embedding(text.ids), text.ids.shape[1]
+        order = uniform(make_keys(0, text.number), length).float()
+        for draw in range(draws):
+            t = (text.place + (draw + 0.5) / draws) % 1
+            times = position_times(t, order, text.free, model.config.stagger)
+            batch, level = text.where_clean(times), model.schedule(times[..., None])
+            x_t = level.add_noise(x0, normal(make_keys(draw, text.number), length, model.embedding.dim))
+            logits = model(x_t, level, torch.zeros_like(x_t), batch).logits
+            ids, here = text.ids[batch.free], level.at(batch.free)
+            figures = [here.log_snr.squeeze(-1)]
+            for said in (logits, model.posterior_logits(x_t[batch.free], here)):
+                figures += [F.cross_entropy(said, ids, reduction="none"), (said.argmax(-1) == ids).float()]
+            columns.append(torch.stack(figures).cpu().double())
+    rows = torch.cat(columns, 1)
+    edges = torch.linspace(rows[0].min().item(), rows[0].max().item() + 1e-6, BINS + 1).double()
+    place = torch.searchsorted(edges, rows[0], right=True) - 1
+    count = torch.bincount(place, minlength=BINS)
+    return ByLevel(*((torch.bincount(place, row, BINS) / count)[count > FEWEST].tolist() for row in rows))
