@@ -154,18 +154,15 @@ def noise_figure(seen: Sequence[tuple[Path, DiffusionLM]]) -> Any:
 
 
 def table_figure(model: DiffusionLM) -> Any:
-    """The table in two dimensions (principal components), and the norms of its rows."""
+    """The table in two dimensions (principal components)."""
     table = model.model.embedding.table.detach().float().cpu()
-    settings = {"figsize": (14, 7), "layout": "constrained", "width_ratios": [4, 1]}
-    figure, (plane, norms) = pyplot().subplots(1, 2, **settings)
+    figure, plane = pyplot().subplots(figsize=(11, 7), layout="constrained")
     centred = table - table.mean(0)
     flat = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
     plane.scatter(*flat.T, s=3, color="0.8")
     for i, word in list(frequent_words(model).items())[:ON_THE_MAP]:
         plane.annotate(word, tuple(flat[i].tolist()), fontsize=7, ha="center")
     plane.set(title=f"the table, two of its {table.shape[1]} dimensions", xticks=[], yticks=[])
-    norms.hist(table.norm(dim=-1).tolist(), bins=40, color="C0")
-    norms.set(title="norms of its rows")
     return figure
 
 

@@ -128,7 +128,8 @@ class Log:
         """The averaged model's bound on held-out text, its table's health, and some samples."""
         step, model = self.state.progress.step, checkpoint.model_of(self.about)
         model.load_state_dict(checkpoint.model_tensors(self.state))
-        device, values = model.embedding.weight.device, spread(model.embedding.table.detach())
+        device, nearest = model.embedding.weight.device, mean_nearest(model.embedding.table.detach())
+        values = {"nearest_mean": nearest}
         message = f"step {step}:"
         if held_out is not None:
             chosen = held_out.spread(VALIDATION_EXAMPLES)
@@ -145,7 +146,7 @@ class Log:
             values |= self.bound[1]
             message += f" held-out nats/token <= {found.total:.3f} ± {found.error:.3f}"
         self._write("valid", values)
-        self.say(f"{message}; nearest rows {values['nearest_mean']:.2f} apart on average")
+        self.say(f"{message}; nearest rows {nearest:.2f} apart on average")
         if self.config.samples:
             self._sample(model, data)
 
@@ -190,18 +191,15 @@ class Log:
             file.write(json.dumps({"kind": kind, **place, **values}) + "\n")
 
 
-def spread(table: Table) -> dict[str, Any]:
-    """How far the rows of a table are from zero and from each other: its health.
+def mean_nearest(table: Table) -> float:
+    """How far the rows of a table are from the nearest other one, on average: its health.
 
-    A nearest neighbour at 0.05 sqrt(D) or less is collapse; random rows are near sqrt(2 D) apart.
+    0.05 sqrt(D) or less is collapse; random rows are near sqrt(2 D) apart.
     """
-    norms, some = table.norm(dim=-1), torch.arange(0, len(table), -(-len(table) // PROBED))
+    some = torch.arange(0, len(table), -(-len(table) // PROBED))
     distance = torch.cdist(table[some], table)
     distance[torch.arange(len(some)), some] = torch.inf  # of a row from itself
-    nearest = distance.amin(dim=-1)
-    found = {"norm_mean": norms.mean(), "norm_deviation": norms.std()}
-    found |= {"nearest_mean": nearest.mean(), "nearest_min": nearest.min()}
-    return {name: value.item() for name, value in found.items()}
+    return distance.amin(dim=-1).mean().item()
 
 
 def read_metrics(run: Path, kind: str) -> list[dict[str, Any]]:
