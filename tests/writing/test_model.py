@@ -235,10 +235,11 @@ def test_many_lines_are_written_some_at_a_time_and_are_the_same(model, monkeypat
 
 def generate(run):
     model = DiffusionLM.from_pretrained(run)
-    return model.generate(5, candidates=2, steps=4, seed=3)
+    return model.generate(5, candidates=2, steps=4, seed=3), list(model.unfold(steps=4))
 
 
 def test_processes_share_the_texts_and_all_have_them(toy_run):
+    """A text that is watched is not shared: each writes all of it."""
     assert on_processes(2, generate, toy_run) == [generate(toy_run)] * 2
 
 

@@ -11,8 +11,7 @@ from typing import Annotated
 import numpy as np
 
 from ..core import Config
-from ..core.denoiser import Batch
-from ..core.generate import Frame, Sampling
+from ..core.generate import Sampling
 from ..corpus.prepare import Prepared, prepare
 from ..devices.processes import alone
 from ..errors import UserError
@@ -24,7 +23,7 @@ from ..runs.run import run_training
 from ..tasks.sudoku import Sudoku, template
 from ..tasks.toy import ToyLanguage
 from ..writing.model import DiffusionLM
-from ..writing.watching import Onlooker
+from ..writing.watching import evenly
 from .options import one_of
 
 LINES, VOCAB_SIZE = 60_000, 640
@@ -89,13 +88,8 @@ class Demo:
         run_training(config, sudoku_data(sudoku, run / "corpus"), run)
         model = DiffusionLM.from_pretrained(run)
         puzzle, _ = sudoku.puzzle(np.random.default_rng(1))
-        onlooker, shown = Onlooker(model), [sudoku.text(puzzle)]
-
-        def watch(batch: Batch, frame: Frame) -> None:
-            shown.append("".join(token.text for token in onlooker(batch, frame)[0]).strip())
-
-        model.infill([template(shown[0])], candidates=1, watch=watch, **asdict(SURE))
-        kept = [shown[round(i * (len(shown) - 1) / 4)] for i in range(5)]
+        text = sudoku.text(puzzle)
+        kept = evenly([text, *model.unfold(template(text), **asdict(SURE))], 5)
         print(f"\nA puzzle, and what the model says after each quarter of {SURE.steps} passes:")
         for row in zip(*(grid.strip("|").split("|") for grid in kept), strict=True):
             print("   " + "   ".join(" ".join(cells) for cells in row))

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from warnings import catch_warnings, simplefilter
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jinja2 import Environment, PackageLoader
@@ -14,8 +13,6 @@ from markupsafe import Markup
 
 from ..core import Config
 from ..core.data import Batches
-from ..core.denoiser import Batch
-from ..core.generate import Frame, Sampling
 from ..core.noise import make_keys, normal, position_times, uniform
 from ..core.train import Diffusion
 from ..corpus.tokenizer import SPACE
@@ -24,8 +21,7 @@ from ..runs.checkpoint import run_of, write_atomically
 from ..runs.log import read_metrics
 from ..runs.run import about_run
 from ..writing.model import DiffusionLM
-from ..writing.requests import write_rows
-from ..writing.watching import Onlooker, Shown, evenly
+from ..writing.watching import evenly
 from .likelihood import plain_batches
 from .report import pyplot, training_figure
 
@@ -57,7 +53,7 @@ def write_report(runs: Sequence[Path], out: Path) -> None:
         figures={name: Markup(as_svg(figure)) for name, figure in figures.items()},
         neighbours=_neighbours(model),
         samples=_samples(run),
-        way=_way(model),
+        way=evenly(list(enumerate(model.unfold().steps, start=1)), SHOWN_STEPS),
     )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -111,20 +107,6 @@ def _samples(run: Path) -> list[tuple[str, list[str]]]:
         step, _, text = line.removeprefix("step ").partition("\t")
         by_step.setdefault(step, []).append(text)
     return evenly(list(by_step.items()), SAMPLE_STEPS)
-
-
-def _way(model: DiffusionLM) -> list[tuple[int, list[Shown]]]:
-    """One text from noise to the end: (step, its tokens), some steps of it."""
-    onlooker, frames = Onlooker(model), list[list[Shown]]()
-    # Not by model.write: other processes, if there are any, are not here.
-    encoded, widths = model.choose_lengths(model.request(), np.random.default_rng(0), 0.5)
-    row = encoded.row(widths, model.end, 0, make_keys(0))
-
-    def watch(batch: Batch, frame: Frame) -> None:
-        frames.extend(onlooker(batch, frame).values())
-
-    list(write_rows(model.model, [row], model.forbidden(), Sampling(), watch=watch))
-    return evenly(list(enumerate(frames, start=1)), SHOWN_STEPS)
 
 
 def noise_figure(seen: Sequence[tuple[Path, DiffusionLM]]) -> Any:

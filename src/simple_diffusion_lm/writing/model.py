@@ -141,7 +141,15 @@ class DiffusionLM(Writer):
         """A text, or a template being filled, at each step out of the noise: see watching.Unfolding."""
         onlooker, steps = Onlooker(self), list[list[Shown]]()
         sampling, others = split({**options, "watch": lambda *seen: steps.extend(onlooker(*seen).values())})
-        list(self.write([Request.of(template)], 1, (), seed_of(seed), sampling, **others))
+        check(sampling)
+        if others.get("guidance"):
+            diffusion_of(self.model, "can be guided")
+
+        def run(rows: list[Row]) -> dict[int, list[int]]:
+            """Not self.run: where there are several processes, one alone may want to see this."""
+            return dict(self.write_rows(rows, self.forbidden(), sampling, **others))
+
+        self._attempt({0: Request.of(template)}, 1, (seed_of(seed), 0), None, run)
         return Unfolding(steps)
 
     def request(self, length: Gap | None = None, must: Sequence[str] = ()) -> Request:
