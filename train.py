@@ -55,7 +55,7 @@ def configuration(flags: argparse.Namespace) -> Config:
         raise UserError("-ld must be 0: layers are not dropped any more")
     batch_tokens = numbers["batch_size"] * numbers["crop"]
     fixed = {"batch_tokens": batch_tokens, "optimizer": "adamw", "heads": 8, "dropout_from": 0}
-    return replace(RECIPES["original"](), **fixed, **numbers)
+    return replace(RECIPES["original"], **fixed, **numbers)
 
 
 def train() -> None:

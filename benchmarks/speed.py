@@ -37,7 +37,7 @@ from simple_diffusion_lm.devices.processes import pick_device
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.evaluation.compare import CONTENDERS
 from simple_diffusion_lm.runs.compiling import compile_layers
-from simple_diffusion_lm.runs.config import sized
+from simple_diffusion_lm.runs.config import SIZES
 from simple_diffusion_lm.runs.run import begin, make_batches
 from simple_diffusion_lm.tasks.toy import ToyLanguage
 from simple_diffusion_lm.writing.model import DiffusionLM
@@ -145,8 +145,7 @@ class Training:
 
 def config_of(name: str, size: str) -> Config:
     """A contender at a size; "smoke" is a size too."""
-    config = CONTENDERS[name]
-    return replace(config, **SMOKE_SIZE) if size == "smoke" else sized(config, size)
+    return replace(CONTENDERS[name], **(SMOKE_SIZE if size == "smoke" else SIZES[size]))
 
 
 def measure_training(

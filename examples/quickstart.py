@@ -19,7 +19,7 @@ def main(out: Path, steps: int) -> None:
     corpus.write_text("\n".join(ToyLanguage().lines(5_000, seed=0)) + "\n")
 
     data = prepare([corpus], out / "prepared")
-    run_training(replace(RECIPES["modern"](), steps=steps), data, out / "run")
+    run_training(replace(RECIPES["modern"], steps=steps), data, out / "run")
 
     model = DiffusionLM.from_pretrained(out / "run")
     for line in model.generate(5, seed=1):

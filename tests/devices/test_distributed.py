@@ -23,7 +23,7 @@ from simple_diffusion_lm.corpus.prepare import open_prepared
 from simple_diffusion_lm.devices.distributed import divided_loss
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.runs import checkpoint
-from simple_diffusion_lm.runs.config import original, with_objective
+from simple_diffusion_lm.runs.config import RECIPES, with_objective
 from simple_diffusion_lm.runs.run import begin, make_batches, run_training
 from simple_diffusion_lm.runs.signals import Stop
 
@@ -68,7 +68,7 @@ CASES = {
     "modern, one idle": (adamw(Config(), batch_size=3, accumulate=2), 4, False),
     "modern, sharded": (adamw(Config()), 2, True),
     "modern, sharded, one idle": (adamw(Config(), batch_size=3), 4, True),
-    "original": (adamw(original()), 2, False),
+    "original": (adamw(RECIPES["original"]), 2, False),
     "masked": (adamw(with_objective(Config(), "masked")), 2, False),
     "masked, one idle": (adamw(with_objective(Config(), "masked"), batch_size=3), 4, False),
     "autoregressive": (adamw(with_objective(Config(), "autoregressive")), 2, True),

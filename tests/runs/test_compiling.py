@@ -12,7 +12,7 @@ from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.core.denoiser import Batch
 from simple_diffusion_lm.core.loss import Draws
 from simple_diffusion_lm.runs.compiling import compile_layers
-from simple_diffusion_lm.runs.config import original, with_objective
+from simple_diffusion_lm.runs.config import RECIPES, with_objective
 
 # torch's own, of what its compiler imports.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -50,18 +50,18 @@ def test_without_a_compiler_one_line_says_so(monkeypatch, capsys, tmp_path):
     torch.testing.assert_close(losses(model), losses(plain), atol=0, rtol=0)
 
 
-RECIPES = {"modern": Config(), "original": original(), "masked": with_objective(Config(), "masked")}
+CONFIGS = {**RECIPES, "masked": with_objective(Config(), "masked")}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_compiled_layers_have_the_same_losses_and_gradients(name):
     """In a process of its own: what checks shapes in tests is not to be compiled."""
     subprocess.run([sys.executable, __file__, name], check=True, env={**os.environ, **PATH})
 
 
 def compare(name):
-    config = small(RECIPES[name], minutes=20.0)
+    config = small(CONFIGS[name], minutes=20.0)
     model, plain = model_of(config), model_of(config)
     names = list(model.state_dict())
     assert compile_layers(config, model)

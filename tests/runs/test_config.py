@@ -4,15 +4,7 @@ import pytest
 
 from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.errors import UserError
-from simple_diffusion_lm.runs.config import (
-    RECIPES,
-    SIZES,
-    check,
-    original,
-    sized,
-    with_objective,
-    with_settings,
-)
+from simple_diffusion_lm.runs.config import RECIPES, SIZES, check, with_objective, with_settings
 
 FINE = Config(steps=10)
 
@@ -20,7 +12,7 @@ FINE = Config(steps=10)
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("size", SIZES)
 def test_every_recipe_is_sound_at_every_size(recipe, size):
-    check(replace(sized(RECIPES[recipe](), size), steps=1))
+    check(replace(RECIPES[recipe], **SIZES[size], steps=1))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +68,7 @@ def test_settings_that_are_none_are_refused(settings, words):
 
 
 def test_original_is_the_documents_system():
-    config = original()
+    config = RECIPES["original"]
     assert (config.regress, config.posterior, config.normaliser) == (True, False, "layer_norm")
     assert (config.stagger, config.schedule, config.mse_weight) == (0.0, "cosine", 1.0)
     assert (config.cond_rate, config.span_share) == (0.1, 0.0)

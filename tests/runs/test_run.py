@@ -30,7 +30,7 @@ def metrics(run):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_does(recipe, budget, toy_data, tmp_path):
     """As a recipe ships: self-conditioning, its schedule and Muon; a new epoch and dropout too."""
-    config = small(RECIPES[recipe](), **budget, dropout=0.1, dropout_from=1, samples=1, batch_tokens=4096)
+    config = small(RECIPES[recipe], **budget, dropout=0.1, dropout_from=1, samples=1, batch_tokens=4096)
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     run_training(config, toy_data, whole, quiet=True)
     run_training(replace(config, save_every=4), toy_data, halves, quiet=True)

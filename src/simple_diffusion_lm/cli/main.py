@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ from ..devices.processes import alone
 from ..evaluation.compare import CONTENDERS, run_compare
 from ..evaluation.evaluate import evaluate_run
 from ..evaluation.report import evaluation_table, likelihood_lines, puzzle_table
-from ..runs.config import SIZES, sized
+from ..runs.config import SIZES
 from .demo import Demo, toy_data
 from .exits import exit_cleanly
 from .options import SamplingOptions, Settings, TextOptions, one_of
@@ -77,7 +77,7 @@ class Compare(TextOptions):
         tables = run_compare(
             self.open(self.corpus, self.out) if self.corpus else toy_data(self.out),
             self.out,
-            contenders={name: sized(CONTENDERS[name], self.size) for name in self.contenders},
+            contenders={name: replace(CONTENDERS[name], **SIZES[self.size]) for name in self.contenders},
             seeds=range(self.seed, self.seed + self.seeds),
             examples=self.examples,
             samples=self.lines,

@@ -13,7 +13,7 @@ from ..devices.processes import on_rank_0
 from ..errors import UserError
 from ..evaluation.run_report import write_report
 from ..runs import checkpoint
-from ..runs.config import RECIPES, SIZES, check, sized, with_objective, with_settings
+from ..runs.config import RECIPES, SIZES, check, with_objective, with_settings
 from ..runs.run import about_run, check_free, run_training
 from .options import Settings, TextOptions, one_of
 
@@ -61,9 +61,9 @@ class Train(TextOptions):
 
     def configured(self) -> Config:
         """What the flags say. With --finetune-from, self.tokenizer is its run's from then on."""
-        config = with_objective(RECIPES[self.recipe](), self.settings.get("objective", Config.objective))
+        config = with_objective(RECIPES[self.recipe], self.settings.get("objective", Config.objective))
         if self.size is not None:
-            config = sized(config, self.size)
+            config = replace(config, **SIZES[self.size])
         if other := self.finetune_from or self.config:
             flag = "--finetune-from" if self.finetune_from else "--config"
             own = ("recipe", "size") + ("tokenizer", "vocab_size") * bool(self.finetune_from)

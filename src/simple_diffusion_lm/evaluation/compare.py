@@ -41,9 +41,7 @@ from .report import comparison_tables, plot_comparison
 from .samples import Reference, sample_metrics
 
 # The recipes, and the default trunk with every other objective.
-CONTENDERS = {name: recipe() for name, recipe in RECIPES.items()} | {
-    name: with_objective(Config(), name) for name in MODELS if name != Config().objective
-}
+CONTENDERS = RECIPES | {name: with_objective(Config(), name) for name in MODELS if name != Config().objective}
 TURNS = 5  # in which each trains, so that other load hits all alike; each of a minute or more
 TEMPERATURES = (0.7, 0.55, 0.85, 1.0)  # the first is that of the table of samples,
 STEPS = (64, 32, 16, 8, 4, 2, 1)  # and the first of these

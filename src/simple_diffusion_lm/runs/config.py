@@ -16,17 +16,11 @@ BUDGETS = ("steps", "epochs", "minutes")
 MAY_CHANGE = (*BUDGETS, "patience", "samples", "validate_every", "save_every", "compile")
 
 
-def modern() -> Config:
-    """The default, and the best known: the defaults of core.Config."""
-    return Config()
-
-
-def original() -> Config:
-    """The document's system: x0 from a linear head, MSE and cross-entropy, all positions at one level.
-
-    The optimiser's numbers are modern's, so that the two compare as systems.
-    """
-    return Config(
+RECIPES = {
+    "modern": Config(),  # the default, and the best known
+    # The document's system: x0 from a linear head, MSE and cross-entropy, all positions at one level. The
+    # optimiser's numbers are modern's, so that the two compare as systems.
+    "original": Config(
         width=0,
         normaliser="layer_norm",
         cooccurrence=False,
@@ -39,10 +33,8 @@ def original() -> Config:
         self_cond_from=0.0,
         cond_rate=0.1,
         span_share=0.0,
-    )
-
-
-RECIPES: dict[str, Callable[[], Config]] = {"modern": modern, "original": original}
+    ),
+}
 
 # Width, depth, learning rate and batch go together. Parameters without the two vocabulary tables: about
 # 0.8, 3.2, 25 and 85 million. The first two were measured for quality (docs/log.md). The learning rates
@@ -54,11 +46,6 @@ SIZES: dict[str, dict[str, Any]] = {
     "base": {"model_dim": 512, "layers": 8, "heads": 8, "learning_rate": 1.5e-3, "batch_tokens": 8192},
     "large": {"model_dim": 768, "layers": 12, "heads": 12, "learning_rate": 1e-3, "batch_tokens": 8192},
 }
-
-
-def sized(config: Config, size: str) -> Config:
-    """The configuration at one of SIZES."""
-    return replace(config, **SIZES[size])
 
 
 def with_objective(config: Config, objective: str) -> Config:

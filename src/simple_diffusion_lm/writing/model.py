@@ -13,7 +13,7 @@ from ..core.train import Progress
 from ..corpus.prepare import Prepared, is_prepared, open_prepared, prepare
 from ..errors import UserError
 from ..runs.checkpoint import run_of
-from ..runs.config import RECIPES, SIZES, sized, with_settings
+from ..runs.config import RECIPES, SIZES, with_settings
 from ..runs.run import about_run, load_run, run_training
 from .blend import blend
 from .guidance import diffusion_of
@@ -240,8 +240,7 @@ def train(
     if recipe not in RECIPES or (size is not None and size not in SIZES):
         known = f"the recipes are {', '.join(RECIPES)}, the sizes {', '.join(SIZES)}"
         raise UserError(f"no recipe {recipe!r} of size {size!r}: {known}")
-    config = RECIPES[recipe]() if size is None else sized(RECIPES[recipe](), size)
-    config = with_settings(config, settings)
+    config = with_settings(RECIPES[recipe], (SIZES[size] if size else {}) | settings)
     files = [corpus] if isinstance(corpus, str | Path) else corpus
     if len(files) == 1 and is_prepared(files[0]):
         data = open_prepared(files[0])
