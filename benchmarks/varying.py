@@ -117,7 +117,7 @@ class Vary:
         measure.write_results(self.out, results)
         lines = example_texts(model, data.valid, self.count)
         train = reference_texts(model, data.train)
-        reference = Reference.of(train, lines)
+        reference = Reference(train, lines)
         words = [word for line in train[: 100 * self.count] for word in line.split()]
         results["varied"] = varied(model, lines, words, reference)
         print(measure.shown(results["varied"]))

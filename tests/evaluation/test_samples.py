@@ -11,7 +11,7 @@ from simple_diffusion_lm.evaluation.samples import Reference, sample_metrics, se
 from simple_diffusion_lm.tasks.toy import ToyLanguage
 
 TRAIN = ToyLanguage().lines(2000, seed=0)
-REFERENCE = Reference.of(TRAIN, ToyLanguage().lines(300, seed=1))
+REFERENCE = Reference(TRAIN, ToyLanguage().lines(300, seed=1))
 
 
 def test_real_lines_shuffled_lines_and_one_safe_line_differ():
@@ -54,7 +54,7 @@ def test_self_bleu_is_of_a_line_against_the_others_only():
 
 def test_the_toy_language_is_recognised_and_nothing_else_is():
     assert REFERENCE.toy is not None
-    other = Reference.of(["a man ."] * 50, ["a man in a red shirt ."] * 50)
+    other = Reference(["a man ."] * 50, ["a man in a red shirt ."] * 50)
     assert other.toy is None
     metrics = sample_metrics(["a man in a shirt ."] * 12, other)
     assert metrics.grammatical is None
@@ -70,7 +70,7 @@ def test_lines_of_single_words_are_measured_by_their_characters():
     names = [
         "".join(parts) for parts in product(("Da", "Be", "Al", "Jo"), ("li", "ve", "ra"), ("s", "el", "on"))
     ]
-    reference = Reference.of(names * 5, names)
+    reference = Reference(names * 5, names)
     metrics, shuffled = (
         sample_metrics(lines, reference) for lines in (names, shuffled_words(names, reference.split))
     )
@@ -78,4 +78,4 @@ def test_lines_of_single_words_are_measured_by_their_characters():
     assert metrics.ngram_perplexity < 0.5 * shuffled.ngram_perplexity
     assert metrics.entropy == pytest.approx(shuffled.entropy)
     assert all(v is None or math.isfinite(v) for v in asdict(metrics).values())
-    assert Reference.of(["one two", "three"] * 9, ["four five"]).split is str.split
+    assert Reference(["one two", "three"] * 9, ["four five"]).split is str.split

@@ -87,7 +87,7 @@ def run_compare(
         model = DiffusionLM.from_pretrained(out / name)
         if reference is None:
             valid = example_texts(model, measuring, samples)
-            reference = Reference.of(reference_texts(model, data.train), valid, reader)
+            reference = Reference(reference_texts(model, data.train), valid, reader)
             results["lines"] = {k: dataclasses.asdict(v) for k, v in real_rows(reference).items()}
         print(f"measuring {name}", file=sys.stderr)
         measured = measure(model, measuring, reference, examples, samples, steps, orders)

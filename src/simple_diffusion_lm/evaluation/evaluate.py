@@ -71,7 +71,7 @@ def evaluate_run(
     if not samples:
         return Evaluation(result, {}, [])
     train = reference_texts(model, DiffusionLM.trained_on(run).train)
-    reference = Reference.of(train, real, reader)
+    reference = Reference(train, real, reader)
     lines = model.generate(samples, seed=seed, **asdict(sampling))
     rows = {**real_rows(reference), "samples": sample_metrics(lines, reference)}
     sudoku = sudoku_of(real)

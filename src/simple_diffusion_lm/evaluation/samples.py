@@ -20,29 +20,22 @@ SELF_BLEU_LINES = 200  # its cost is the square of their number
 NEEDS = "sample metrics need sacrebleu: pip install 'simple-diffusion-lm[eval]'"
 
 
-@dataclass(frozen=True)
 class Reference:
-    """What samples are held against: the training part, and held-out lines."""
+    """What samples are held against: the training part, and held-out lines.
 
-    train_lines: set[str]
-    split: Split  # a line to its words; to its characters where lines are single words (units_of)
-    four_grams: set[tuple[str, ...]]  # all runs of four words in the training part
-    judge: KneserNey  # the n-gram judge of the training part,
-    reversed_judge: KneserNey  # and that of its lines read backwards
-    valid: Sequence[str]
-    toy: ToyLanguage | None  # where the corpus is the toy language, which judges exactly
-    autoregressive: AutoregressiveJudge | None = None
+    valid: held-out lines. autoregressive: a model that judges too, if there is one.
+    """
 
-    @classmethod
-    def of(
-        cls, train: Sequence[str], valid: Sequence[str], judge: AutoregressiveJudge | None = None
-    ) -> "Reference":
-        language = ToyLanguage()
-        toy = language if all(map(language.is_grammatical, valid[:100])) else None
-        split = units_of(train)
-        four_grams = set(_grams(map(split, train), 4))
-        forwards, backwards = (KneserNey(train, reverse=reverse, split=split) for reverse in (False, True))
-        return cls(set(train), split, four_grams, forwards, backwards, valid, toy, judge)
+    def __init__(
+        self, train: Sequence[str], valid: Sequence[str], autoregressive: AutoregressiveJudge | None = None
+    ) -> None:
+        self.train_lines, self.valid, self.autoregressive = set(train), valid, autoregressive
+        self.split = split = units_of(train)
+        self.four_grams = set(_grams(map(split, train), 4))  # all runs of four words in the training part
+        self.judge = KneserNey(train, split=split)  # the n-gram judge of the training part,
+        self.reversed_judge = KneserNey(train, reverse=True, split=split)  # and that of its lines backwards
+        language = ToyLanguage()  # which judges its own lines exactly
+        self.toy = language if all(map(language.is_grammatical, valid[:100])) else None
 
 
 @dataclass(frozen=True)
