@@ -79,7 +79,9 @@ class TokenPredictor(TextModel):
     @torch.no_grad()
     def bound(self, batch: Batch, u: PerText, keys: Keys) -> Bound:
         """All of it is reconstruction: there is no noise."""
-        return Bound.of_tokens(self.draw_bound(batch, u, keys).by_text, batch.free.sum(1))
+        nats = self.draw_bound(batch, u, keys).by_text
+        nothing = torch.zeros_like(nats)
+        return Bound(nothing, nothing, nats, batch.free.sum(1))
 
 
 def with_condition(shown: Shown, cond: Float[Tensor, "B L_or_1 C"] | None) -> Float[Tensor, "B L _"]:

@@ -33,11 +33,6 @@ class Bound(NamedTuple):
     reconstruction: PerText
     tokens: Int[Tensor, " B"]
 
-    @classmethod
-    def of_tokens(cls, nats: PerText, tokens: Int[Tensor, " B"]) -> "Bound":
-        """Of a model that predicts tokens without noise: all of it is reconstruction."""
-        return cls(torch.zeros_like(nats), torch.zeros_like(nats), nats, tokens)
-
     @property
     def total(self) -> PerText:
         """Nats a text: an upper bound of -log p, in expectation over the noise."""
