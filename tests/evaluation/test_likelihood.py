@@ -76,7 +76,7 @@ def test_where_positions_are_noised_one_after_the_other_there_are_more_draws(mod
     corpus = toy_data.train
     tokens = round((corpus.offsets[-1] / len(corpus)).item())
     for stagger, draws in ((0.0, 8), (8.0, tokens)):
-        model.config = replace(model.config, stagger=stagger)
+        model.model.config = replace(model.config, stagger=stagger)
         assert recorded(model, corpus, examples=20)[0].shape == (20, draws)
     assert tokens > 8
     model.model.writes_length = True  # an exact likelihood has nothing to draw
@@ -87,7 +87,7 @@ def test_runs_of_every_seed_are_measured_on_the_same_windows(model, toy_data):
     model.stream = True
     windows = set()
     for seed in range(3):
-        model.config = replace(model.config, seed=seed)
+        model.model.config = replace(model.config, seed=seed)
         windows.add(tuple(plain_batches(model, toy_data.train).example(0, 0)))
     assert len(windows) == 1
 
@@ -108,7 +108,7 @@ def test_measuring_keeps_no_batch(model, toy_data, monkeypatch):
     batch_of = Batches.batch
     monkeypatch.setattr(Batches, "batch", counted)
     monkeypatch.setattr(model.model, "bound", cost)
-    model.config = replace(model.config, batch_tokens=64)
+    model.model.config = replace(model.config, batch_tokens=64)
     likelihood(model, toy_data.valid, draws=1)
     assert len(made) > 5
     assert max(alive) <= 2

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from . import Config
 from .bound import Bound
 from .data import Tokenizer
 from .denoiser import Batch, Denoiser
@@ -67,6 +68,7 @@ class TextModel(nn.Module, ABC):
 
     writes_length = False  # it ends its texts itself: their length cannot be prescribed
     is_guided = False  # sample() asks a group's guide
+    config: Config
     embedding: TokenEmbedding
 
     @abstractmethod

@@ -123,7 +123,6 @@ def halves(corpus: Corpus) -> tuple[Corpus, Corpus]:
 
 def orders_of(model: DiffusionLM) -> Sequence[str | None]:
     """The orders in which it can write; None where it has no choice: from left to right, or all at once."""
-    assert model.config is not None  # it has a run
     all_at_once = hasattr(model.model, "schedule") and model.config.stagger == 0
     return (None,) if model.model.writes_length or all_at_once else ORDERS
 
@@ -141,7 +140,6 @@ def measure(
     time, figures. Of a model that writes from left to right the passes are its tokens."""
     counts = steps[:1] if model.model.writes_length else steps
     own_orders = [order for order in orders_of(model) if order is None or order in orders]
-    assert model.config is not None  # it has a run
     points: list[dict[str, Any]] = []
     passes: list[int] = []  # a text with nothing to predict needs none
     shown: list[str] = []

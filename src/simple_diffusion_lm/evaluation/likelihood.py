@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..core import Config
 from ..core.bound import Bound, HeldOut, held_out_bound
 from ..core.data import Batches, Corpus
 from ..core.denoiser import Batch
@@ -70,7 +69,7 @@ def likelihood(
         draws = 1
     elif draws is None:
         tokens = round(batches.lengths().mean())
-        draws = max(8, tokens) if (model.config or Config()).stagger > 0 else 8
+        draws = max(8, tokens) if model.config.stagger > 0 else 8
     chosen = batches.spread(examples)
     made = (batches.batch(0, numbers).each(lambda x: x.to(device)) for numbers in chosen)
     with tqdm(total=draws * len(chosen), desc="measuring", disable=None) as bar:
@@ -90,7 +89,7 @@ def likelihood(
 
 def plain_batches(model: DiffusionLM, corpus: Corpus) -> Batches:
     """The texts of a corpus, cut as in training, with nothing given."""
-    config = replace(model.config or Config(), seed=0, crop=model.longest)  # the same windows for every run
+    config = replace(model.config, seed=0, crop=model.longest)  # the same windows for every run
     return Batches(config, corpus, model.tokenizer.pad_id, model.stream, masks=False)
 
 

@@ -130,7 +130,6 @@ class Loaded(NamedTuple):
     model: TextModel
     tokenizer: Tokenizer
     about: dict[str, Any]  # see describe
-    config: Config
     progress: Progress
     bound: float | None  # nats a token of held-out text, where that was measured
 
@@ -153,7 +152,7 @@ def load_run(run: str | Path) -> Loaded:
         raise UserError(f"{run}/config.json is not that of {found.path.name}: put that back")
     model, progress = checkpoint.model_of(about), Progress(**found.manifest["progress"])
     found.load_into(model)
-    return Loaded(model, tokenizer, about, Config(**about["config"]), progress, found.manifest.get("bound"))
+    return Loaded(model, tokenizer, about, progress, found.manifest.get("bound"))
 
 
 def check_free(run: Path) -> None:

@@ -45,12 +45,10 @@ class DiffusionLM(Writer):
         watch: is called after each step with the texts as they are (requests.Watch).
 
     Attributes (more in Writer):
-        config: the run's configuration, None for a model put together by hand.
-        progress: how far the run had come, None likewise.
+        progress: how far the run had come, None for a model put together by hand.
         about: what is known of the run, in words.
     """
 
-    config: Config | None = None
     progress: Progress | None = None
     about: str = ""
 
@@ -62,10 +60,15 @@ class DiffusionLM(Writer):
         """
         found = load_run(run)
         model = cls(found.model, found.tokenizer, found.about["lengths"], stream=found.about["stream"])
-        model.config, model.progress = found.config, found.progress
+        model.progress = found.progress
         bound = "" if found.bound is None else f", <= {found.bound:.3f} nats a token of held-out text"
-        model.about = f"{run}, {found.config.objective}, {found.progress.step:,} steps{bound}"
+        model.about = f"{run}, {model.config.objective}, {found.progress.step:,} steps{bound}"
         return model
+
+    @property
+    def config(self) -> Config:
+        """What decided the run."""
+        return self.model.config
 
     def __repr__(self) -> str:
         parameters, vocabulary = sum(p.numel() for p in self.model.parameters()), len(self.tokenizer)
