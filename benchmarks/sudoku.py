@@ -38,10 +38,10 @@ def points(model: DiffusionLM, sudoku: Sudoku, count: int) -> Iterator[dict[str,
         for steps in (max(STEPS),) if model.model.writes_length else STEPS:
             ways = [Sampling(steps, temperature=t, order=order or Sampling.order) for t in TEMPERATURES]
             tried = [puzzle_scores(model, sudoku, way, count=count, seed=1) for way in ways]
-            best = max(range(len(ways)), key=lambda i: sum(score.solved for score in tried[i]))
+            best = max(range(len(ways)), key=lambda i: sum(score["solved"] for score in tried[i]))
             scores = puzzle_scores(model, sudoku, ways[best], count=count, seed=2)
             found = {"order": order, "steps": steps, "temperature": TEMPERATURES[best]}
-            yield {**found, "puzzles": [score._asdict() for score in scores]}
+            yield {**found, "puzzles": scores}
 
 
 @dataclass(kw_only=True)

@@ -51,7 +51,10 @@ def test_what_is_measured_was_held_out_and_what_it_is_held_against_was_not(data,
         assert run["likelihood"]["texts"] == len(FRESH) // 2
         assert run["likelihood"]["characters"] == len("\n".join(FRESH[12:])) + 1  # the first half chooses
     modern, masked, exact = (results["runs"][f"{name}-0"] for name in contenders)
-    assert [run["stagger"] for run in (modern, masked, exact)] == [contenders["modern"].stagger, None, None]
+    staggers = [{point["stagger"] for point in run["points"]} for run in (modern, masked, exact)]
+    assert staggers == [{contenders["modern"].stagger}, {None}, {None}]
+    tokens = modern["likelihood"]["tokens"] / modern["likelihood"]["texts"]
+    assert {point["in_flight"] for point in modern["points"]} == {tokens / (1 + contenders["modern"].stagger)}
     assert {point["steps"]: point["passes"] for point in modern["points"]} == {64: 64, 4: 4, 2: 2}
     # A step that reveals nothing needs no pass, and no text has more than 32 tokens.
     assert all(1 <= point["passes"] <= min(point["steps"], 32) for point in masked["points"])
@@ -65,13 +68,32 @@ def test_what_is_measured_was_held_out_and_what_it_is_held_against_was_not(data,
     assert compare.run_compare(data, out, contenders=contenders, **settings) == tables
 
 
+def test_results_of_another_format_are_measured_anew(data, tmp_path, monkeypatch):
+    """They would be misread. What was trained stays."""
+    monkeypatch.setattr(compare, "TEMPERATURES", (0.8, 0.7))
+    contenders = {"modern": small(compare.CONTENDERS["modern"], stagger=0.0)}
+    settings = {"seeds": [0], "examples": 50, "samples": 12, "settings": {"steps": 2, "samples": 1}}
+    tables = compare.run_compare(data, tmp_path, contenders=contenders, steps=(2,), **settings)
+    path = tmp_path / "results.json"
+    results = json.loads(path.read_text())
+    del results["format"]  # as the first had none
+    for point in results["runs"]["modern-0"]["points"]:
+        point["metrics"] = {name: point.pop(name) for name in ("entropy", "ngram_perplexity")}
+    path.write_text(json.dumps(results))
+    saved = (tmp_path / "modern-0/checkpoints/step-2/manifest.json").stat()
+    again = compare.run_compare(data, tmp_path, contenders=contenders, steps=(2,), **settings)
+    assert json.loads(path.read_text())["format"] == compare.FORMAT
+    assert (tmp_path / "modern-0/checkpoints/step-2/manifest.json").stat() == saved
+    assert len(again.splitlines()) == len(tables.splitlines())
+
+
 def test_a_run_is_measured_on_what_was_held_out_and_judged_by_what_was_not(data, toy_run, monkeypatch):
     monkeypatch.setattr(DiffusionLM, "trained_on", lambda run: data)
     found = evaluate_run(toy_run, samples=12, sampling=Sampling(steps=2))
-    assert found.likelihood.held_out.texts == len(FRESH)
-    real = found.lines["held-out text"]
-    assert real.copied_lines == 0.0 == real.copied_4grams
-    assert min(real.ngram_perplexity, real.reversed_perplexity) > 50
+    assert found["likelihood"]["texts"] == len(FRESH)
+    real = found["lines"]["held-out text"]
+    assert real["copied_lines"] == 0.0 == real["copied_4grams"]
+    assert min(real["ngram_perplexity"], real["reversed_perplexity"]) > 50
 
 
 def test_a_judge_that_is_none_is_said_before_anything_is_trained(data, toy_run, tmp_path):

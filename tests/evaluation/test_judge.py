@@ -110,13 +110,13 @@ def test_an_autoregressive_run_judges_by_its_exact_likelihood(toy_data, toy_run,
     run_training(config, toy_data, tmp_path / "run", quiet=True)
     judge = AutoregressiveJudge(tmp_path / "run")
     corpus = Corpus.of(map(judge.model.tokenizer.encode, TOY[:50]), judge.model.tokenizer.eos_id)
-    assert judge.perplexity(TOY[:50]) == pytest.approx(likelihood(judge.model, corpus).perplexity_per_word)
+    assert judge.perplexity(TOY[:50]) == pytest.approx(likelihood(judge.model, corpus)["perplexity_per_word"])
     assert judge.perplexity(["the " * 300]) > 1  # what is longer than any text it knows is cut
     with pytest.raises(UserError, match="--objective autoregressive"):
         AutoregressiveJudge(toy_run)
     found = evaluate_run(toy_run, samples=10, judge=tmp_path / "run")
-    real, shuffled = (found.lines[name] for name in ("held-out text", "its words shuffled"))
-    assert real.autoregressive_perplexity < shuffled.autoregressive_perplexity
+    real, shuffled = (found["lines"][name] for name in ("held-out text", "its words shuffled"))
+    assert real["autoregressive_perplexity"] < shuffled["autoregressive_perplexity"]
 
 
 def test_lines_of_one_word_have_no_long_n_grams():

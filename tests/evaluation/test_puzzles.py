@@ -4,7 +4,7 @@ import pytest
 from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.core.generate import Sampling
 from simple_diffusion_lm.corpus.prepare import prepare
-from simple_diffusion_lm.evaluation.puzzles import PuzzleScore, puzzle_scores, score, solve, sudoku_of
+from simple_diffusion_lm.evaluation.puzzles import puzzle_scores, score, solve, sudoku_of
 from simple_diffusion_lm.evaluation.report import puzzle_table
 from simple_diffusion_lm.runs.config import with_objective
 from simple_diffusion_lm.runs.run import run_training
@@ -18,18 +18,22 @@ def pairs() -> list[tuple[list[int], list[int]]]:
     return [Sudoku(4).puzzle(rng, 6) for _ in range(4)]
 
 
+def figures(*values: float) -> dict[str, float]:
+    return dict(zip(("clues", "puzzles", "solved", "cells"), values, strict=True))
+
+
 def test_puzzles_are_scored_exactly(pairs) -> None:
     sudoku = Sudoku(4)
     right = [sudoku.text(solution) for _, solution in pairs]
-    assert score(sudoku, pairs, right) == PuzzleScore(6, 4, 1.0, 1.0)
+    assert score(sudoku, pairs, right) == figures(6, 4, 1.0, 1.0)
     puzzle, solution = pairs[0]
     wrong = list(solution)
     cell = puzzle.index(0)
     wrong[cell] = wrong[cell] % 4 + 1
-    assert score(sudoku, pairs, [sudoku.text(wrong), *right[1:]]) == PuzzleScore(6, 4, 0.75, 39 / 40)
+    assert score(sudoku, pairs, [sudoku.text(wrong), *right[1:]]) == figures(6, 4, 0.75, 39 / 40)
     # A given cell that was changed is no cell of the puzzle's; what is no grid has none right.
-    assert score(sudoku, pairs, ["|12|", *right[1:]]) == PuzzleScore(6, 4, 0.75, 0.75)
-    assert "| 6 | 4 | 75.0% | 97.5% |" in puzzle_table([PuzzleScore(6, 4, 0.75, 39 / 40)])
+    assert score(sudoku, pairs, ["|12|", *right[1:]]) == figures(6, 4, 0.75, 0.75)
+    assert "| 6 | 4 | 75.0% | 97.5% |" in puzzle_table([figures(6, 4, 0.75, 39 / 40)])
 
 
 def test_a_corpus_of_grids_is_known_by_its_lines() -> None:
@@ -56,5 +60,5 @@ def test_a_model_keeps_what_is_given(objective: str, tmp_path, pairs) -> None:
         else:
             assert all(a in (".", b) for a, b in zip(puzzle, line, strict=True))
     scores = puzzle_scores(model, sudoku, Sampling(4), count=3)
-    assert [s.clues for s in scores] == [4, 5, 6]
-    assert all(s.puzzles == 3 and 0 <= s.solved <= s.cells <= 1 for s in scores)
+    assert [s["clues"] for s in scores] == [4, 5, 6]
+    assert all(s["puzzles"] == 3 and 0 <= s["solved"] <= s["cells"] <= 1 for s in scores)

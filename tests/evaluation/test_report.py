@@ -1,39 +1,43 @@
 import json
 import math
-from dataclasses import asdict, replace
 
 import matplotlib.pyplot as plt
 import pytest
 
-from simple_diffusion_lm.core.bound import HeldOut
-from simple_diffusion_lm.evaluation.likelihood import Likelihood
 from simple_diffusion_lm.evaluation.report import (
     comparison_tables,
-    mean_metrics,
+    figure_table,
+    likelihood_lines,
+    mean_of,
     plot_losses,
     training_figure,
 )
-from simple_diffusion_lm.evaluation.samples import SampleMetrics
 
-METRICS = SampleMetrics(100, 20.0, 25.0, None, 5.0, 0.5, 30.0, 0.01, 12.0, 2.0, 0.0, 0.4, None)
-HELD_OUT = HeldOut(3.0, 0.1, 2.5, 0.1, 0.3, 0.05, 500, 6000)
+METRICS = {
+    "lines": 100, "ngram_perplexity": 20.0, "reversed_perplexity": 25.0, "autoregressive_perplexity": None,
+    "entropy": 5.0, "distinct_2": 0.5, "self_bleu": 30.0, "repetition": 0.01, "words_mean": 12.0,
+    "words_deviation": 2.0, "copied_lines": 0.0, "copied_4grams": 0.4, "grammatical": None,
+}  # fmt: skip
 
 
 def likelihood(nats, is_bound=True):
-    return Likelihood(HELD_OUT._replace(total=nats), is_bound, 21600, 5000).figures()
+    return {
+        "is_bound": is_bound, "nats_per_token": nats, "standard_error": 0.05, "prior": 0.1, "diffusion": 2.5,
+        "reconstruction": 0.1, "length": 0.3, "texts": 500, "tokens": 6000, "nats_per_text": 12 * nats,
+        "bits_per_character": nats / 3.6 / math.log(2), "perplexity_per_word": math.exp(1.2 * nats),
+        "characters": 21600, "words": 5000,
+    }  # fmt: skip
 
 
 def point(steps, passes, **changes):
-    metrics = asdict(replace(METRICS, **changes))
-    where = {"order": None, "steps": steps, "temperature": 0.8}
-    return {**where, "passes": passes, "seconds_per_line": 0.1, "metrics": metrics}
+    where = {"order": None, "steps": steps, "temperature": 0.8, "stagger": 2.0, "in_flight": 4.0}
+    return {**where, "passes": passes, "seconds_per_line": 0.1, **METRICS, **changes}
 
 
 def results(**nats):
     runs = {
         name.replace("_", "-"): {
             "likelihood": likelihood(value),
-            "stagger": 2.0,
             "progress": {"step": 1000, "tokens": 2_000_000},
             "points": [
                 point(64, 64.0),
@@ -43,7 +47,7 @@ def results(**nats):
         }
         for name, value in nats.items()
     }
-    return {"lines": {"held-out text": asdict(METRICS)}, "runs": runs}
+    return {"lines": {"held-out text": METRICS}, "runs": runs}
 
 
 def test_seeds_share_a_row_with_their_mean_and_spread():
@@ -53,15 +57,16 @@ def test_seeds_share_a_row_with_their_mean_and_spread():
     assert "| masked | <= 2.500 ± 0.050 |" in table
     assert table.count("| modern, 2 seeds |") == 1
     assert "grammatical" not in table
-    assert "| held-out text |  |  |  | 20.0 | 25.0 | 5.00 |" in table
+    real = "| 20.0 | 25.0 | 5.00 | 0.50 | 30.0 | 1.0% | 12.0 ± 2.0 | 0.0% | 40% |"
+    assert f"| held-out text |  |  |  |  {real}" in table
 
 
 def test_every_row_of_a_contender_says_how_it_writes():
     found = results(modern_0=3.0, autoregressive_0=2.0)
     exact = found["runs"]["autoregressive-0"]
-    exact |= {"stagger": None, "likelihood": likelihood(2.0, is_bound=False)}
+    exact["likelihood"] = likelihood(2.0, is_bound=False)
     for each in exact["points"]:
-        each["passes"] = 11.9
+        each |= {"stagger": None, "in_flight": None, "passes": 11.9}
     table = comparison_tables(found)
     assert "| autoregressive | 2.000 ± 0.050 |" in table  # exact: it has no sign
     rows = [line for line in table.splitlines() if line.startswith("| modern |")]
@@ -73,20 +78,35 @@ def test_every_row_of_a_contender_says_how_it_writes():
 
 
 def test_means_are_figure_by_figure():
-    other = replace(METRICS, ngram_perplexity=30.0, grammatical=0.5)
-    both = mean_metrics([replace(METRICS, grammatical=0.7), other])
-    assert both.ngram_perplexity == pytest.approx(25.0)
-    assert both.grammatical == pytest.approx(0.6)
-    assert mean_metrics([METRICS, other]).grammatical is None
+    other = METRICS | {"ngram_perplexity": 30.0, "grammatical": 0.5}
+    both = mean_of([METRICS | {"grammatical": 0.7}, other])
+    assert both["ngram_perplexity"] == pytest.approx(25.0)
+    assert both["grammatical"] == pytest.approx(0.6)
+    assert mean_of([METRICS, other])["grammatical"] is None
+
+
+def test_a_table_has_a_column_for_each_figure_that_any_row_has():
+    table = figure_table("lines", {"a": METRICS, "b": METRICS | {"grammatical": 0.25}}).splitlines()
+    assert table[0].endswith("| copied 4-grams | grammatical |")
+    assert table[2].endswith("| 40% |  |")
+    assert table[3].endswith("| 40% | 25.0% |")
+    assert "autoregressive" not in table[0]
+
+
+def test_a_likelihood_is_said_in_every_unit():
+    said = likelihood_lines(likelihood(3.0))
+    assert said.startswith("<= 3.0000 nats per token (± 0.0500)\n<= 1.2022 bits per character\n<= 36.60 perp")
+    assert said.endswith("length 0.3000 nats per token; 500 texts, 6,000 tokens, 21,600 characters")
+    assert "<=" not in likelihood_lines(likelihood(3.0, is_bound=False))
 
 
 def test_figures_are_compared_at_one_entropy():
     found = results(modern_0=3.0, modern_1=3.0, masked_0=2.5)
-    found["runs"]["modern-0"]["points"][0]["metrics"]["entropy"] = 4.78  # the highest that all reach
+    found["runs"]["modern-0"]["points"][0]["entropy"] = 4.78  # the highest that all reach
     masked = found["runs"]["masked-0"]["points"]
     for each in masked:
         each["order"] = "reading"
-    masked[1]["metrics"] |= {"entropy": 4.5, "ngram_perplexity": 80.0}
+    masked[1] |= {"entropy": 4.5, "ngram_perplexity": 80.0}
     table = comparison_tables(found)
     assert "| n-gram judge perplexity, at entropy 4.78; steps: | stagger | in flight | 8 | 64 |" in table
     first, second = 20.0, 5 * 4**0.78
@@ -96,19 +116,19 @@ def test_figures_are_compared_at_one_entropy():
     )  # 8: one temperature
     assert f"| masked, reading | 2 | 4.0 |  | {80 * 0.25**0.56:.1f} |" in table
     assert "| read backwards, at entropy 4.78" in table
-    assert "| masked, reading | 2 | 4.0 |  | 0.100 |" in table.split("seconds a line")[1]
+    assert "| masked, reading | 2 | 4.0 |  | 0.100 |" in table.split("seconds a line, at")[1]
     assert "grammatical" not in table
-    masked[1]["metrics"]["entropy"] = 4.9  # above 4.78 at every temperature
+    masked[1]["entropy"] = 4.9  # above 4.78 at every temperature
     assert "| masked, reading | 2 | 4.0 |  |  |" in comparison_tables(found)
 
 
 def test_of_the_toy_language_the_grammatical_share_is_compared():
     found = results(modern_0=3.0)
     points = found["runs"]["modern-0"]["points"]
-    metrics = [found["lines"]["held-out text"], *(each["metrics"] for each in points)]
-    for each, share in zip(metrics, (1.0, 0.8, 0.9, 0.1), strict=True):
+    found["lines"]["held-out text"] = METRICS | {"grammatical": 1.0}
+    for each, share in zip(points, (0.8, 0.9, 0.1), strict=True):
         each["grammatical"] = share
-    points[0]["metrics"]["entropy"] = 5.5  # held-out text has 5.0
+    points[0]["entropy"] = 5.5  # held-out text has 5.0
     share = 0.9 - 0.1 * (5.0 - 4.0) / 1.5
     _, table = comparison_tables(found).split("| grammatical, at entropy 5.00; steps:")
     assert f"| modern | 2 | 4.0 | 0.100 | {share:.3f} |" in table

@@ -72,11 +72,12 @@ class Demo:
 
         # The bound cannot go below the entropy, and the gap is at least the model's KL from the truth.
         bound, entropy = likelihood(model, data.valid), language.entropy()
-        print(f"held-out lines cost <= {bound.nats_per_text:.2f} nats each; ", end="")
-        gap = f"{bound.above(entropy):.3f} (± {bound.held_out.error:.3f}) nats/token"
+        nats, per_token = bound["nats_per_text"], bound["texts"] / bound["tokens"]
+        print(f"held-out lines cost <= {nats:.2f} nats each; ", end="")
+        gap = f"{(nats - entropy) * per_token:.3f} (± {bound['standard_error']:.3f}) nats/token"
         print(f"the language's exact entropy is {entropy:.2f}: a gap of at most {gap}")
         picture, report = self.out / "loss.png", run / "report.html"
-        plot_losses(run, picture, entropy=entropy * bound.held_out.texts / bound.held_out.tokens)
+        plot_losses(run, picture, entropy=entropy * per_token)
         write_report([run], report)
         print(f"loss curve: {picture}\nwhat can be seen of the run: {report}")
 

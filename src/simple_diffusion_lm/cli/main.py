@@ -14,7 +14,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from ..devices.processes import alone
 from ..evaluation.compare import CONTENDERS, run_compare
 from ..evaluation.evaluate import evaluate_run
-from ..evaluation.report import evaluation_table, likelihood_lines, puzzle_table
+from ..evaluation.report import figure_table, likelihood_lines, puzzle_table
 from ..runs.config import SIZES
 from .demo import Demo, toy_data
 from .exits import exit_cleanly
@@ -44,13 +44,13 @@ class Evaluate:
         counts = {"examples": self.examples, "samples": self.samples, "seed": self.seed}
         result = evaluate_run(self.run, self.data, sampling=self.sampling, judge=self.judge, **counts)
         if self.as_json:
-            print(json.dumps(result.figures(), indent=1))
+            print(json.dumps(result, indent=1))
             return
-        print(likelihood_lines(result.likelihood))
-        if result.lines:
-            print(f"\n{evaluation_table(result.lines)}")
-        if result.puzzles:
-            print(f"\n{puzzle_table(result.puzzles)}")
+        print(likelihood_lines(result["likelihood"]))
+        if result["lines"]:
+            print(f"\n{figure_table('lines', result['lines'])}")
+        if result["puzzles"]:
+            print(f"\n{puzzle_table(result['puzzles'])}")
 
 
 @dataclass(kw_only=True)

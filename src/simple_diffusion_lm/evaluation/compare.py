@@ -46,6 +46,7 @@ TURNS = 5  # in which each trains, so that other load hits all alike; each of a 
 TEMPERATURES = (0.7, 0.55, 0.85, 1.0)  # the first is that of the table of samples,
 STEPS = (64, 32, 16, 8, 4, 2, 1)  # and the first of these
 SHOWN = 20  # lines of each kept in the results
+FORMAT = 2  # of results.json
 
 
 def run_compare(
@@ -78,9 +79,9 @@ def run_compare(
     path = out / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     choosing, measuring = halves(data.valid)
-    about = {"examples": examples, "samples": samples, **settings}
-    if results.get("settings") != about:
-        results = {"settings": about, "lines": {}, "runs": {}}
+    about = {"format": FORMAT, "settings": {"examples": examples, "samples": samples, **settings}}
+    if any(results.get(key) != value for key, value in about.items()):
+        results = {**about, "lines": {}, "runs": {}}
     missing = {name: config for name, config in configs.items() if name not in results["runs"]}
     train_by_turns({out / name: (config, data._replace(valid=choosing)) for name, config in missing.items()})
     for name in missing:
@@ -88,7 +89,7 @@ def run_compare(
         if reference is None:
             valid = example_texts(model, measuring, samples)
             reference = Reference(reference_texts(model, data.train), valid, reader)
-            results["lines"] = {k: dataclasses.asdict(v) for k, v in real_rows(reference).items()}
+            results["lines"] = real_rows(reference)
         print(f"measuring {name}", file=sys.stderr)
         measured = measure(model, measuring, reference, examples, samples, steps, orders)
         results["runs"][name] = {"machine": machine(), **measured}
@@ -137,10 +138,12 @@ def measure(
     orders: Sequence[str],
 ) -> dict[str, Any]:
     """The likelihood, and a point for every way of sampling: order of writing, steps, temperature, passes,
-    time, figures. Of a model that writes from left to right the passes are its tokens."""
+    time, figures of the lines. Of a model that writes from left to right the passes are its tokens."""
     counts = steps[:1] if model.model.writes_length else steps
     own_orders = [order for order in orders_of(model) if order is None or order in orders]
-    points: list[dict[str, Any]] = []
+    cost, points = likelihood(model, held_out, examples=examples), list[dict[str, Any]]()
+    stagger = model.config.stagger if hasattr(model.model, "schedule") else None
+    in_flight = None if stagger is None else cost["tokens"] / cost["texts"] / (1 + stagger)
     passes: list[int] = []  # a text with nothing to predict needs none
     shown: list[str] = []
 
@@ -153,14 +156,13 @@ def measure(
         sampling = Sampling(count, temperature=temperature, order=order or Sampling.order)
         lines = model.generate(samples, seed=1, watch=watch, **dataclasses.asdict(sampling))
         each = {"passes": sum(passes) / samples, "seconds_per_line": (time.monotonic() - began) / samples}
-        metrics = dataclasses.asdict(sample_metrics(lines, reference))
-        points.append({"order": order, **options, **each, "metrics": metrics})
+        way = {"order": order, "stagger": stagger, "in_flight": in_flight, **options, **each}
+        points.append(way | sample_metrics(lines, reference))
         shown = shown or lines[:SHOWN]
     return {
         "progress": vars(model.progress),
         "parameters": sum(p.numel() for p in model.model.parameters()),
-        "stagger": model.config.stagger if hasattr(model.model, "schedule") else None,
-        "likelihood": likelihood(model, held_out, examples=examples).figures(),
+        "likelihood": cost,
         "points": points,
         "samples": shown,
     }

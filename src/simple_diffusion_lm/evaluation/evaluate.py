@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +13,11 @@ from ..errors import UserError
 from ..runs.checkpoint import run_of
 from ..writing.model import DiffusionLM
 from .judge import AutoregressiveJudge
-from .likelihood import Likelihood, example_texts, likelihood, plain_batches
-from .puzzles import PuzzleScore, puzzle_scores, sudoku_of
-from .samples import FEWEST_LINES, Reference, SampleMetrics, sample_metrics, shuffled_words
+from .likelihood import example_texts, likelihood, plain_batches
+from .puzzles import puzzle_scores, sudoku_of
+from .samples import FEWEST_LINES, Reference, sample_metrics, shuffled_words
 
 REFERENCE_TOKENS = 5_000_000  # of the training part, for the n-gram judge and for what is copied
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A likelihood, the same figures for sets of lines (real, shuffled, samples), and puzzles solved."""
-
-    likelihood: Likelihood
-    lines: dict[str, SampleMetrics]
-    puzzles: list[PuzzleScore]  # of Sudoku only
-
-    def figures(self) -> dict[str, Any]:
-        """All of it by name, for JSON."""
-        lines = {name: asdict(metrics) for name, metrics in self.lines.items()}
-        puzzles = [score._asdict() for score in self.puzzles]
-        return {"likelihood": self.likelihood.figures(), "lines": lines, "puzzles": puzzles}
 
 
 def evaluate_run(
@@ -44,8 +29,9 @@ def evaluate_run(
     sampling: Sampling = Sampling(),  # noqa: B008 (immutable)
     seed: int = 0,
     judge: Path | None = None,
-) -> Evaluation:
-    """Measures a run on the given files, or on its own held-out part.
+) -> dict[str, Any]:
+    """Measures a run on the given files, or on its own held-out part: the likelihood, the same figures for
+    sets of lines (real, shuffled, samples), and, of Sudoku, puzzles solved.
 
     samples is how many lines are generated, 0 for the likelihood alone; they are held against as
     many held-out ones, and need the corpus the run was trained on. judge: an autoregressive run on it.
@@ -69,13 +55,14 @@ def evaluate_run(
             raise UserError(f"{few} texts are too few to measure samples by: {rest}")
         result = likelihood(model, corpus, examples=examples, seed=seed)
     if not samples:
-        return Evaluation(result, {}, [])
+        return {"likelihood": result, "lines": {}, "puzzles": []}
     train = reference_texts(model, DiffusionLM.trained_on(run).train)
     reference = Reference(train, real, reader)
     lines = model.generate(samples, seed=seed, **asdict(sampling))
     rows = {**real_rows(reference), "samples": sample_metrics(lines, reference)}
     sudoku = sudoku_of(real)
-    return Evaluation(result, rows, puzzle_scores(model, sudoku, sampling, seed=seed) if sudoku else [])
+    puzzles = puzzle_scores(model, sudoku, sampling, seed=seed) if sudoku else []
+    return {"likelihood": result, "lines": rows, "puzzles": puzzles}
 
 
 def reference_texts(model: DiffusionLM, train: Corpus) -> list[str]:
@@ -84,7 +71,7 @@ def reference_texts(model: DiffusionLM, train: Corpus) -> list[str]:
     return example_texts(model, train, int(REFERENCE_TOKENS / mean))
 
 
-def real_rows(reference: Reference) -> dict[str, SampleMetrics]:
+def real_rows(reference: Reference) -> dict[str, dict[str, Any]]:
     """The rows that every table has: held-out text, and the same with its words shuffled."""
     return {
         "held-out text": sample_metrics(reference.valid, reference),

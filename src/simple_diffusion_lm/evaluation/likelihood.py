@@ -1,67 +1,27 @@
 """How probable is held-out text? The bound on it, and the same in units that people compare."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..core.bound import Bound, HeldOut, held_out_bound
+from ..core.bound import Bound, held_out_bound
 from ..core.data import Batches, Corpus
 from ..core.denoiser import Batch
 from ..core.noise import Keys, PerText
 from ..writing.model import DiffusionLM
 
 
-@dataclass(frozen=True)
-class Likelihood:
-    """What a set of texts costs. Where it is a bound, every figure is an upper one.
-
-    A text is its ids and, in line mode, its length: both are paid for (core/bound.py).
-    """
-
-    held_out: HeldOut  # nats a token
-    is_bound: bool  # False for an autoregressive model, whose likelihood is exact
-    characters: int  # of the decoded texts, a line break counted for each line
-    words: int  # what spaces separate, and the ends of lines
-
-    @property
-    def nats(self) -> float:
-        """Of all texts together."""
-        return self.held_out.total * self.held_out.tokens
-
-    @property
-    def nats_per_text(self) -> float:
-        return self.nats / self.held_out.texts
-
-    @property
-    def bits_per_character(self) -> float:
-        return self.nats / self.characters / math.log(2)
-
-    @property
-    def perplexity_per_word(self) -> float:
-        return math.exp(self.nats / self.words)
-
-    def above(self, entropy: float) -> float:
-        """Nats a token above the exact entropy of a source, which is in nats a text."""
-        return (self.nats_per_text - entropy) * self.held_out.texts / self.held_out.tokens
-
-    def figures(self) -> dict[str, Any]:
-        """All of it by name, for JSON."""
-        parts = self.held_out._asdict()
-        nats = {"nats_per_token": parts.pop("total"), "standard_error": parts.pop("error")}
-        units = ("nats_per_text", "bits_per_character", "perplexity_per_word", "characters", "words")
-        return {"is_bound": self.is_bound, **nats, **parts, **{unit: getattr(self, unit) for unit in units}}
-
-
 def likelihood(
     model: DiffusionLM, corpus: Corpus, *, examples: int = 2000, draws: int | None = None, seed: int = 0
-) -> Likelihood:
-    """The likelihood of up to `examples` texts of a corpus, with `draws` noise draws for each.
+) -> dict[str, Any]:
+    """What up to `examples` texts of a corpus cost, in figures by name: where is_bound, upper ones.
 
-    Without a number of draws there are 8; where positions take on noise one after the other, as
-    many as a mean text has tokens, so that each position is seen in flight.
+    A text is its ids and, in line mode, its length: both are paid for (core/bound.py). Each is measured with
+    `draws` noise draws. Without a number of draws there are 8; where positions take on noise one after the
+    other, as many as a mean text has tokens, so that each position is seen in flight.
     """
     network, batches = model.model.eval(), plain_batches(model, corpus)
     exact, device = network.writes_length, network.embedding.weight.device
@@ -83,8 +43,19 @@ def likelihood(
         found = held_out_bound(bound, made, texts=count, draws=draws, length_weights=weights, seed=seed)
     texts = example_texts(model, corpus, examples)
     ends = 0 if model.stream else len(texts)  # a line costs its end, shown as a line break
-    characters, words = sum(map(len, texts)), sum(len(text.split()) for text in texts)
-    return Likelihood(found, not exact, characters + ends, words + ends)
+    characters, words = (sum(map(len, each)) + ends for each in (texts, map(str.split, texts)))
+    nats, parts = found.total * found.tokens, found._asdict()
+    return {
+        "is_bound": not exact,
+        "nats_per_token": parts.pop("total"),
+        "standard_error": parts.pop("error"),
+        **parts,
+        "nats_per_text": nats / found.texts,
+        "bits_per_character": nats / characters / math.log(2),
+        "perplexity_per_word": math.exp(nats / words),
+        "characters": characters,
+        "words": words,
+    }
 
 
 def plain_batches(model: DiffusionLM, corpus: Corpus) -> Batches:

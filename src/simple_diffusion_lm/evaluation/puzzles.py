@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -12,15 +12,6 @@ from ..writing.model import DiffusionLM
 
 CLUES = {4: (4, 5, 6), 6: (10, 12, 16), 9: (26, 32, 40)}  # of the puzzles of each size: hard, medium, easy
 COUNT = 200  # puzzles of each number of clues
-
-
-class PuzzleScore(NamedTuple):
-    """Of puzzles with so many clues."""
-
-    clues: int
-    puzzles: int
-    solved: float  # share with every cell right
-    cells: float  # share of the empty cells that are right
 
 
 def sudoku_of(lines: Sequence[str]) -> Sudoku | None:
@@ -39,7 +30,7 @@ def solve(model: DiffusionLM, puzzles: Sequence[str], sampling: Sampling, seed: 
 
 def puzzle_scores(
     model: DiffusionLM, sudoku: Sudoku, sampling: Sampling, *, count: int = COUNT, seed: int = 0
-) -> list[PuzzleScore]:
+) -> list[dict[str, Any]]:
     """How many puzzles a model solves, by their number of clues."""
     scores = []
     for clues in CLUES[sudoku.size]:
@@ -52,12 +43,16 @@ def puzzle_scores(
 
 def score(
     sudoku: Sudoku, pairs: Sequence[tuple[list[int], list[int]]], written: Sequence[str]
-) -> PuzzleScore:
-    """Lines that were written for (puzzle, solution) pairs. What is no grid has no cell right."""
+) -> dict[str, Any]:
+    """Figures of lines that were written for (puzzle, solution) pairs: the shares of puzzles that are solved
+    and of empty cells that are right. What is no grid has no cell right."""
     right = []  # of each puzzle, which of its empty cells
     for (puzzle, solution), line in zip(pairs, written, strict=True):
         cells = sudoku.cells(line) or [0] * len(solution)
         right.append((np.array(cells) == solution)[np.array(puzzle) == 0])
-    clues = len(pairs[0][0]) - len(right[0])
-    solved = float(np.mean([each.all() for each in right]))
-    return PuzzleScore(clues, len(pairs), solved, float(np.concatenate(right).mean()))
+    return {
+        "clues": len(pairs[0][0]) - len(right[0]),
+        "puzzles": len(pairs),
+        "solved": float(np.mean([each.all() for each in right])),
+        "cells": float(np.concatenate(right).mean()),
+    }

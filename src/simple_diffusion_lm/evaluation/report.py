@@ -2,54 +2,47 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ..errors import UserError
 from ..runs.log import read_metrics
-from .likelihood import Likelihood
-from .puzzles import PuzzleScore
-from .samples import SampleMetrics
 
-Run = Mapping[str, Any]  # what results.json says of a run (compare.py),
-Point = Mapping[str, Any]  # and of one way of sampling it
-
-
-def cell(value: float | None, form: str) -> str:
-    """A figure as a table shows it; of one that there is not, nothing."""
-    return "" if value is None else format(value, form)
-
-
-COLUMNS = {  # heading: how a figure is shown
-    "n-gram judge perplexity": lambda m: f"{m.ngram_perplexity:.1f}",
-    "read backwards": lambda m: f"{m.reversed_perplexity:.1f}",
-    "autoregressive judge": lambda m: cell(m.autoregressive_perplexity, ".1f"),
-    "entropy": lambda m: f"{m.entropy:.2f}",
-    "distinct-2": lambda m: f"{m.distinct_2:.2f}",
-    "self-BLEU": lambda m: f"{m.self_bleu:.1f}",
-    "repetition": lambda m: f"{m.repetition:.1%}",
-    "words": lambda m: f"{m.words_mean:.1f} ± {m.words_deviation:.1f}",
-    "copied lines": lambda m: f"{m.copied_lines:.1%}",
-    "copied 4-grams": lambda m: f"{m.copied_4grams:.0%}",
-    "grammatical": lambda m: cell(m.grammatical, ".1%"),
+Figures = Mapping[str, Any]  # by name: of a set of lines, of a way of sampling (a point), of a run
+Curves = dict[int, list[list[Figures]]]  # by steps: the points of each run by rising entropy
+# Figure: its heading, and how tables show it, in this order. In flight are the positions of a text that are
+# between noise and clean at a time, passes are evaluations of the network.
+COLUMNS = {
+    "nats_per_token": ("nats per token", "{sign}{:.3f} ± {spread:.3f}"),
+    "bits_per_character": ("bits per character", "{sign}{:.3f}"),
+    "stagger": ("stagger", "{:g}"),
+    "in_flight": ("in flight", "{:.1f}"),
+    "passes": ("passes per text", "{:.3g}"),
+    "seconds_per_line": ("seconds a line", "{:.3f}"),
+    "millions_seen": ("tokens seen", "{:.1f} M"),
+    "step": ("training steps", "{:,.0f}"),
+    "ngram_perplexity": ("n-gram judge perplexity", "{:.1f}"),
+    "reversed_perplexity": ("read backwards", "{:.1f}"),
+    "autoregressive_perplexity": ("autoregressive judge", "{:.1f}"),
+    "entropy": ("entropy", "{:.2f}"),
+    "distinct_2": ("distinct-2", "{:.2f}"),
+    "self_bleu": ("self-BLEU", "{:.1f}"),
+    "repetition": ("repetition", "{:.1%}"),
+    "words_mean": ("words", "{:.1f} ± {words_deviation:.1f}"),
+    "copied_lines": ("copied lines", "{:.1%}"),
+    "copied_4grams": ("copied 4-grams", "{:.0%}"),
+    "grammatical": ("grammatical", "{:.1%}"),
+    "puzzles": ("puzzles", "{}"),
+    "solved": ("solved", "{:.1%}"),
+    "cells": ("empty cells right", "{:.1%}"),
 }
-# How a contender writes, in every row: in flight are the positions of a text that are between noise
-# and clean at a time, passes are evaluations of the network.
-NONE: Mapping[str, Sequence[str]] = {}
-# What the tables at equal entropy are of.
-FRONTS = {
-    "n-gram judge perplexity": "ngram_perplexity",
-    "read backwards": "reversed_perplexity",
-    "autoregressive judge": "autoregressive_perplexity",
-    "grammatical": "grammatical",
-    "seconds a line": "seconds_per_line",
-}
+WAY = ("stagger", "in_flight")  # how a contender writes, in every table
+PERPLEXITIES = ("ngram_perplexity", "reversed_perplexity", "autoregressive_perplexity")
+FRONTS = (*PERPLEXITIES, "grammatical", "seconds_per_line")  # what the tables at equal entropy are of
 AXES = ("passes", "seconds_per_line", "ngram_perplexity")
-WAY = ("stagger", "in flight", "passes per text")
 # (kind, field) of a record of metrics.jsonl: title. What is predicted in training, and from what, differs
 # from one objective to the next: only runs of the same one have comparable cross-entropies there.
 PANELS = {
@@ -64,45 +57,44 @@ PANELS = {
 }
 
 
-class Front(NamedTuple):
-    """One row of the tables at equal entropy, and one line of the picture."""
-
-    runs: Sequence[Run]
-    curves: dict[int, list[list[Point]]]  # by steps: the points of each run by rising entropy
-
-
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 
 
-def evaluation_table(rows: Mapping[str, SampleMetrics], ways: Mapping[str, Sequence[str]] = NONE) -> str:
-    """A Markdown table of sets of lines, as samples.py explains them. ways: the cells of WAY, if any."""
-    names = [name for name, show in COLUMNS.items() if any(map(show, rows.values()))]
-    width = len(WAY) if ways else 0
-    cells = {row: [COLUMNS[name](metrics) for name in names] for row, metrics in rows.items()}
-    body = ([row, *ways.get(row, [""] * width), *rest] for row, rest in cells.items())
-    return table(["lines", *WAY[:width], *names], body)
+def cell(field: str, figures: Figures) -> str:
+    """A figure as a table shows it; of one that there is not, nothing."""
+    value = figures.get(field)
+    return "" if value is None else COLUMNS[field][1].format(value, **figures)
 
 
-def puzzle_table(scores: Sequence[PuzzleScore]) -> str:
+def figure_table(what: str, rows: Mapping[str, Figures]) -> str:
+    """A Markdown table: a column for each of COLUMNS that any row has."""
+    fields = [field for field in COLUMNS if any(cell(field, figures) for figures in rows.values())]
+    head = [what, *(COLUMNS[field][0] for field in fields)]
+    return table(head, ([row, *(cell(field, figures) for field in fields)] for row, figures in rows.items()))
+
+
+def puzzle_table(scores: Sequence[Figures]) -> str:
     """A Markdown table of puzzles by their number of clues."""
-    rows = ([f"{s.clues}", f"{s.puzzles}", f"{s.solved:.1%}", f"{s.cells:.1%}"] for s in scores)
-    return table(["clues", "puzzles", "solved", "empty cells right"], rows)
+    return figure_table("clues", {str(score["clues"]): score for score in scores})
 
 
-def likelihood_lines(result: Likelihood) -> str:
+def likelihood_lines(found: Figures) -> str:
     """The likelihood, in every unit."""
-    sign, found = "<= " if result.is_bound else "", result.held_out
     return (
-        f"{sign}{found.total:.4f} nats per token (± {found.error:.4f})\n"
-        f"{sign}{result.bits_per_character:.4f} bits per character\n"
-        f"{sign}{result.perplexity_per_word:.2f} perplexity per word\n"
-        f"{sign}{result.nats_per_text:.3f} nats per text\n"
-        f"of it prior {found.prior:.4f}, diffusion {found.diffusion:.4f}, reconstruction "
-        f"{found.reconstruction:.4f}, length {found.length:.4f} nats per token; "
-        f"{found.texts:,} texts, {found.tokens:,} tokens, {result.characters:,} characters"
-    )
+        "{sign}{nats_per_token:.4f} nats per token (± {standard_error:.4f})\n"
+        "{sign}{bits_per_character:.4f} bits per character\n"
+        "{sign}{perplexity_per_word:.2f} perplexity per word\n"
+        "{sign}{nats_per_text:.3f} nats per text\n"
+        "of it prior {prior:.4f}, diffusion {diffusion:.4f}, reconstruction {reconstruction:.4f}, length "
+        "{length:.4f} nats per token; {texts:,} texts, {tokens:,} tokens, {characters:,} characters"
+    ).format(sign=sign(found), **found)
+
+
+def sign(found: Figures) -> str:
+    """What stands before a likelihood that is a bound."""
+    return "<= " if found["is_bound"] else ""
 
 
 def training_figure(runs: Sequence[Path], entropy: float | None = None) -> Any:
@@ -140,21 +132,12 @@ def contender(run: str) -> str:
     return run.rsplit("-", 1)[0]
 
 
-def by_contender(results: Mapping[str, Any]) -> dict[str, list[Run]]:
+def by_contender(results: Mapping[str, Any]) -> dict[str, list[Figures]]:
     """The runs of each contender: they differ in their seed."""
-    contenders: dict[str, list[Run]] = {}
+    contenders: dict[str, list[Figures]] = {}
     for name, run in results["runs"].items():
         contenders.setdefault(contender(name), []).append(run)
     return contenders
-
-
-def way(runs: Sequence[Run], points: Iterable[Point]) -> list[str]:
-    """The cells of WAY for the runs of one contender, and some points of them."""
-    stagger, passes = runs[0]["stagger"], f"{fmean(point['passes'] for point in points):.3g}"
-    if stagger is None:
-        return ["", "", passes]
-    tokens = fmean(run["likelihood"]["tokens"] / run["likelihood"]["texts"] for run in runs)
-    return [f"{stagger:g}", f"{tokens / (1 + stagger):.1f}", passes]
 
 
 def comparison_tables(results: Mapping[str, Any]) -> str:
@@ -164,27 +147,21 @@ def comparison_tables(results: Mapping[str, Any]) -> str:
     Runs that differ only in their seed share a row: means, and ± their standard deviation; of one
     run alone ± is the standard error over texts.
     """
-    contenders = by_contender(results)
-    lines = {name: SampleMetrics(**metrics) for name, metrics in results["lines"].items()}
-    rows, ways = [], {}
+    contenders, lines = by_contender(results), dict(results["lines"])
+    costs = {}
     for name, runs in contenders.items():
-        first = [run["points"][0] for run in runs]
-        lines[name] = mean_metrics([SampleMetrics(**point["metrics"]) for point in first])
-        ways[name] = way(runs, first)
-        found = [run["likelihood"] for run in runs]
-        nats, bits = ([each[k] for each in found] for k in ("nats_per_token", "bits_per_character"))
-        spread = stdev(nats) if len(runs) > 1 else found[0]["standard_error"]
-        sign = "<= " if found[0]["is_bound"] else ""
-        tokens, steps = (fmean(run["progress"][k] for run in runs) for k in ("tokens", "step"))
+        lines[name] = mean_of([run["points"][0] for run in runs])
+        found = mean_of([{**run["likelihood"], **run["progress"]} for run in runs])
+        nats = [run["likelihood"]["nats_per_token"] for run in runs]
+        spread = stdev(nats) if len(runs) > 1 else found["standard_error"]
+        about = {"spread": spread, "sign": sign(found), "millions_seen": found["tokens"] / 1e6}
         label = f"{name}, {len(runs)} seeds" if len(runs) > 1 else name
-        cells = [f"{sign}{fmean(nats):.3f} ± {spread:.3f}", f"{sign}{fmean(bits):.3f}"]
-        rows.append([label, *cells, *ways[name], f"{tokens / 1e6:.1f} M", f"{steps:,.0f}"])
-    head = ["contender", "nats per token", "bits per character", *WAY, "tokens seen", "training steps"]
-    real = SampleMetrics(**results["lines"]["held-out text"])
-    return "\n\n".join([table(head, rows), evaluation_table(lines, ways), front_tables(contenders, real)])
+        costs[label] = found | about | {field: lines[name][field] for field in (*WAY, "passes")}
+    tables = [figure_table("contender", costs), figure_table("lines", lines)]
+    return "\n\n".join([*tables, front_tables(contenders, results["lines"]["held-out text"])])
 
 
-def front_tables(contenders: Mapping[str, Sequence[Run]], real: SampleMetrics) -> str:
+def front_tables(contenders: Mapping[str, Sequence[Figures]], real: Figures) -> str:
     """Quality at one entropy by the number of steps: Markdown tables of the perplexities of all judges, of
     seconds, and, of the toy language, of the share that is grammatical.
 
@@ -194,50 +171,50 @@ def front_tables(contenders: Mapping[str, Sequence[Run]], real: SampleMetrics) -
     """
     fronts = fronts_of(contenders)
     entropy = shared_entropy(fronts, real)
-    steps = sorted({count for row in fronts.values() for count in row.curves})
-    tables = []
-    for title, field in FRONTS.items():
-        if getattr(real, field, 0) is None:
+    steps = sorted({count for curves in fronts.values() for count in curves})
+    ways, tables = [COLUMNS[field][0] for field in WAY], []
+    for field in FRONTS:
+        if real.get(field, 0) is None:
             continue
         rows = []
-        for label, (runs, curves) in fronts.items():
+        for label, curves in fronts.items():
+            (point, *_), *_ = curves[max(curves)]
             found = (shown(values_at(curves.get(count, []), field, entropy)) for count in steps)
-            rows.append([label, *way(runs, curves[max(curves)][0])[:2], *found])
-        tables.append(table([f"{title}, at entropy {entropy:.2f}; steps:", *WAY[:2], *map(str, steps)], rows))
+            rows.append([label, *(cell(way, point) for way in WAY), *found])
+        title = f"{COLUMNS[field][0]}, at entropy {entropy:.2f}; steps:"
+        tables.append(table([title, *ways, *map(str, steps)], rows))
     return "\n\n".join(tables)
 
 
-def fronts_of(contenders: Mapping[str, Sequence[Run]]) -> dict[str, Front]:
-    """A front for each contender, and for each order of revealing where a model can choose."""
-    fronts: dict[str, Front] = {}
+def fronts_of(contenders: Mapping[str, Sequence[Figures]]) -> dict[str, Curves]:
+    """Curves of each contender, and for each order of revealing where a model can choose: a row of the tables
+    at equal entropy, and a line of the picture."""
+    fronts: dict[str, Curves] = {}
     for name, runs in contenders.items():
         for run in runs:
-            own: dict[tuple[str, int], list[Point]] = {}
+            own: dict[tuple[str, int], list[Figures]] = {}
             for point in run["points"]:
                 label = name if point["order"] is None else f"{name}, {point['order']}"
                 own.setdefault((label, point["steps"]), []).append(point)
             for (label, steps), curve in own.items():
-                curve.sort(key=lambda point: point["metrics"]["entropy"])
-                fronts.setdefault(label, Front(runs, {})).curves.setdefault(steps, []).append(curve)
+                curve.sort(key=lambda point: point["entropy"])
+                fronts.setdefault(label, {}).setdefault(steps, []).append(curve)
     return fronts
 
 
-def shared_entropy(fronts: Mapping[str, Front], real: SampleMetrics) -> float:
+def shared_entropy(fronts: Mapping[str, Curves], real: Figures) -> float:
     """That of held-out text, or the highest that all reach in their most steps, if that is less."""
-    most = [curve for _, curves in fronts.values() for curve in curves[max(curves)]]
-    highest = min(curve[-1]["metrics"]["entropy"] for curve in most)
-    return math.floor(100 * min(real.entropy, highest)) / 100
+    most = [curve for curves in fronts.values() for curve in curves[max(curves)]]
+    return math.floor(100 * min(real["entropy"], *(curve[-1]["entropy"] for curve in most))) / 100
 
 
-def values_at(curves: Sequence[Sequence[Point]], field: str, entropy: float) -> list[float]:
-    """A figure of each run (its own field, or one of its metrics) at this entropy; of a perplexity or of
-    seconds the logarithm is interpolated."""
+def values_at(curves: Sequence[Sequence[Figures]], field: str, entropy: float) -> list[float]:
+    """A figure of each run at this entropy; of a perplexity or of seconds the logarithm is interpolated."""
     found = []
     for curve in curves:
-        entropies = [point["metrics"]["entropy"] for point in curve]
+        entropies = [point["entropy"] for point in curve]
         if entropies[0] <= entropy <= entropies[-1]:
-            values = [point[field] if field in point else point["metrics"][field] for point in curve]
-            is_share = field == "grammatical"
+            values, is_share = [point[field] for point in curve], field == "grammatical"
             value = np.interp(entropy, entropies, values if is_share else np.log(values))
             found.append(float(value if is_share else np.exp(value)))
     return found
@@ -252,20 +229,19 @@ def shown(values: Sequence[float]) -> str:
     return f"{fmean(values):.{digits}f}{spread}"
 
 
-def mean_metrics(several: Sequence[SampleMetrics]) -> SampleMetrics:
-    """Figure by figure, of sets of equally many lines."""
-    columns = list(zip(*map(astuple, several), strict=True))[1:]
-    means = [None if None in column else fmean(column) for column in columns]
-    return SampleMetrics(several[0].lines, *means)  # type: ignore[arg-type]
+def mean_of(several: Sequence[Figures]) -> dict[str, Any]:
+    """Figure by figure; of one that not all have, none."""
+    columns = {name: [each[name] for each in several] for name in several[0] if name != "order"}
+    return {name: None if None in values else fmean(values) for name, values in columns.items()}
 
 
 def plot_comparison(results: Mapping[str, Any], picture: Path) -> None:
     """N-gram judge perplexity at equal entropy against passes of the network, and against seconds."""
     figure, axes = pyplot().subplots(1, 2, figsize=(11, 4.5), layout="constrained", sharey=True)
-    real = SampleMetrics(**results["lines"]["held-out text"])
+    real = results["lines"]["held-out text"]
     fronts = fronts_of(by_contender(results))
     entropy = shared_entropy(fronts, real)
-    for label, (_, curves) in fronts.items():
+    for label, curves in fronts.items():
         rows = []
         for steps in sorted(curves):
             found = [values_at(curves[steps], field, entropy) for field in AXES]
@@ -273,7 +249,7 @@ def plot_comparison(results: Mapping[str, Any], picture: Path) -> None:
         for axis, x in zip(axes, zip(*rows, strict=True), strict=False):
             axis.plot(x, [row[-1] for row in rows], marker="o" if len(rows) > 1 else "*", label=label)
     for axis, what in zip(axes, ("passes of the network per text", "seconds per line"), strict=True):
-        axis.axhline(real.ngram_perplexity, color="black", linestyle=":", label="held-out text")
+        axis.axhline(real["ngram_perplexity"], color="black", linestyle=":", label="held-out text")
         axis.set(xlabel=what, xscale="log", yscale="log")
     axes[0].set_xscale("log", base=2)
     axes[0].xaxis.set_major_formatter("{x:g}")

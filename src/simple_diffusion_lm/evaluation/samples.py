@@ -7,7 +7,7 @@ through the same functions as samples do.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -38,31 +38,9 @@ class Reference:
         self.toy = language if all(map(language.is_grammatical, valid[:100])) else None
 
 
-@dataclass(frozen=True)
-class SampleMetrics:
-    """Figures of a set of lines. Words are what spaces separate, or characters where no line has two words.
-    Shares are between 0 and 1.
-
-    To be compared between sets of the same number of lines.
-    """
-
-    lines: int
-    ngram_perplexity: float  # a word, ends of lines included, by the n-gram judge (judge.py)
-    reversed_perplexity: float  # by the n-gram judge of lines read backwards
-    autoregressive_perplexity: float | None  # by an autoregressive model, where there is one to judge
-    entropy: float  # of the words' frequencies, in nats
-    distinct_2: float  # distinct pairs of adjacent words, as a share of all
-    self_bleu: float  # BLEU-4 of each line against all others, 0 to 100; lower is more varied
-    repetition: float  # words that repeat the one just before them, as a share of all
-    words_mean: float
-    words_deviation: float
-    copied_lines: float  # lines that stand in the training part
-    copied_4grams: float  # runs of four words that do
-    grammatical: float | None  # of the toy language only
-
-
-def sample_metrics(lines: Sequence[str], reference: Reference) -> SampleMetrics:
-    """All figures of a set of lines.
+def sample_metrics(lines: Sequence[str], reference: Reference) -> dict[str, Any]:
+    """Figures of a set of lines, by name. Words are what spaces separate, or characters where no line has two
+    words. Shares are between 0 and 1. To be compared between sets of the same number of lines.
 
     Raises UserError without the extra `eval`, and for fewer than FEWEST_LINES lines.
     """
@@ -73,21 +51,22 @@ def sample_metrics(lines: Sequence[str], reference: Reference) -> SampleMetrics:
     lengths = np.array([len(text) for text in texts])
     pairs, fours, toy, judge = _grams(texts, 2), _grams(texts, 4), reference.toy, reference.autoregressive
     shares = np.array(list(Counter(words).values())) / max(len(words), 1)
-    return SampleMetrics(
-        lines=len(lines),
-        ngram_perplexity=reference.judge.perplexity(lines),
-        reversed_perplexity=reference.reversed_judge.perplexity(lines),
-        autoregressive_perplexity=judge.perplexity(lines, reference.split) if judge else None,
-        entropy=float(-(shares * np.log(shares)).sum()),
-        distinct_2=len(set(pairs)) / max(len(pairs), 1),
-        self_bleu=self_bleu([" ".join(text) for text in texts]),
-        repetition=sum(a == b for a, b in pairs) / max(len(words), 1),
-        words_mean=float(lengths.mean()),
-        words_deviation=float(lengths.std()),
-        copied_lines=sum(line in reference.train_lines for line in lines) / len(lines),
-        copied_4grams=sum(gram in reference.four_grams for gram in fours) / max(len(fours), 1),
-        grammatical=sum(map(toy.is_grammatical, lines)) / len(lines) if toy else None,
-    )
+    return {
+        "lines": len(lines),
+        # A word, ends of lines included; by an autoregressive model only where there is one to judge.
+        "ngram_perplexity": reference.judge.perplexity(lines),
+        "reversed_perplexity": reference.reversed_judge.perplexity(lines),
+        "autoregressive_perplexity": judge.perplexity(lines, reference.split) if judge else None,
+        "entropy": float(-(shares * np.log(shares)).sum()),  # of the words' frequencies, in nats
+        "distinct_2": len(set(pairs)) / max(len(pairs), 1),  # of all pairs of adjacent words
+        "self_bleu": self_bleu([" ".join(text) for text in texts]),  # 0 to 100; lower is more varied
+        "repetition": sum(a == b for a, b in pairs) / max(len(words), 1),  # of the word just before
+        "words_mean": float(lengths.mean()),
+        "words_deviation": float(lengths.std()),
+        "copied_lines": sum(line in reference.train_lines for line in lines) / len(lines),
+        "copied_4grams": sum(gram in reference.four_grams for gram in fours) / max(len(fours), 1),
+        "grammatical": sum(map(toy.is_grammatical, lines)) / len(lines) if toy else None,
+    }
 
 
 def units_of(lines: Sequence[str]) -> Split:
