@@ -20,6 +20,7 @@ from .demo import Demo, toy_data
 from .exits import exit_cleanly
 from .options import SamplingOptions, Settings, TextOptions, one_of
 from .serving import Serve
+from .sharing import Export, Push
 from .training import Prepare, Report, Train
 from .writing import Blend, Generate, Infill, Score, Vary
 
@@ -87,7 +88,10 @@ class Compare(TextOptions):
         print(tables)
 
 
-COMMANDS = (Demo, Prepare, Train, Generate, Infill, Vary, Blend, Score, Serve, Evaluate, Compare, Report)
+COMMANDS = (
+    *(Demo, Prepare, Train, Generate, Infill, Vary, Blend, Score, Serve),
+    *(Evaluate, Compare, Report, Export, Push),
+)
 
 
 def main() -> None:

@@ -125,6 +125,19 @@ def write_atomically(path: Path, content: bytes) -> None:
     sync_directory(path.parent)
 
 
+def write(folder: Path, files: dict[str, dict[str, Tensor]], about: dict[str, Any]) -> None:
+    """Makes a directory with these files of tensors, and a manifest of `about` and their SHA-256s."""
+    digests = {}
+    folder.mkdir()
+    for name, tensors in files.items():
+        content = safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()})
+        digests[name] = hashlib.sha256(content).hexdigest()
+        write_synced(folder / name, content)
+    manifest = sealed({**about, "sha256": digests})
+    write_synced(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+    sync_directory(folder)
+
+
 def save(
     run: Path, step: int, model: dict[str, Tensor], state: dict[str, Tensor], about: dict[str, Any]
 ) -> Path:
@@ -136,19 +149,11 @@ def save(
     """
     folder = run / "checkpoints"
     final, temporary = folder / f"step-{step}", folder / f".step-{step}.tmp"
-    size, digests = 0, {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(".step-*.tmp"):  # by a kill
             shutil.rmtree(left)
-        temporary.mkdir()
-        for name, tensors in ((MODEL, model), (STATE, state)):
-            content = safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()})
-            digests[name], size = hashlib.sha256(content).hexdigest(), len(content)
-            write_synced(temporary / name, content)
-        manifest = sealed({**about, "step": step, "sha256": digests})
-        write_synced(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
-        sync_directory(temporary)
+        write(temporary, {MODEL: model, STATE: state}, {**about, "step": step})
         if final.exists():
             shutil.rmtree(final)
         temporary.rename(final)
@@ -156,7 +161,7 @@ def save(
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(
-            f"{final}: cannot save {size:,} bytes ({error.strerror}); checkpoints before it are "
+            f"{final}: cannot save it ({error.strerror}); checkpoints before it are "
             "whole, so make room or rights there and run the same command again"
         ) from error
     spared = best(run)
@@ -206,7 +211,12 @@ def _bounds(run: Path) -> list[tuple[float, float, Path]]:
 
 def run_of(path: Path) -> Path:
     """The run directory that a path names: itself, or that of a checkpoint in it."""
-    return path.parent.parent if (path / MANIFEST).is_file() else path
+    return path.parent.parent if (path / MANIFEST).is_file() and not is_exported(path) else path
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a directory holds a model by itself (runs/export.py): it is its own checkpoint."""
+    return all((path / name).is_file() for name in (MANIFEST, "config.json"))
 
 
 def newest(run: Path) -> Checkpoint | None:
@@ -214,14 +224,14 @@ def newest(run: Path) -> Checkpoint | None:
 
     run may be a checkpoint too, which is then the one.
     """
-    for path in _steps(run) if run_of(run) == run else [run]:
+    for path in [run] if (run / MANIFEST).is_file() else _steps(run):
         try:
             manifest = json.loads((path / MANIFEST).read_text())
             if manifest != sealed(manifest):
                 raise ValueError(f"{MANIFEST} is not what was written")
-            for name in (MODEL, STATE):  # only a digest notices a flipped bit
+            for name, digest in manifest["sha256"].items():  # only a digest notices a flipped bit
                 with (path / name).open("rb") as file:
-                    if hashlib.file_digest(file, "sha256").hexdigest() != manifest["sha256"][name]:
+                    if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                         raise ValueError(f"{name} is not what was written")
                 with safetensors.safe_open(path / name, framework="pt"):
                     pass  # nor is anything read that could execute

@@ -147,7 +147,8 @@ def load_run(run: str | Path) -> Loaded:
     if tokenizer.fingerprint != about["tokenizer"]:
         raise UserError(f"{run}/tokenizer.model is not the one this run was trained with: put that back")
     if found is None:
-        raise UserError(f"{run}: no whole checkpoint yet; train it first (sdlm train)")
+        way = "export it again" if checkpoint.is_exported(run) else "train it first (sdlm train)"
+        raise UserError(f"{run}: no whole checkpoint; {way}")
     if found.manifest.get("run") != checkpoint.identity(about):
         raise UserError(f"{run}/config.json is not that of {found.path.name}: put that back")
     model, progress = checkpoint.model_of(about), Progress(**found.manifest["progress"])
@@ -172,6 +173,8 @@ def open_run(run: Path, about: dict[str, Any], data: Prepared) -> None:
     try:
         check_free(run)
         run.mkdir(parents=True, exist_ok=True)
+        if checkpoint.is_exported(run):
+            raise UserError(f"{run} is an exported model: choose another --out, and --finetune-from {run}")
         if (run / "config.json").exists():
             check_same(run, about_run(run), about)
         checkpoint.write_atomically(run / "config.json", json.dumps(sealed(about), indent=1).encode())

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Unpack
 
 from ..core import Config
@@ -12,8 +13,9 @@ from ..core.generate import Sampling
 from ..core.train import Progress
 from ..corpus.prepare import Prepared, is_prepared, open_prepared, prepare
 from ..errors import UserError
-from ..runs.checkpoint import run_of
+from ..runs.checkpoint import is_exported, run_of
 from ..runs.config import RECIPES, SIZES, with_settings
+from ..runs.export import CARD_LINES, export_run, is_on_hub, pulled, push
 from ..runs.run import about_run, load_run, run_training
 from .blend import blend
 from .guidance import diffusion_of
@@ -46,21 +48,24 @@ class DiffusionLM(Writer):
 
     Attributes (more in Writer):
         progress: how far the run had come, None for a model put together by hand.
-        about: what is known of the run, in words.
+        about, source: what is known of the run, in words, and where it is.
     """
 
     progress: Progress | None = None
     about: str = ""
+    source: Path | None = None
 
     @classmethod
     def from_pretrained(cls, run: str | Path) -> "DiffusionLM":
-        """Reads a run's directory, or that of one of its checkpoints (see runs.run.load_run).
+        """Reads a run's directory, that of one of its checkpoints, or an exported model's. Where there is no
+        such directory, USER/NAME is one of the Hugging Face Hub, which is fetched.
 
-        Raises UserError when there is none, or its files do not belong together.
+        Raises UserError when there is none, or its files do not belong together (see runs.run.load_run).
         """
-        found = load_run(run)
+        source = pulled(str(run)) if is_on_hub(run) else Path(run)
+        found = load_run(source)
         model = cls(found.model, found.tokenizer, found.about["lengths"], stream=found.about["stream"])
-        model.progress = found.progress
+        model.progress, model.source = found.progress, source
         bound = "" if found.bound is None else f", <= {found.bound:.3f} nats a token of held-out text"
         model.about = f"{run}, {model.config.objective}, {found.progress.step:,} steps{bound}"
         return model
@@ -74,11 +79,28 @@ class DiffusionLM(Writer):
         parameters, vocabulary = sum(p.numel() for p in self.model.parameters()), len(self.tokenizer)
         return f"<DiffusionLM {self.about}: {parameters:,} parameters, {vocabulary:,} pieces>"
 
+    def save_pretrained(self, out: str | Path, *, license: str = "unknown", half: bool = False) -> None:
+        """Exports a model that from_pretrained read: a directory with weights, configuration, tokenizer and
+        card. half: in bfloat16. Raises UserError where `out` is taken or cannot be written."""
+        if self.source is None:
+            raise UserError("only a model that from_pretrained read can be exported")
+        export_run(self.source, Path(out), self.generate(CARD_LINES), license, half)
+
+    def push_to_hub(self, name: str, *, license: str = "unknown", half: bool = False) -> str:
+        """Exports it to the Hugging Face Hub as USER/NAME; returns the address. Raises UserError without the
+        extra `hub`, and for what the hub refuses."""
+        with TemporaryDirectory() as folder:
+            out = Path(folder) / name.rpartition("/")[2]
+            self.save_pretrained(out, license=license, half=half)
+            return push(out, name)
+
     @staticmethod
     def trained_on(run: str | Path) -> Prepared:
         """The corpus a run was trained on, if it is inside the run (which may have been moved) or still where
         it was; else UserError."""
         about, inside = about_run(run), run_of(Path(run)) / "corpus"
+        if is_exported(Path(run)):
+            raise UserError(f"{run} has no corpus, being an export: give --data FILE and --samples 0")
         where = inside if is_prepared(inside) else about["prepared"]
         data = open_prepared(where)
         if data.meta["key"] != about["corpus"]:

@@ -1,0 +1,161 @@
+"""A trained model by itself, to be kept, sent to somebody, or put on the Hugging Face Hub.
+
+OUT/
+    config.json         the configuration; nothing of the machine that it was trained on
+    model.safetensors   the averaged weights
+    manifest.json       how far the run came, and SHA-256s, as of a checkpoint
+    tokenizer.*         a copy of the run's
+    README.md           the model card
+"""
+
+import json
+import re
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from ..core import Config
+from ..corpus.sealing import sealed
+from ..errors import UserError
+from . import checkpoint
+from .config import MAY_CHANGE
+from .run import Loaded, load_run
+
+LOCAL = ("prepared", "command", "seal")  # what config.json of a run says of its machine
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+KINDS = {
+    "continuous": "A continuous diffusion language model: text is written whole, in a few passes",
+    "masked": "A masked diffusion language model: text is written in any order, some tokens at a time",
+    "autoregressive": "An autoregressive language model: text is written from left to right, token by token",
+}
+CARD_LINES = 8  # texts in a model card
+CARD = """---
+license: {license}
+library_name: simple-diffusion-lm
+pipeline_tag: text-generation
+tags: [text-diffusion, simple-diffusion-lm]
+---
+# {name}
+
+{kind}. Made with [simple-diffusion-lm](https://github.com/thorinf/simple-diffusion-lm).
+
+```python
+from simple_diffusion_lm import DiffusionLM
+
+model = DiffusionLM.from_pretrained("{name}")
+print(model.generate(4))
+```
+
+| | |
+|---|---|
+{facts}
+
+Settings that differ from the recipe `modern`: {settings}.
+
+It writes text like its corpus, which is nowhere checked for truth, and knows nothing else. Some lines as they
+come, with seed 0:
+
+{lines}
+"""
+
+
+def export_run(run: Path, out: Path, lines: list[str], license: str = "unknown", half: bool = False) -> None:
+    """Writes a model, which load_run reads, and its card with these lines into a new directory `out`.
+
+    half: weights in bfloat16, which take half the room. Raises UserError where there is no run, or where
+    `out` is taken or cannot be written, of which nothing is left then.
+    """
+    loaded = load_run(run)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out} is there already: choose another --out")
+    tensors = loaded.model.state_dict()
+    if half:
+        tensors = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+    about = sealed({key: value for key, value in loaded.about.items() if key not in LOCAL})
+    manifest = {"progress": asdict(loaded.progress), "run": checkpoint.identity(about), "bound": loaded.bound}
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+            made = Path(temporary) / out.name
+            checkpoint.write(made, {checkpoint.MODEL: tensors}, manifest)
+            (made / "config.json").write_text(json.dumps(about, indent=1))
+            for file in checkpoint.run_of(run).glob("tokenizer.*"):
+                shutil.copy(file, made)
+            card = card_of(out.name, loaded, lines, license)
+            (made / "README.md").write_text(card, encoding="utf-8")
+            made.replace(out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
+
+
+def card_of(name: str, loaded: Loaded, lines: list[str], license: str) -> str:
+    """The model card."""
+    config, progress, usual = asdict(loaded.model.config), loaded.progress, asdict(Config())
+    facts = {
+        "parameters": f"{sum(p.numel() for p in loaded.model.parameters()):,}",
+        "objective": loaded.model.config.objective,
+        "vocabulary": f"{len(loaded.tokenizer):,} tokens",
+        "trained for": f"{progress.step:,} steps, {progress.tokens:,} tokens",
+        "corpus (SHA-256)": f"`{loaded.about['corpus']}`",
+    }
+    if loaded.bound is not None:
+        sign = "" if loaded.model.writes_length else "at most "
+        facts["held-out text"] = f"{sign}{loaded.bound:.3f} nats a token"
+    own = (key for key in config if config[key] != usual[key] and key not in MAY_CHANGE)
+    return CARD.format(
+        name=name,
+        kind=KINDS.get(loaded.model.config.objective, "A language model"),
+        license=license,
+        facts="\n".join(f"| {what} | {value} |" for what, value in facts.items()),
+        settings=", ".join(f"`{key}={config[key]}`" for key in own) or "none",
+        lines="\n".join(f"    {line}" for text in lines for line in text.splitlines()),
+    )
+
+
+def is_on_hub(run: str | Path) -> bool:
+    """Whether this is the name of a model on the Hugging Face Hub, and not that of a directory here."""
+    return HUB_NAME.fullmatch(str(run)) is not None and not Path(str(run).split("/")[0]).exists()
+
+
+def push(folder: Path, name: str) -> str:
+    """Puts an exported model on the Hugging Face Hub as USER/NAME, and returns its address.
+
+    Raises UserError where it is none, without the extra `hub`, and for what the hub refuses.
+    """
+    if not checkpoint.is_exported(folder):
+        raise UserError(f"{folder} is no exported model: sdlm export makes one of a run")
+    hub = _hub()
+    try:
+        hub.HfApi().create_repo(name, exist_ok=True)
+        return str(hub.HfApi().upload_folder(repo_id=name, folder_path=folder))
+    except Exception as error:  # of the network, of the hub, or of the name
+        raise UserError(f"{name}: the hub refuses ({_first_line(error)})") from None
+
+
+def pulled(name: str) -> Path:
+    """Where a model of the Hugging Face Hub, USER/NAME, lies on this machine; it is fetched if it does not.
+
+    Raises UserError as push does.
+    """
+    try:
+        return Path(_hub().snapshot_download(name))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{name}: no such directory, and the hub refuses ({_first_line(error)})") from None
+
+
+def _hub() -> Any:
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise UserError("the hub needs huggingface_hub: pip install 'simple-diffusion-lm[hub]'") from None
+    return huggingface_hub
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
