@@ -3,11 +3,13 @@
 Rank 0 alone writes files and prints. Where there is one process everything here does nothing.
 """
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +39,19 @@ def pick_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def keep_to_quota(groups: Path = Path("/sys/fs/cgroup")) -> None:
+    """Takes no more threads than a container's share of processors allows (cgroup v2 or v1), of which torch
+    knows nothing: it would take one for each processor of the machine, and they would wait for each other."""
+    with suppress(OSError, ValueError):
+        if (groups / "cpu.max").exists():
+            quota, period = (groups / "cpu.max").read_text().split()  # or "max"
+        else:
+            quota, period = ((groups / f"cpu/cpu.cfs_{n}_us").read_text() for n in ("quota", "period"))
+        allowed = math.ceil(int(quota) / int(period))
+        if "OMP_NUM_THREADS" not in os.environ and 0 < allowed < torch.get_num_threads():
+            torch.set_num_threads(allowed)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ The newest stay, and the one whose bound on held-out text was lowest. A checkpoi
 temporary name, synced to the disk, and renamed into place, so it is there whole or not at all.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -97,12 +98,17 @@ def state_tensors(state: State) -> dict[str, Tensor]:
 
 
 def sync_directory(path: Path) -> None:
-    """Makes a rename in this directory survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
+    """Makes a rename in this directory survive a power cut, where the system can: Windows opens no
+    directories, and some network file systems do not sync them."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP):
+            raise
 
 
 def write_synced(path: Path, content: bytes) -> None:
