@@ -3,7 +3,9 @@
 import json
 import socket
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from servers import serving
 from simple_diffusion_lm.core.generate import Sampling
 from simple_diffusion_lm.core.sampler import SAMPLERS
 from simple_diffusion_lm.serving import app as app_module
-from simple_diffusion_lm.serving.answers import Model
+from simple_diffusion_lm.serving.answers import ANSWERS, Model
 from simple_diffusion_lm.serving.app import make_app
 from simple_diffusion_lm.writing.model import DiffusionLM
 from simple_diffusion_lm.writing.templates import Gap
@@ -118,7 +120,9 @@ def test_many_at_once_get_what_each_would_have_got_alone(client: httpx.Client, s
         ("vary", '{"texts": ["a"], "strength": 0}', 422, "strength"),
         ("score", '{"texts": ["' + "a" * 3000 + '"]}', 422, "texts"),
         ("score", '{"texts": ["' + "a" * 200_000 + '"]}', 413, "bytes"),
-        ("score", '{"texts": ["\\ud800"]}', 400, "JSON"),
+        ("score", '{"texts": ["\\ud800"]}', 400, "unicode"),
+        ("generate", '{"te\\nxt": 1}', 422, "te xt"),
+        ("score", "[" * 90_000, 400, "body"),
     ],
 )
 def test_what_cannot_be_is_one_line(
@@ -130,8 +134,19 @@ def test_what_cannot_be_is_one_line(
     assert response.status_code == status, response.text
     assert words in response.json()["error"]
     assert "\n" not in response.json()["error"]
+    assert str(status) in responses_of(client, name)
     assert time.monotonic() - began < 2
     assert client.get("/v1/health").json() == {"status": "ok"}
+
+
+def responses_of(client: httpx.Client, name: str) -> dict[str, Any]:
+    """What the description says of the answers of a route, by status."""
+    return client.get("/openapi.json").json()["paths"][f"/v1/{name}"]["post"]["responses"]
+
+
+def test_whole_numbers_may_have_a_point(client: httpx.Client) -> None:
+    asked = client.post("/v1/generate", json={"steps": 4.0, "seed": 3.0, "candidates": 1.0})
+    assert texts(asked) == texts(client.post("/v1/generate", json=FEW))
 
 
 def test_other_routes_and_kinds_are_refused(client: httpx.Client) -> None:
@@ -151,30 +166,41 @@ def test_no_bytes_break_it(client: httpx.Client, body: bytes) -> None:
     assert response.json()["error"]
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(), st.lists, max_leaves=4
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.text(), JSON, min_size=1))
+def test_no_json_breaks_it(client: httpx.Client, asked: dict[str, Any]) -> None:
+    headers = {"Content-Type": "application/json"}
+    response = client.post("/v1/score", content=json.dumps(asked), headers=headers)
+    assert response.status_code in (400, 422)
+    assert len(response.json()["error"].splitlines()) == 1
+
+
 def test_the_page_and_all_it_asks_for_come_from_here(client: httpx.Client) -> None:
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")
-    assert "default-src 'self'" in page.headers["content-security-policy"]
+    for answer in (page, client.get("/page/app.js"), client.get("/v1/nothing"), client.post("/v1/score")):
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
     assert "http" not in page.text.replace("http-equiv", "")
     for name in ("app.js", "stage.js", "style.css", "icon.svg"):
         assert client.get(f"/page/{name}").status_code == 200
 
 
-def test_the_page_offers_every_sampler(client: httpx.Client) -> None:
-    page = client.get("/").text
-    for name in SAMPLERS:
-        assert f">{name}</option>" in page
-    assert f"<option selected>{Sampling().sampler}</option>" in page
-    assert f'value="{Sampling().steps}"' in page
-
-
-def test_a_client_that_leaves_is_not_written_for(client: httpx.Client, served: Model, address: str) -> None:
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_is_not_written_for(
+    client: httpx.Client, served: Model, address: str, stream: bool
+) -> None:
     host, port = address.removeprefix("http://").split(":")
-    body = json.dumps({"count": 32, "steps": 512, "stream": True}).encode()
+    body = json.dumps({"count": 32, "steps": 512, "stream": stream}).encode()
+    before = served.loop.steps
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(head("/v1/generate", len(body)) + body)
-        while b"event: frame" not in connection.recv(65536):
-            pass
+        while served.loop.steps < before + 3:
+            time.sleep(0.01)
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         before = served.loop.steps
@@ -207,8 +233,10 @@ def test_a_token_opens_what_it_guards(toy_run: Path) -> None:
         refused = httpx.post(f"{address}/v1/generate", json=FEW)
         assert refused.status_code == 401
         assert "token" in refused.json()["error"]
-        wrong = {"Authorization": "Bearer secre"}
-        assert httpx.post(f"{address}/v1/generate", json=FEW, headers=wrong).status_code == 401
+        for wrong in ("Bearer secre", "Bearer", "secret", "Basic secret"):
+            headers = {"Authorization": wrong}
+            assert httpx.post(f"{address}/v1/generate", json=FEW, headers=headers).status_code == 401
+        assert httpx.get(f"{address}/v1/metrics").status_code == 401
         right = {"Authorization": "Bearer secret"}
         assert texts(httpx.post(f"{address}/v1/generate", json=FEW, headers=right))
 
@@ -226,15 +254,79 @@ def test_a_request_that_does_not_arrive_is_let_go(toy_run: Path, monkeypatch: py
         with socket.create_connection((host, int(port)), timeout=10) as connection:
             connection.sendall(head("/v1/score", 99) + b"{")
             assert b"408" in connection.recv(4096)
+        long = {"count": 32, "steps": 256, "stream": True}  # what has arrived may take its time
+        began = time.monotonic()
+        answer = httpx.post(f"{address}/v1/generate", json=long, timeout=60)
+        assert time.monotonic() - began > 0.3
+        assert events(answer)[-1][0] == "done"
+
+
+def test_a_request_that_is_too_large_may_come_in_pieces(client: httpx.Client) -> None:
+    def pieces() -> Iterator[bytes]:
+        for _ in range(3):
+            yield b" " * 40_000
+            time.sleep(0.1)
+
+    headers = {"Content-Type": "application/json"}
+    refused = client.post("/v1/score", content=pieces(), headers=headers)
+    assert refused.status_code == 413
+
+
+def test_the_page_is_there_while_many_wait(client: httpx.Client, served: Model, address: str) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    body = json.dumps({"steps": 512}).encode()
+    before = served.loop.steps
+    with ExitStack() as held:
+        for _ in range(60):
+            connection = held.enter_context(socket.create_connection((host, int(port))))
+            connection.sendall(head("/v1/generate", len(body)) + body)
+        while served.loop.steps < before + 30:
+            time.sleep(0.01)
+        assert client.get("/", timeout=1).status_code == 200
+        assert served.loop.steps < before + 400, "they were done before"
+
+
+def test_a_failure_is_said_and_the_next_request_answered(toy_run: Path) -> None:
+    model = Model(toy_run)
+    end = model.lm.end
+    with serving(make_app(model)) as address:
+        model.lm.end = None  # type: ignore[assignment]
+        for stream in (False, True):
+            failed = httpx.post(f"{address}/v1/generate", json={**FEW, "stream": stream})
+            assert failed.status_code == (200 if stream else 500)
+            assert "the server failed" in (events(failed)[-1][1] if stream else failed.json())["error"]
+        model.lm.end = end
+        assert texts(httpx.post(f"{address}/v1/generate", json=FEW))
+        counted = httpx.get(f"{address}/v1/metrics").text
+    assert 'sdlm_requests_total{name="generate",status="500"} 1' in counted
+    assert 'sdlm_requests_total{name="generate",status="200"} 2' in counted
+    assert "sdlm_requests_under_way 0" in counted
+    assert not model.loop.thread.is_alive()
 
 
 def test_the_description_describes_what_there_is(client: httpx.Client) -> None:
     described = client.get("/openapi.json").json()
     assert described["openapi"].startswith("3.1")
-    assert {f"/v1/{name}" for name in app_module.ANSWERS} < set(described["paths"])
+    names = [answer.__name__ for answer in ANSWERS]
+    assert set(described["paths"]) == {f"/v1/{name}" for name in ["model", "health", "metrics", *names]}
     card = client.get("/v1/model").json()
     assert set(card) == set(described["components"]["schemas"]["Card"]["properties"])
-    assert card["abilities"] == list(app_module.ANSWERS)
+    assert card["abilities"] == names
+    for name in names:
+        responses = responses_of(client, name)
+        assert set(responses) == {"200", "400", "408", "409", "413", "415", "422", "500", "503"}
+        for status in set(responses) - {"200"}:
+            assert responses[status]["content"]["application/json"]["schema"]["$ref"].endswith("/Problem")
+        streams = name in ("generate", "infill", "vary")
+        assert ("text/event-stream" in responses["200"]["content"]) == streams
+
+
+def test_the_description_says_what_wants_a_token(served: Model, client: httpx.Client) -> None:
+    for app, token in ((make_app(served), False), (make_app(served, token="secret"), True)):
+        for path, about in app.openapi()["paths"].items():
+            for route in about.values():
+                assert ("401" in route["responses"]) == (token and path != "/v1/health")
+                assert route.get("security") == ([{"token": []}] if token and path != "/v1/health" else None)
 
 
 def test_the_description_has_every_limit(client: httpx.Client) -> None:

@@ -5,13 +5,15 @@ Needs the extra `browser` and a Chromium (apt-get install chromium); left out wi
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from servers import serving
 
-from simple_diffusion_lm.core.generate import Sampling
+from simple_diffusion_lm.core.generate import ORDERS, Sampling
+from simple_diffusion_lm.core.sampler import SAMPLERS
 from simple_diffusion_lm.serving.answers import Model
 from simple_diffusion_lm.serving.app import make_app
 
@@ -41,6 +43,7 @@ def page(browser: "Browser", address: str) -> Iterator["Page"]:
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(address)
+    page.wait_for_selector("#form")
     yield page
     assert all(url.startswith(address) for url in asked)
     assert errors == []
@@ -49,6 +52,7 @@ def page(browser: "Browser", address: str) -> Iterator["Page"]:
 
 def written(page: "Page") -> list[str]:
     """Waits until the text is written; the chosen lines, as the newest card has them."""
+    page.wait_for_selector("#form")
     page.wait_for_selector("#stop", state="hidden", timeout=30_000)
     playwright.expect(page.locator("#message")).not_to_have_class("bad")
     playwright.expect(page.locator("#play")).to_have_text("▶", timeout=30_000)
@@ -76,6 +80,13 @@ def test_a_gap_is_filled_and_looked_at(page: "Page") -> None:
     page.locator(".token.written").first.hover()
     assert page.locator("#rivals li").count() >= 2
     assert page.locator("#chart polyline").count() == 1
+
+
+def test_everything_there_is_can_be_chosen(page: "Page") -> None:
+    assert page.locator("#sampler option").all_inner_texts() == list(SAMPLERS)
+    assert page.locator("#order option").all_inner_texts() == list(ORDERS)
+    for name, usual in asdict(Sampling()).items():
+        assert page.input_value(f"#{name}") == str(usual)
 
 
 def test_every_token_is_reached_by_the_keyboard(page: "Page") -> None:

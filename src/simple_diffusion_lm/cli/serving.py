@@ -54,6 +54,7 @@ class Serve:
         config.timeout_graceful_shutdown = SECONDS_TO_END
         try:
             listening = config.bind_socket()
+            listening.listen()  # who reads the line below may come at once
         except SystemExit:
             raise UserError(f"cannot listen at {self.host}:{self.port}: choose another --port") from None
         shown = f"[{self.host}]" if ipv6 else self.host

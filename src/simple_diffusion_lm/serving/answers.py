@@ -1,6 +1,6 @@
 """What the server does with each request, in a thread of the request's own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,6 @@ from pydantic import BaseModel
 from ..core.denoiser import Batch
 from ..core.generate import Frame
 from ..errors import UserError
-from ..runs.log import read_metrics
 from ..writing.model import DiffusionLM
 from ..writing.requests import Watch
 from ..writing.templates import parse_length
@@ -47,14 +46,8 @@ def score(model: DiffusionLM, asked: Score, send: Send | None) -> Scores:
     return Scores(nats=model.score(asked.texts))
 
 
-# Name: what it does, and what it is asked with. What it answers is in their annotations.
-ANSWERS: Mapping[str, tuple[Callable[..., BaseModel], type[BaseModel]]] = {
-    "generate": (generate, Generate),
-    "infill": (infill, Infill),
-    "vary": (vary, Vary),
-    "blend": (blend, Blend),
-    "score": (score, Score),
-}
+# Each is a route of its name; what it is asked with and what it answers is in its annotations.
+ANSWERS: tuple[Callable[..., BaseModel], ...] = (generate, infill, vary, blend, score)
 
 
 def _write(model: DiffusionLM, requests: list[Request], asked: Generate | Infill, send: Send | None) -> Lines:
@@ -101,34 +94,24 @@ class Model:
         """Raises UserError as DiffusionLM.from_pretrained does."""
         self.lm = DiffusionLM.from_pretrained(run)
         self.loop = SharedLoop(self.lm.model)
-        self.card = self._card(run)
 
-    def answer(self, name: str, asked: BaseModel, gone: Event, send: Send | None) -> BaseModel:
-        """Raises UserError for what cannot be, and Gone once `gone` is set."""
-        do, _ = ANSWERS[name]
-        return do(self.lm.writing_with(partial(self.loop.write_rows, gone)), asked, send)
+    def until(self, gone: Event) -> DiffusionLM:
+        """The model for one request, which raises Gone where it samples once `gone` is set."""
+        return self.lm.writing_with(partial(self.loop.write_rows, gone))
 
-    def _card(self, run: Path) -> Card:
+    def card(self) -> Card:
         config, progress, model = self.lm.config, self.lm.progress, self.lm.model
         assert config is not None
         assert progress is not None
+        names = [answer.__name__ for answer in ANSWERS]
         return Card(
             parameters=sum(p.numel() for p in model.parameters()),
             vocabulary=len(self.lm.tokenizer),
             longest=self.lm.longest,
             stream=self.lm.stream,
             objective=config.objective,
-            abilities=[name for name in ANSWERS if model.is_guided or name not in ("vary", "blend")],
+            abilities=[name for name in names if model.is_guided or name not in ("vary", "blend")],
             steps_trained=progress.step,
             tokens_trained=progress.tokens,
-            bound=_last_bound(run),
+            bound=self.lm.bound,
         )
-
-
-def _last_bound(run: Path) -> float | None:
-    """The bound that the last validation found, where metrics.jsonl can be read."""
-    try:
-        bounds = [record["bound"] for record in read_metrics(run, "valid") if "bound" in record]
-    except UserError:
-        return None
-    return bounds[-1] if bounds else None

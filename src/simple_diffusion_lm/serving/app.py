@@ -1,4 +1,4 @@
-"""The server: one page, and the API behind it (Starlette)."""
+"""The server: one page, and the API behind it (FastAPI)."""
 
 import asyncio
 import hmac
@@ -6,32 +6,30 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from threading import Event
-from typing import Any
+from queue import Queue
+from threading import Event, Thread
+from typing import Annotated, Any, get_type_hints
 
-from pydantic import BaseModel, ValidationError
-from starlette.applications import Starlette
+from anyio.to_thread import current_default_thread_limiter
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..core.generate import ORDERS, Sampling
-from ..core.sampler import SAMPLERS
 from ..errors import UserError
 from .answers import ANSWERS, Model
-from .document import document
-from .headers import WithHeaders
-from .requests import Health
+from .requests import Problem
 from .shared import Gone
 
 PAGE = Path(__file__).parent / "page"
@@ -39,44 +37,42 @@ MOST_BYTES = 100_000  # of a request
 MOST_REQUESTS = 64  # under way, after which more are turned away
 BODY_SECONDS = 10.0  # in which a request has to arrive
 MOST_BEHIND = 256  # frames that wait for a client; one that reads more slowly misses some
-RETRY_SECONDS = 1
-FAILED = "the server failed; its log has the traceback"
-
-Handler = Callable[[Request], Awaitable[Response]]
-Done = Callable[[int], None]  # is called with the status once a request is answered
+# Of every answer: the page loads nothing from elsewhere, and no other page may frame it.
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+Responses = dict[int | str, dict[str, Any]]
+DENIED = {"model": Problem, "description": "the token is missing or wrong"}
+FAULTS: Responses = {
+    status: {"model": Problem, "description": text}
+    for status, text in (
+        (400, "this is not JSON"),
+        (408, "the request did not arrive in time"),
+        (409, "this model cannot do it, or it is too much at once"),
+        (413, "the request is too large"),
+        (415, "this is not application/json"),
+        (422, "a value is not what it has to be"),
+        (500, "the server failed"),
+        (503, "too many requests are under way (see Retry-After), or the server is shutting down"),
+    )
+}
+STREAMED: Responses = {200: {"content": {"text/event-stream": {}}}}
 
 
 class Server:
-    """The handlers, and what they share."""
+    """What the routes share: the model, and what is counted."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.threads = ThreadPoolExecutor(MOST_REQUESTS, thread_name_prefix="request")
         self.under_way = 0
         self.answered: Counter[tuple[str, int]] = Counter()
         self.seconds = 0.0
 
-    async def page(self, request: Request) -> Response:
-        """The page, with the samplers and orders there are and what is used when nothing is chosen."""
-        usual = asdict(Sampling())
-
-        def options(names: Iterable[str], chosen: str) -> str:
-            return "".join(f"<option{' selected' * (name == chosen)}>{name}</option>" for name in names)
-
-        lists = {"sampler": options(SAMPLERS, usual["sampler"]), "order": options(ORDERS, usual["order"])}
-        return HTMLResponse((PAGE / "index.html").read_text().format(**usual | lists))
-
-    async def description(self, request: Request) -> Response:
-        return JSONResponse(document())
-
-    async def card(self, request: Request) -> Response:
-        return JSONResponse(self.model.card.model_dump())
-
-    async def health(self, request: Request) -> Response:
-        return JSONResponse(Health(status="ok").model_dump())
-
-    async def metrics(self, request: Request) -> Response:
-        """In Prometheus' text format."""
+    def metrics(self) -> str:
+        """Counters in Prometheus' text format."""
         loop = self.model.loop
         lines = [
             f"sdlm_requests_under_way {self.under_way}",
@@ -87,161 +83,176 @@ class Server:
         ]
         for (name, status), count in sorted(self.answered.items()):
             lines.append(f'sdlm_requests_total{{name="{name}",status="{status}"}} {count}')
-        return PlainTextResponse("\n".join(lines) + "\n")
+        return "\n".join(lines) + "\n"
 
-    async def answer(self, name: str, request: Request) -> Response:
-        """Counts a request, and turns it away where there are too many."""
-        began = time.monotonic()
-        self.under_way += 1
-        done = partial(self._done, name, began)
-        try:
-            if self.under_way > MOST_REQUESTS:
-                message = "too many requests are under way; try again"
-                raise HTTPException(503, message, {"Retry-After": str(RETRY_SECONDS)})
-            asked = await self._read(name, request)
-            if getattr(asked, "stream", False):
-                return self._streamed(name, asked, done)
-            response = await self._answered(name, asked, request)
-        except HTTPException as error:
-            done(error.status_code)
-            raise
-        except BaseException:
-            done(500)
-            raise
-        done(200)
-        return response
-
-    def _done(self, name: str, began: float, status: int) -> None:
-        self.under_way -= 1
-        self.answered[name, status] += 1
-        self.seconds += time.monotonic() - began
-
-    async def _read(self, name: str, request: Request) -> BaseModel:
-        if request.headers.get("content-type", "").split(";")[0].strip() != "application/json":
-            raise HTTPException(415, "send application/json")
-        body = bytearray()
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > MOST_BYTES:
-                        raise HTTPException(413, f"a request has at most {MOST_BYTES:,} bytes")
-        except TimeoutError:
-            raise HTTPException(408, "the request did not arrive in time") from None
-        except ClientDisconnect:
-            raise HTTPException(400, "the client left") from None
-        try:
-            return ANSWERS[name][1].model_validate_json(bytes(body))
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            status = 400 if first["type"] == "json_invalid" else 422
-            raise HTTPException(status, f"{where}: {first['msg']}".removeprefix(": ")) from None
-
-    async def _answered(self, name: str, asked: BaseModel, request: Request) -> Response:
-        """The whole answer at once. A client that leaves is not written for any more."""
+    async def waiting(self, request: Request) -> AsyncIterator[Event]:
+        """Until a request is answered: an event that is set once its client has left."""
+        if self.under_way >= MOST_REQUESTS:
+            raise HTTPException(503, "too many requests are under way; try again", {"Retry-After": "1"})
         gone = Event()
-        answer = partial(self.model.answer, name, asked, gone, None)
-        working = asyncio.get_running_loop().run_in_executor(self.threads, answer)
-        left = asyncio.create_task(_disconnected(request))
+
+        async def watch() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            gone.set()
+
+        self.under_way += 1
+        watching = asyncio.create_task(watch())
         try:
-            waited: set[asyncio.Future[Any]] = {working, left}
-            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            gone.set()
-            return JSONResponse((await working).model_dump())
-        except UserError as error:
-            raise HTTPException(409, str(error)) from None
-        except Gone:
-            raise HTTPException(503, "the server is shutting down") from None
+            yield gone
         finally:
-            gone.set()
-            left.cancel()
+            self.under_way -= 1
+            watching.cancel()
 
-    def _streamed(self, name: str, asked: BaseModel, done: Done) -> Response:
-        """Server-sent events, from a thread that writes to a queue."""
-        loop, gone = asyncio.get_running_loop(), Event()
-        events: asyncio.Queue[tuple[str, object]] = asyncio.Queue()
+    def endpoint(self, do: Callable[..., BaseModel]) -> Callable[..., BaseModel | StreamingResponse]:
+        """One of ANSWERS as FastAPI calls it, in a thread."""
+        Asked = get_type_hints(do)["asked"]
+        Waiting = Annotated[Event, Depends(self.waiting)]
 
-        def send(kind: str, content: object) -> None:
-            if kind == "frame" and events.qsize() >= MOST_BEHIND:
-                return
-            with suppress(RuntimeError):  # the server has ended
-                loop.call_soon_threadsafe(events.put_nowait, (kind, content))
+        def endpoint(asked: Asked, gone: Waiting) -> BaseModel | StreamingResponse:  # type: ignore[valid-type]
+            answer = partial(do, self.model.until(gone), asked)
+            if getattr(asked, "stream", False):
+                return StreamingResponse(events(answer), media_type="text/event-stream")
+            return answer(None)
 
-        def work() -> None:
+        return endpoint
+
+    def door(self, app: ASGIApp) -> ASGIApp:
+        """Middleware: bounds what a request may send, gives every answer HEADERS, and counts."""
+
+        async def passing(scope: Scope, receive: Receive, send: Send) -> None:
+            began, size, status = time.monotonic(), 0, 500
+            until: float | None = asyncio.get_running_loop().time() + BODY_SECONDS
+
+            async def receiving() -> Message:
+                nonlocal size, until
+                try:
+                    async with asyncio.timeout_at(until):
+                        message = await receive()
+                except TimeoutError:
+                    raise HTTPException(408, "the request did not arrive in time") from None
+                size += len(message.get("body", b""))
+                if size > MOST_BYTES:
+                    raise HTTPException(413, f"a request has at most {MOST_BYTES:,} bytes")
+                if not message.get("more_body"):
+                    until = None
+                return message
+
+            async def sending(message: Message) -> None:
+                nonlocal status
+                if message["type"] == "http.response.start":
+                    status = message["status"]
+                    MutableHeaders(scope=message).update(HEADERS)
+                await send(message)
+
             try:
-                result = self.model.answer(name, asked, gone, partial(send, "frame"))
-                send("done", result.model_dump())
-            except (UserError, Gone) as error:
-                send("error", {"error": str(error) or "the server is shutting down"})
-            except Exception:
-                send("error", {"error": FAILED})
+                await app(scope, receiving, sending)
+            finally:
+                if scope.get("method") == "POST" and "route" in scope:
+                    self.answered[scope["route"].name, status] += 1
+                    self.seconds += time.monotonic() - began
+
+        return passing
+
+
+def events(answer: Callable[[Callable[[object], None]], BaseModel]) -> Iterator[str]:
+    """Server-sent events of an answer, which is found in a thread of its own."""
+    sent: Queue[tuple[str, object]] = Queue()
+
+    def send(frame: object) -> None:
+        if sent.qsize() < MOST_BEHIND:
+            sent.put(("frame", frame))
+
+    def work() -> None:
+        try:
+            sent.put(("done", answer(send).model_dump()))
+        except Exception as error:
+            status, text = fault(error)
+            if status == 500:
                 logging.getLogger("uvicorn.error").exception("while answering")
+            sent.put(("error", {"error": text}))
 
-        loop.run_in_executor(self.threads, work).add_done_callback(lambda _: done(200))
-        return StreamingResponse(_sent(events, gone), media_type="text/event-stream")
-
-
-async def _sent(events: "asyncio.Queue[tuple[str, object]]", gone: Event) -> AsyncIterator[str]:
-    """Server-sent events as they come, until the last or until the client leaves."""
-    try:
-        kind = ""
-        while kind not in ("done", "error"):
-            kind, content = await events.get()
-            yield f"event: {kind}\ndata: {json.dumps(content)}\n\n"
-    finally:
-        gone.set()
+    Thread(target=work, daemon=True).start()
+    kind = "frame"
+    while kind == "frame":
+        kind, content = sent.get()
+        yield f"event: {kind}\ndata: {json.dumps(content)}\n\n"
 
 
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+def fault(error: Exception) -> tuple[int, str]:
+    """The status of an error, and one line that says what is wrong."""
+    match error:
+        case HTTPException():
+            return error.status_code, error.detail
+        case UserError():
+            return 409, str(error)
+        case Gone():
+            return 503, "the server is shutting down"
+        case RequestValidationError(body=bytes()):
+            return 415, "send application/json"
+        case RequestValidationError():
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"][1:])) or "the body"
+            if first["type"] == "json_invalid":
+                return 400, f"JSON decode error at character {where}: {first['ctx']['error']}"
+            return 400 if first["type"] == "string_unicode" else 422, f"{where}: {first['msg']}"
+    return 500, "the server failed; its log has the traceback"
 
 
-async def problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+async def problem(request: Request, error: Exception) -> JSONResponse:
+    status, text = fault(error)
+    return JSONResponse({"error": " ".join(text.splitlines())}, status, getattr(error, "headers", None))
 
 
-async def failure(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": FAILED}, 500)
-
-
-def make_app(model: Model, *, token: str | None = None, hosts: list[str] | None = None) -> Starlette:
+def make_app(model: Model, *, token: str | None = None, hosts: list[str] | None = None) -> FastAPI:
     """The whole application.
 
     token: what requests to the API have to bear, if anything. hosts: the names it may be asked by,
     so that no other site's page reaches it by renaming; any, if None.
     """
     server = Server(model)
+    bearer = HTTPBearer(scheme_name="token", auto_error=False)
 
-    def guarded(handler: Handler) -> Handler:
-        async def guard(request: Request) -> Response:
-            given = request.headers.get("authorization", "").removeprefix("Bearer ")
-            if token is not None and not hmac.compare_digest(given.encode(), token.encode()):
-                message = "this server wants its token: Authorization: Bearer TOKEN"
-                raise HTTPException(401, message, {"WWW-Authenticate": "Bearer"})
-            return await handler(request)
-
-        return guard
+    def guard(given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
+        if not given or not hmac.compare_digest(given.credentials.encode(), (token or "").encode()):
+            message = "this server wants its token: Authorization: Bearer TOKEN"
+            raise HTTPException(401, message, {"WWW-Authenticate": "Bearer"})
 
     @asynccontextmanager
-    async def running(app: Starlette) -> AsyncIterator[None]:
+    async def running(app: FastAPI) -> AsyncIterator[None]:
+        current_default_thread_limiter().total_tokens = 2 * MOST_REQUESTS  # files need threads too
         yield
         await asyncio.to_thread(model.loop.close)
-        server.threads.shutdown()
 
-    routes = [
-        Route("/", server.page),
-        Route("/openapi.json", server.description),
-        Route("/v1/model", guarded(server.card)),
-        Route("/v1/health", server.health),
-        Route("/v1/metrics", guarded(server.metrics)),
-        *(Route(f"/v1/{name}", guarded(partial(server.answer, name)), methods=["POST"]) for name in ANSWERS),
-        Mount("/page", StaticFiles(directory=PAGE)),
-    ]
-    middleware = [Middleware(WithHeaders)]
+    faults = HTTPException, UserError, Gone, RequestValidationError, Exception
+    app = FastAPI(
+        title="simple-diffusion-lm",
+        version=version("simple-diffusion-lm"),
+        docs_url=None,  # these pages load scripts from elsewhere
+        redoc_url=None,
+        lifespan=running,
+        exception_handlers=dict.fromkeys(faults, problem),
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.add_middleware(server.door)
     if hosts is not None:
-        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=hosts))
-    handlers = {HTTPException: problem, Exception: failure}
-    return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=running)
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+    guards = [Depends(guard)] if token else []
+    api = APIRouter(prefix="/v1", dependencies=guards, responses={401: DENIED} if token else {})
+    api.get("/model")(model.card)
+    api.get("/metrics", response_class=PlainTextResponse)(server.metrics)
+    for do in ANSWERS:
+        types = get_type_hints(do)
+        streams = STREAMED if "stream" in types["asked"].model_fields else {}
+        api.post(
+            f"/{do.__name__}",
+            name=do.__name__,
+            summary=types["asked"].__doc__,
+            response_model=types["return"],
+            responses=FAULTS | streams,
+        )(server.endpoint(do))
+    app.include_router(api)
+    app.get("/v1/health", name="health", response_model=dict[str, str])(lambda: {"status": "ok"})
+    app.get("/", include_in_schema=False, response_class=FileResponse)(lambda: PAGE / "index.html")
+    app.mount("/page", StaticFiles(directory=PAGE))
+    return app

@@ -1,17 +1,17 @@
 """What can be asked of the server, within which limits, and what it answers."""
 
 import re
-from dataclasses import fields
-from inspect import getdoc
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ..core.generate import ORDERS, Sampling
 from ..core.sampler import SAMPLERS
 
 MOST_TEXTS = 32
 MOST_WORK = 32_768  # texts times steps of one request
+USUAL = Sampling()
+HELP = dict(re.findall(r"^ +(\w+): (.+?)(?=\n +\w+: |\s*\Z)", Sampling.__doc__ or "", re.M | re.S))
 Text = Annotated[str, Field(max_length=2000)]
 Word = Annotated[str, Field(min_length=1, max_length=50, pattern=r"^\S+$")]
 Words = Annotated[list[Word], Field(max_length=16)]
@@ -24,33 +24,21 @@ def whole(value: object) -> object:
 
 
 Whole = Annotated[int, BeforeValidator(whole)]
-Candidates = Annotated[int, Field(ge=1, le=32), BeforeValidator(whole)]
-# What each field of Sampling may be. Everything else about them is read from that class.
-RANGES = {
-    "steps": Annotated[int, Field(ge=1, le=512), BeforeValidator(whole)],
-    "sampler": Literal[tuple(SAMPLERS)],
-    "temperature": Annotated[float, Field(ge=0.05, le=5)],
-    "order": Literal[ORDERS],
-}
+MostProbable = Field(ge=1, le=32, description="written for each; the most probable is kept")
+Candidates = Annotated[int, MostProbable, BeforeValidator(whole)]
 
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-def sampling_fields() -> dict[str, Any]:
-    """The fields of core.generate.Sampling, with its defaults and its help, for pydantic."""
-    _, *parts = re.split(r"\n +(\w+): ", getdoc(Sampling) or "")  # of its docstring: name, help, name, ...
-    described = {name: " ".join(text.split()) for name, text in zip(parts[::2], parts[1::2], strict=True)}
-    return {
-        field.name: (RANGES[field.name], Field(field.default, description=described.get(field.name)))
-        for field in fields(Sampling)
-    }
-
-
-class Sampled(create_model("SamplingFields", __base__=Strict, **sampling_fields())):  # type: ignore[misc]
+class Sampled(Strict):
     """How noise becomes text, and whether to send every step as it is taken."""
 
+    steps: Whole = Field(USUAL.steps, ge=1, le=512, description=HELP["steps"])
+    sampler: Literal[tuple(SAMPLERS)] = Field(USUAL.sampler, description=HELP["sampler"])  # type: ignore[valid-type]
+    temperature: float = Field(USUAL.temperature, ge=0.05, le=5, description=HELP["temperature"])
+    order: Literal[ORDERS] = Field(USUAL.order, description=HELP["order"])  # type: ignore[valid-type]
     seed: Whole = Field(0, ge=0, le=2**31 - 1, description="the same seed gives the same texts")
     stream: bool = Field(
         False,
@@ -60,7 +48,7 @@ class Sampled(create_model("SamplingFields", __base__=Strict, **sampling_fields(
 
     @property
     def sampling(self) -> Sampling:
-        return Sampling(**{field.name: getattr(self, field.name) for field in fields(Sampling)})
+        return Sampling(self.steps, self.sampler, self.temperature, self.order)
 
 
 class Generate(Sampled):
@@ -72,7 +60,7 @@ class Generate(Sampled):
     )
     must: Words = Field([], description="words that every text has, in any order")
     never: Words = Field([], description="words that no text has")
-    candidates: Candidates = Field(1, description="written for each; the most probable is kept")
+    candidates: Candidates = 1
 
 
 class Infill(Sampled):
@@ -80,7 +68,7 @@ class Infill(Sampled):
 
     templates: Texts
     never: Words = Field([], description="words that no gap is filled with")
-    candidates: Candidates = Field(8, description="written for each; the most probable is kept")
+    candidates: Candidates = 8
 
 
 class Vary(Sampled):
@@ -113,7 +101,7 @@ class Line(BaseModel):
     widths: list[int] | None = Field(default=None, description="the tokens of each gap")
     nats: float | None = Field(
         default=None,
-        description="of the whole text, as /v1/score has it; null where there was nothing to choose from",
+        description="of the whole text, as score has it; null where there was nothing to choose from",
     )
     fits: bool = Field(default=True, description="it has none of the words it was not to have")
 
@@ -144,8 +132,4 @@ class Card(BaseModel):
     abilities: list[str] = Field(description="of generate, infill, vary, blend and score")
     steps_trained: int
     tokens_trained: int
-    bound: float | None = Field(description="nats a token of held-out text, at most, when training ended")
-
-
-class Health(BaseModel):
-    status: Literal["ok"]
+    bound: float | None = Field(description="nats a token of held-out text, at most")

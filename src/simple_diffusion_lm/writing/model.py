@@ -48,10 +48,12 @@ class DiffusionLM(Writer):
 
     Attributes (more in Writer):
         progress: how far the run had come, None for a model put together by hand.
+        bound: nats a token of held-out text, at most, None likewise or where it was not measured.
         about, source: what is known of the run, in words, and where it is.
     """
 
     progress: Progress | None = None
+    bound: float | None = None
     about: str = ""
     source: Path | None = None
 
@@ -65,7 +67,7 @@ class DiffusionLM(Writer):
         source = pulled(str(run)) if is_on_hub(run) else Path(run)
         found = load_run(source)
         model = cls(found.model, found.tokenizer, found.about["lengths"], stream=found.about["stream"])
-        model.progress, model.source = found.progress, source
+        model.progress, model.bound, model.source = found.progress, found.bound, source
         bound = "" if found.bound is None else f", <= {found.bound:.3f} nats a token of held-out text"
         model.about = f"{run}, {model.config.objective}, {found.progress.step:,} steps{bound}"
         return model

@@ -6,6 +6,11 @@ const form = find("form");
 const stage = new Stage();
 const KEPT = 24;
 const LINKED = ["mode", "template", "first", "second", "strength", "steps", "temperature", "sampler", "order", "seed", "candidates", "tokens", "must", "never"];
+
+// The samplers and orders that there are, and what is used when nothing is chosen, are in the description of the API.
+const { properties } = (await (await fetch("openapi.json")).json()).components.schemas.Generate;
+for (const name of ["sampler", "order"]) form.elements[name].append(...properties[name].enum.map((option) => new Option(option)));
+for (const name of ["steps", "temperature", "sampler", "order"]) form.elements[name].value = properties[name].default;
 const DEFAULTS = Object.fromEntries(LINKED.map((name) => [name, form.elements[name].value]));
 let asking = null; // the request under way
 let abilities = null; // of the model, once they are known
@@ -206,3 +211,4 @@ find("token").addEventListener("change", () => {
 addEventListener("hashchange", followLink);
 introduce();
 followLink();
+find("main").hidden = false;
