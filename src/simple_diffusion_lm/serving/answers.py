@@ -1,22 +1,37 @@
 """What the server does with each request, in a thread of the request's own."""
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from threading import Event
-
-from pydantic import BaseModel
+from typing import Any
+from uuid import uuid4
 
 from ..core.denoiser import Batch
 from ..core.generate import Frame
 from ..errors import UserError
 from ..writing.model import DiffusionLM
 from ..writing.requests import Watch
-from ..writing.templates import parse_length
+from ..writing.templates import Gap, Template, parse_length
 from ..writing.watching import Onlooker
 from ..writing.writer import Options, Request
-from .requests import MOST_WORK, Blend, Card, Generate, Infill, Line, Lines, Sampled, Score, Scores, Vary
+from .requests import (
+    MOST_WORK,
+    Blend,
+    Card,
+    Chosen,
+    Completion,
+    Generate,
+    Infill,
+    Line,
+    Lines,
+    Sampled,
+    Score,
+    Scores,
+    Vary,
+)
 from .shared import SharedLoop
 
 Send = Callable[[dict[str, object]], None]
@@ -46,11 +61,27 @@ def score(model: DiffusionLM, asked: Score, send: Send | None) -> Scores:
     return Scores(nats=model.score(asked.texts))
 
 
+def completions(model: DiffusionLM, asked: Completion, send: Send | None) -> dict[str, Any]:
+    gap, given = Gap(1, asked.max_tokens), [(prompt, asked.suffix) for prompt in asked.prompt]
+    requests = [Request(Template(texts, (gap,))) for texts in given for _ in range(asked.n)]
+    lines = _write(model, requests, asked, send).lines
+    fills = ["".join(line.fills or ()) for line in lines]
+    ends = ["length" if line.widths == [asked.max_tokens] else "stop" for line in lines]
+    choices = [
+        {"text": text, "index": index, "logprobs": None, "finish_reason": end}
+        for index, (text, end) in enumerate(zip(fills, ends, strict=True))
+    ]
+    read, written = (sum(map(len, map(model.tokenizer.encode, some))) for some in (sum(given, ()), fills))
+    usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+    about = {"id": f"cmpl-{uuid4().hex}", "object": "text_completion", "created": int(time.time())}
+    return {**about, "model": asked.model, "choices": choices, "usage": usage}
+
+
 # Each is a route of its name; what it is asked with and what it answers is in its annotations.
-ANSWERS: tuple[Callable[..., BaseModel], ...] = (generate, infill, vary, blend, score)
+ANSWERS: tuple[Callable[..., Any], ...] = (generate, infill, vary, blend, score, completions)
 
 
-def _write(model: DiffusionLM, requests: list[Request], asked: Generate | Infill, send: Send | None) -> Lines:
+def _write(model: DiffusionLM, requests: list[Request], asked: Chosen, send: Send | None) -> Lines:
     options = _options(model, asked, len(requests) * asked.candidates, send)
     written = model.write(requests, asked.candidates, asked.never, asked.seed, asked.sampling, **options)
     return Lines(lines=[Line(**line._asdict()) for line in written])

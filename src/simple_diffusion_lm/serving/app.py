@@ -28,7 +28,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import UserError
-from .answers import ANSWERS, Model
+from .answers import ANSWERS, Model, generate, infill, vary
 from .requests import Problem
 from .shared import Gone
 
@@ -104,12 +104,12 @@ class Server:
             self.under_way -= 1
             watching.cancel()
 
-    def endpoint(self, do: Callable[..., BaseModel]) -> Callable[..., BaseModel | StreamingResponse]:
+    def endpoint(self, do: Callable[..., Any]) -> Callable[..., Any]:
         """One of ANSWERS as FastAPI calls it, in a thread."""
         Asked = get_type_hints(do)["asked"]
         Waiting = Annotated[Event, Depends(self.waiting)]
 
-        def endpoint(asked: Asked, gone: Waiting) -> BaseModel | StreamingResponse:  # type: ignore[valid-type]
+        def endpoint(asked: Asked, gone: Waiting) -> Any:  # type: ignore[valid-type]
             answer = partial(do, self.model.until(gone), asked)
             if getattr(asked, "stream", False):
                 return StreamingResponse(events(answer), media_type="text/event-stream")
@@ -201,7 +201,12 @@ def fault(error: Exception) -> tuple[int, str]:
 
 async def problem(request: Request, error: Exception) -> JSONResponse:
     status, text = fault(error)
-    return JSONResponse({"error": " ".join(text.splitlines())}, status, getattr(error, "headers", None))
+    said: object = " ".join(text.splitlines())
+    if request.url.path == "/v1/completions":  # in OpenAI's form; its clients repeat what got a 409
+        status = 400 if status == 409 else status
+        kind = "invalid_request_error" if status < 500 else "server_error"
+        said = {"message": said, "type": kind, "param": None, "code": None}
+    return JSONResponse({"error": said}, status, getattr(error, "headers", None))
 
 
 def make_app(model: Model, *, token: str | None = None, hosts: list[str] | None = None) -> FastAPI:
@@ -243,7 +248,7 @@ def make_app(model: Model, *, token: str | None = None, hosts: list[str] | None 
     api.get("/metrics", response_class=PlainTextResponse)(server.metrics)
     for do in ANSWERS:
         types = get_type_hints(do)
-        streams = STREAMED if "stream" in types["asked"].model_fields else {}
+        streams = STREAMED if do in (generate, infill, vary) else {}
         api.post(
             f"/{do.__name__}",
             name=do.__name__,

@@ -1,6 +1,8 @@
 """What can be asked of the server, within which limits, and what it answers."""
 
 import re
+from functools import partial
+from secrets import randbelow
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -51,7 +53,14 @@ class Sampled(Strict):
         return Sampling(self.steps, self.sampler, self.temperature, self.order)
 
 
-class Generate(Sampled):
+class Chosen(Sampled):
+    """Texts of which the most probable is kept."""
+
+    never: Words = Field([], description="words that are not written")
+    candidates: Candidates = 8
+
+
+class Generate(Chosen):
     """Texts out of noise alone."""
 
     count: Whole = Field(1, ge=1, le=MOST_TEXTS)
@@ -59,16 +68,13 @@ class Generate(Sampled):
         None, max_length=9, pattern=r"^[0-9]+(-[0-9]+)?$", description="tokens, as 12 or 8-16"
     )
     must: Words = Field([], description="words that every text has, in any order")
-    never: Words = Field([], description="words that no text has")
     candidates: Candidates = 1
 
 
-class Infill(Sampled):
+class Infill(Chosen):
     """Texts with gaps: `___` of any length, `[[5]]` of five tokens, `[[2-6]]` of two to six."""
 
     templates: Texts
-    never: Words = Field([], description="words that no gap is filled with")
-    candidates: Candidates = 8
 
 
 class Vary(Sampled):
@@ -91,6 +97,31 @@ class Score(Strict):
     """How improbable texts are."""
 
     texts: Texts
+
+
+Prompts = BeforeValidator(lambda asked: [asked] if isinstance(asked, str) else asked, Text | Texts)
+
+
+class Completion(Chosen):
+    """The text between a prompt and a suffix, asked for and answered as OpenAI's completions are."""
+
+    model: str = ""
+    prompt: Annotated[Texts, Prompts] = Field([""], description="where it ends with a space, a word begins")
+    suffix: Text = ""
+    n: Whole = Field(1, ge=1, le=MOST_TEXTS)
+    max_tokens: Whole | None = Field(None, ge=1)
+    seed: Whole = Field(default_factory=partial(randbelow, 2**31), ge=0, le=2**31 - 1)
+    user: str = ""
+    # These cannot be done: they may have the values that change nothing.
+    best_of: Annotated[Literal[None, 1], BeforeValidator(whole)] = None
+    echo: Literal[None, False] = None
+    frequency_penalty: Annotated[Literal[None, 0], BeforeValidator(whole)] = None
+    logit_bias: None = None
+    logprobs: None = None
+    presence_penalty: Annotated[Literal[None, 0], BeforeValidator(whole)] = None
+    stop: None = None
+    stream: Literal[None, False] = None  # type: ignore[assignment]
+    top_p: Annotated[Literal[None, 1], BeforeValidator(whole)] = None
 
 
 class Line(BaseModel):
@@ -118,7 +149,7 @@ class Scores(BaseModel):
 
 
 class Problem(BaseModel):
-    error: str
+    error: str | dict[str, str | None] = Field(description="one line; in completions an object with it")
 
 
 class Card(BaseModel):
@@ -129,7 +160,7 @@ class Card(BaseModel):
     longest: int = Field(description="tokens of a text, at most")
     stream: bool = Field(description="trained on running text rather than lines")
     objective: str
-    abilities: list[str] = Field(description="of generate, infill, vary, blend and score")
+    abilities: list[str] = Field(description="the routes that it has an answer for")
     steps_trained: int
     tokens_trained: int
     bound: float | None = Field(description="nats a token of held-out text, at most")
