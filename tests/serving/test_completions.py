@@ -92,6 +92,12 @@ def test_the_key_is_the_token(toy_run: Path) -> None:
             other.completions.create(model="", prompt="", **FEW)
 
 
+def test_limits_of_numbers_are_described(client: httpx.Client) -> None:
+    about = client.get("/openapi.json").json()["components"]["schemas"]["Completion"]["properties"]
+    assert about["max_tokens"]["anyOf"][0] == {"type": "integer", "minimum": 1}
+    assert about["top_p"]["anyOf"][0] == {"type": "number", "minimum": 1, "maximum": 1}
+
+
 @pytest.mark.parametrize(
     ("asked", "word"),
     [
@@ -105,6 +111,8 @@ def test_the_key_is_the_token(toy_run: Path) -> None:
         ({"logit_bias": {"50256": -100}}, "logit_bias"),
         ({"stream": True}, "stream"),
         ({"temperature": 0}, "temperature"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"frequency_penalty": False}, "frequency_penalty"),
         ({"prompt": [1, 2]}, "prompt"),
         ({"prompt": "the " * 400}, "tokens"),
         ({"prompt": "the " * 900}, "prompt"),

@@ -109,19 +109,19 @@ class Completion(Chosen):
     prompt: Annotated[Texts, Prompts] = Field([""], description="where it ends with a space, a word begins")
     suffix: Text = ""
     n: Whole = Field(1, ge=1, le=MOST_TEXTS)
-    max_tokens: Whole | None = Field(None, ge=1)
+    max_tokens: Annotated[int, Field(ge=1), BeforeValidator(whole)] | None = None
     seed: Whole = Field(default_factory=partial(randbelow, 2**31), ge=0, le=2**31 - 1)
     user: str = ""
     # These cannot be done: they may have the values that change nothing.
-    best_of: Annotated[Literal[None, 1], BeforeValidator(whole)] = None
+    best_of: float | None = Field(None, ge=1, le=1)
     echo: Literal[None, False] = None
-    frequency_penalty: Annotated[Literal[None, 0], BeforeValidator(whole)] = None
+    frequency_penalty: float | None = Field(None, ge=0, le=0)
     logit_bias: None = None
     logprobs: None = None
-    presence_penalty: Annotated[Literal[None, 0], BeforeValidator(whole)] = None
+    presence_penalty: float | None = Field(None, ge=0, le=0)
     stop: None = None
     stream: Literal[None, False] = None  # type: ignore[assignment]
-    top_p: Annotated[Literal[None, 1], BeforeValidator(whole)] = None
+    top_p: float | None = Field(None, ge=1, le=1)
 
 
 class Line(BaseModel):
