@@ -186,7 +186,7 @@ def test_the_page_and_all_it_asks_for_come_from_here(client: httpx.Client) -> No
     for answer in (page, client.get("/page/app.js"), client.get("/v1/nothing"), client.post("/v1/score")):
         assert "default-src 'self'" in answer.headers["content-security-policy"]
     assert "http" not in page.text.replace("http-equiv", "")
-    for name in ("app.js", "stage.js", "style.css", "icon.svg"):
+    for name in ("app.js", "stage.js", "changes.js", "style.css", "icon.svg"):
         assert client.get(f"/page/{name}").status_code == 200
 
 
@@ -304,7 +304,7 @@ def test_a_failure_is_said_and_the_next_request_answered(toy_run: Path) -> None:
     assert not model.loop.thread.is_alive()
 
 
-def test_the_description_describes_what_there_is(client: httpx.Client) -> None:
+def test_the_description_describes_what_there_is(client: httpx.Client, toy_run: Path) -> None:
     described = client.get("/openapi.json").json()
     assert described["openapi"].startswith("3.1")
     names = [answer.__name__ for answer in ANSWERS]
@@ -312,6 +312,8 @@ def test_the_description_describes_what_there_is(client: httpx.Client) -> None:
     card = client.get("/v1/model").json()
     assert set(card) == set(described["components"]["schemas"]["Card"]["properties"])
     assert card["abilities"] == names
+    samples = (toy_run / "samples.txt").read_text().splitlines()
+    assert card["examples"] == [line.split("\t")[1] for line in samples[-4:]] != []
     for name in names:
         responses = responses_of(client, name)
         assert set(responses) == {"200", "400", "408", "409", "413", "415", "422", "500", "503"}

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,7 @@ from simple_diffusion_lm.serving.answers import Model
 from simple_diffusion_lm.serving.app import make_app
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Route
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
@@ -64,7 +65,6 @@ def shown(page: "Page") -> list[str]:
 
 
 def test_a_gap_is_filled_and_looked_at(page: "Page") -> None:
-    playwright.expect(page.locator("#card")).to_contain_text("million parameters, continuous")
     page.fill("#template", "yesterday the ___ .")
     page.click("#go")
     (text,) = written(page)
@@ -102,18 +102,108 @@ def test_every_token_is_reached_by_the_keyboard(page: "Page") -> None:
     assert "probability" in page.evaluate("document.activeElement.getAttribute('aria-label')")
 
 
-def test_lines_are_varied_and_blended(page: "Page") -> None:
-    page.click("text=Vary")
-    page.fill("#first", LINE)
-    page.locator("#strength").fill("0.05")
-    page.click("#go")
+def test_the_model_is_told_in_plain_words_and_in_numbers(page: "Page") -> None:
+    playwright.expect(page.locator("#card")).to_contain_text("all words of a text at once")
+    assert not page.locator("#facts").is_visible()
+    page.click("#about summary")
+    playwright.expect(page.locator("#facts")).to_contain_text("parameters, continuous")
+
+
+@pytest.mark.parametrize("name", ["A new text", "Fill a gap", "Vary a text", "Go from one text to another"])
+def test_there_is_something_to_click_on_first_sight(page: "Page", name: str) -> None:
+    page.evaluate("document.getElementById('strength').value = 0.1")
+    page.click(f"#examples >> text={name}")
     assert written(page)
-    page.click("text=Blend")
-    page.fill("#second", "yesterday the king slept .")
+    assert not page.locator("#examples").is_visible()
+    again = page.context.new_page()  # a link has its own text
+    again.goto(page.url)
+    assert written(again)
+    assert not again.locator("#examples").is_visible()
+
+
+def test_what_was_kept_is_marked_although_playback_keeps_up(browser: "Browser", address: str) -> None:
+    page = browser.new_page()
+    page.add_init_script("const own = setInterval; window.setInterval = (act) => own(act, 1)")
+    page.goto(address)
+    page.fill("#template", "yesterday the ___ .")
+    page.evaluate("document.getElementById('count').value = 2")
     page.click("#go")
     texts = written(page)
+    assert len(texts) == 2
+    assert [" ".join(text.split()) for text in page.locator("#lines .chosen").all_inner_texts()] == texts
+    assert page.locator("#lines .passed").count() == 6
+    page.locator("#step").fill("1")
+    assert page.locator("#lines .chosen, #lines .passed").count() == 0
+    page.close()
+
+
+def test_lines_are_varied_and_what_changed_is_marked(page: "Page") -> None:
+    page.click("text=Vary")
+    page.fill("#first", LINE)
+    page.evaluate("document.getElementById('count').value = 3")
+    page.click("#go")
+    texts = written(page)
+    assert len(texts) == 3
+    playwright.expect(page.locator("#before")).to_contain_text(LINE)
+    for number, text in enumerate(texts):
+        left = len(text.split()) - common(LINE.split(), text.split())
+        assert page.locator("#cards .kept").nth(number).locator("mark").count() == left
+        changed = page.locator("#lines .text").nth(number).locator(".changed").all_inner_texts()
+        marked = page.locator("#cards .kept").nth(number).locator("mark").all_inner_texts()
+        assert "".join(changed) == "".join(marked)
+
+
+def common(first: list[str], second: list[str]) -> int:
+    """The length of a longest common subsequence."""
+    row = [0] * (len(second) + 1)
+    for word in first:
+        last, row = row, [0]
+        for i, other in enumerate(second):
+            row.append(last[i] + 1 if word == other else max(last[i + 1], row[i]))
+    return row[-1]
+
+
+def test_changes_are_all_but_a_longest_common_subsequence(page: "Page") -> None:
+    rng = Random(0)
+    for _ in range(50):
+        first, second = (rng.choices("abc", k=rng.randrange(8)) for _ in range(2))
+        script = "async ([a, b]) => [...(await import('./page/changes.js')).changes(a, b)]"
+        changed = page.evaluate(script, [" ".join(first), " ".join(second)])
+        left = [word for i, word in enumerate(second) if i not in changed]
+        assert len(left) == common(first, second)
+        assert common(first, left) == len(left)
+
+
+def test_blending_shows_what_it_does_until_it_is_done(page: "Page") -> None:
+    held: list[Route] = []
+    page.route("**/v1/blend", lambda route: held.append(route))
+    page.click("text=Blend")
+    page.fill("#first", LINE)
+    page.fill("#second", "yesterday the king slept .")
+    page.click("#go")
+    playwright.expect(page.locator("#message")).to_contain_text("noise")
+    assert shown(page) == [LINE, *["· · ·"] * 7, "yesterday the king slept ."]
+    held[0].continue_()
+    texts = written(page)
     assert len(texts) == 9
+    assert shown(page) == texts
     assert page.locator("#step-text").inner_text() == "line 9 of 9"
+
+
+@pytest.mark.parametrize("secure", [True, False])
+def test_a_text_is_copied(page: "Page", secure: bool) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.evaluate("navigator.clipboard.writeText('something else')")
+    if not secure:  # as for pages of other machines over HTTP
+        page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    page.click("#go")
+    (text,) = written(page)
+    page.click("#cards .kept button")
+    playwright.expect(page.locator("#cards .kept button")).to_have_text("Copied")
+    page.focus("#template")
+    page.keyboard.press("Control+V")
+    assert page.input_value("#template") == text
+    playwright.expect(page.locator("#cards .kept button")).to_have_text("Copy")
 
 
 def test_a_link_writes_the_same_in_another_tab(page: "Page", browser: "Browser") -> None:
@@ -171,7 +261,7 @@ def test_a_token_is_asked_for(browser: "Browser", toy_run: Path) -> None:
         playwright.expect(page.locator("#token-field")).to_be_visible()
         page.fill("#token", "secret")
         page.press("#token", "Tab")
-        playwright.expect(page.locator("#card")).to_contain_text("million")
+        playwright.expect(page.locator("#card")).to_contain_text("words")
         page.click("#go")
         assert written(page)
 

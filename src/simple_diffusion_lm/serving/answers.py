@@ -12,6 +12,7 @@ from uuid import uuid4
 from ..core.denoiser import Batch
 from ..core.generate import Frame
 from ..errors import UserError
+from ..runs.checkpoint import run_of
 from ..writing.model import DiffusionLM
 from ..writing.requests import Watch
 from ..writing.templates import Gap, Template, parse_length
@@ -90,10 +91,8 @@ def _write(model: DiffusionLM, requests: list[Request], asked: Chosen, send: Sen
 def _options(model: DiffusionLM, asked: Sampled, texts: int, send: Send | None) -> Options:
     """Raises UserError when it is too much at once."""
     if texts * asked.steps > MOST_WORK:
-        raise UserError(
-            f"{texts} texts (candidates counted) in {asked.steps} steps are too many: "
-            f"their product may be {MOST_WORK:,}"
-        )
+        many = f"{texts} texts, candidates counted, in {asked.steps} steps"
+        raise UserError(f"{many} are too many: their product may be {MOST_WORK:,}")
     return Options(watch=None if send is None else _frames_to(send, model))
 
 
@@ -125,6 +124,9 @@ class Model:
         """Raises UserError as DiffusionLM.from_pretrained does."""
         self.lm = DiffusionLM.from_pretrained(run)
         self.loop = SharedLoop(self.lm.model)
+        samples = run_of(run) / "samples.txt"
+        lines = samples.read_text("utf-8", "replace").splitlines() if samples.exists() else []
+        self.examples = [line.partition("\t")[2] for line in lines[-4:]]
 
     def until(self, gone: Event) -> DiffusionLM:
         """The model for one request, which raises Gone where it samples once `gone` is set."""
@@ -145,4 +147,5 @@ class Model:
             steps_trained=progress.step,
             tokens_trained=progress.tokens,
             bound=self.lm.bound,
+            examples=self.examples,
         )

@@ -164,3 +164,4 @@ class Card(BaseModel):
     steps_trained: int
     tokens_trained: int
     bound: float | None = Field(description="nats a token of held-out text, at most")
+    examples: list[str] = Field(description="texts that it wrote while it was trained, the newest")

@@ -1,18 +1,22 @@
 // The form, what it asks of the server, links that ask it again, and the samples side by side.
-import { Stage } from "./stage.js";
+import { changes, partsOf } from "./changes.js";
+import { Stage, element, find } from "./stage.js";
 
-const find = (id) => document.getElementById(id);
 const form = find("form");
 const stage = new Stage();
 const KEPT = 24;
-const LINKED = ["mode", "template", "first", "second", "strength", "steps", "temperature", "sampler", "order", "seed", "candidates", "tokens", "must", "never"];
+const LINKED = ["mode", "template", "first", "second", "strength", "steps", "temperature", "sampler", "order", "seed", "count", "candidates", "tokens", "must", "never"];
 
 // The samplers and orders that there are, and what is used when nothing is chosen, are in the description of the API.
 const { properties } = (await (await fetch("openapi.json")).json()).components.schemas.Generate;
 for (const name of ["sampler", "order"]) form.elements[name].append(...properties[name].enum.map((option) => new Option(option)));
-for (const name of ["steps", "temperature", "sampler", "order"]) form.elements[name].value = properties[name].default;
+for (const name of ["steps", "temperature", "sampler", "order"]) {
+  form.elements[name].value = properties[name].default;
+  form.elements[name].title = properties[name].description;
+}
 const DEFAULTS = Object.fromEntries(LINKED.map((name) => [name, form.elements[name].value]));
 let asking = null; // the request under way
+let asked = false; // whether there was one
 let abilities = null; // of the model, once they are known
 
 // The form
@@ -24,7 +28,9 @@ function modeChanged() {
   const can = (part) => !part.dataset.needs || !abilities || abilities.includes(part.dataset.needs);
   for (const part of form.querySelectorAll("[data-for]"))
     part.hidden = !part.dataset.for.split(" ").includes(value("mode")) || !can(part);
-  for (const part of form.querySelectorAll(".modes [data-needs]")) part.hidden = !can(part);
+  const others = [...form.querySelectorAll(".modes [data-needs]")];
+  for (const part of others) part.hidden = !can(part);
+  form.querySelector(".modes").hidden = !others.some(can);
   find("go").textContent = { write: "Write", vary: "Vary", blend: "Blend" }[value("mode")];
   numbersChanged();
 }
@@ -37,12 +43,14 @@ function request() {
   const steps = Number(value("steps"));
   if (value("mode") === "blend") return ["blend", { first: value("first"), second: value("second"), count: 9, steps }];
   const sampling = { steps, sampler: value("sampler"), order: value("order"), temperature: Number(value("temperature")), seed: Number(value("seed")), stream: true };
-  if (value("mode") === "vary") return ["vary", { texts: [value("first")], strength: Number(value("strength")), ...sampling }];
+  const count = Number(value("count"));
+  const times = (text) => Array(count).fill(text);
+  if (value("mode") === "vary") return ["vary", { texts: times(value("first")), strength: Number(value("strength")), ...sampling }];
   const candidates = Number(value("candidates"));
   const never = words("never");
   const template = value("template");
-  if (template.trim()) return ["infill", { templates: [template], candidates, never, ...sampling }];
-  return ["generate", { length: value("tokens").trim() || null, must: words("must"), candidates, never, ...sampling }];
+  if (template.trim()) return ["infill", { templates: times(template), candidates, never, ...sampling }];
+  return ["generate", { count, length: value("tokens").trim() || null, must: words("must"), candidates, never, ...sampling }];
 }
 
 // Links
@@ -97,8 +105,14 @@ async function go() {
   const [name, content] = request();
   const here = link();
   history.replaceState(null, "", here);
-  stage.clear();
-  say("…");
+  asked = true;
+  if (name === "blend") {
+    stage.wait(content.first, content.count, content.second);
+    say("Both texts are turned into noise, and what lies between them back into text …");
+  } else {
+    stage.begin(content.candidates ?? 1, name === "vary" ? content.texts[0] : null);
+    say("writing …");
+  }
   find("stop").hidden = false;
   try {
     const response = await ask(name, content, mine.signal);
@@ -118,6 +132,7 @@ async function go() {
     if (form.elements.fresh.checked && name !== "blend") form.elements.seed.value = (content.seed + 1) % 2 ** 31;
   } catch (error) {
     if (mine !== asking) return;
+    if (name === "blend") stage.clear();
     stage.pause();
     if (error.name === "AbortError") say("stopped");
     else say(error instanceof Problem ? error.message : "the server cannot be reached; try again", true);
@@ -142,36 +157,54 @@ function describe(name, content) {
   return `${name} · ${asked}${how}`;
 }
 
+// The clipboard is there for pages of this machine and of HTTPS only; elsewhere what is selected is copied.
+async function copy(text, button) {
+  button.dataset.shown ??= button.textContent;
+  if (navigator.clipboard) await navigator.clipboard.writeText(text);
+  else {
+    const area = element("textarea", { value: text, className: "hidden" });
+    button.after(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+    button.focus();
+  }
+  button.textContent = "Copied";
+  setTimeout(() => (button.textContent = button.dataset.shown), 1500);
+}
+
+function button(text, label, act) {
+  const made = element("button", { type: "button" }, text);
+  made.setAttribute("aria-label", label);
+  made.addEventListener("click", () => act(made));
+  return made;
+}
+
+// A text, the words in it marked that another one has not.
+function marked(text, before) {
+  if (before === null) return [text];
+  const changed = changes(before, text);
+  let word = 0;
+  return partsOf(text).map((part) => (part.trim() && changed.has(word++) ? element("mark", {}, part) : part));
+}
+
 function keep(texts, how, here) {
   const seen = stage.history();
-  const card = document.createElement("li");
-  const add = (name, text, className = "") => {
-    const made = Object.assign(document.createElement(name), { textContent: text, className });
-    card.append(made);
-    return made;
-  };
-  for (const text of texts.slice(0, 9)) add("p", text);
-  add("p", how, "how");
-  const buttons = add("div", "", "buttons");
-  const button = (text, act) => {
-    const made = Object.assign(document.createElement("button"), { type: "button", textContent: text });
-    made.setAttribute("aria-label", `${text}: ${texts[0]}`);
-    made.addEventListener("click", () => act(made));
-    buttons.append(made);
-  };
-  button("Look again", () => {
+  const lines = texts.map((text) => {
+    const said = element("p", {}, ...marked(text, seen.before));
+    return element("div", { className: "kept" }, said, button("Copy", `Copy: ${text}`, (made) => copy(text, made)));
+  });
+  const again = button("Look again", `Look again: ${texts[0]}`, () => {
     if (asking) asking.abort();
     stage.restore(seen);
     find("stage").scrollIntoView({ block: "nearest" });
   });
-  button("Copy link", async (made) => {
-    await navigator.clipboard.writeText(new URL(here, location.href).href);
-    made.textContent = "Copied";
-  });
-  button("Remove", () => {
+  const link = button("Copy link", `Copy link: ${texts[0]}`, (made) => copy(new URL(here, location.href).href, made));
+  const remove = button("Remove", `Remove: ${texts[0]}`, () => {
     card.remove();
     find("kept").hidden = find("cards").children.length === 0;
   });
+  const card = element("li", {}, ...lines, element("p", { className: "how" }, how), element("div", { className: "buttons" }, again, link, remove));
   find("cards").prepend(card);
   while (find("cards").children.length > KEPT) find("cards").lastChild.remove();
   find("kept").hidden = false;
@@ -179,19 +212,67 @@ function keep(texts, how, here) {
 
 // The model
 
+const WRITES = {
+  continuous: "It writes all words of a text at once: out of noise, which turns into words step by step.",
+  masked: "It writes the words of a text in any order: out of blanks, which turn into words step by step.",
+  autoregressive: "It writes a text word by word, from left to right.",
+};
+
 async function introduce() {
   try {
     const card = await (await ask("model")).json();
-    const bound = card.bound === null ? "" : `, at most ${card.bound.toFixed(2)} nats a token on held-out text`;
-    find("card").textContent =
-      `${(card.parameters / 1e6).toFixed(1)} million parameters, ${card.objective}, ${card.vocabulary.toLocaleString("en")} tokens, ` +
-      `trained on ${(card.tokens_trained / 1e6).toFixed(1)} million${bound}`;
+    const count = (number) => number.toLocaleString("en", { maximumSignificantDigits: 3 });
+    find("card").textContent = `A language model. ${WRITES[card.objective] ?? ""}`;
+    find("facts").replaceChildren(
+      ...[
+        `${count(card.parameters)} parameters, ${card.objective}`,
+        `${count(card.vocabulary)} tokens (words and parts of words), at most ${card.longest} in a text`,
+        `trained on ${count(card.tokens_trained)} tokens, in ${count(card.steps_trained)} steps`,
+        ...(card.bound === null ? [] : [`at most ${card.bound.toFixed(2)} nats a token on texts it was not trained on`]),
+      ].map((fact) => element("li", {}, fact))
+    );
+    find("about").hidden = false;
     abilities = card.abilities;
     modeChanged();
     find("token-field").hidden = true;
+    if (!asked) offer(card);
   } catch (error) {
     find("card").textContent = error instanceof Problem ? error.message : "the server cannot be reached";
   }
+}
+
+// What can be tried with a click, made from texts that the model wrote.
+function offer(card) {
+  const texts = card.examples.filter(Boolean);
+  const short = texts.map((text) => text.split(" ").slice(0, 14).join(" "));
+  const offers = [["A new text", { mode: "write", template: "" }, "with nothing given"]];
+  if (texts.length) {
+    const template = gaps(texts[0], card.objective);
+    offers.push(["Fill a gap", { mode: "write", template }, template]);
+    const [first, second] = [short[1 % short.length], short[2 % short.length]];
+    if (abilities.includes("vary")) offers.push(["Vary a text", { mode: "vary", first }, first]);
+    if (abilities.includes("blend")) offers.push(["Go from one text to another", { mode: "blend", first, second }, `${first} → ${second}`]);
+  }
+  find("examples").querySelector("ul").replaceChildren(
+    ...offers.map(([name, fields, text]) => {
+      const made = element("button", { type: "button" }, element("strong", {}, name), element("span", {}, text));
+      made.addEventListener("click", () => {
+        for (const [field, content] of Object.entries(fields)) form.elements[field].value = content;
+        modeChanged();
+        go();
+      });
+      return element("li", {}, made);
+    })
+  );
+  find("examples").hidden = false;
+}
+
+// A text with gaps: of a Sudoku some cells, of others a few words in the middle, or at the end.
+function gaps(text, objective) {
+  if (text.startsWith("|")) return [...text].map((cell, n) => (cell !== "|" && n % 3 === 1 ? "[[1]]" : cell)).join("");
+  const words = text.replace(/___|\[\[/g, "\\$&").split(" ").slice(0, 14);
+  const [from, to] = [Math.floor(words.length / 3), Math.ceil((2 * words.length) / 3)];
+  return [...words.slice(0, from), "___", ...(objective === "autoregressive" ? [] : words.slice(to))].join(" ");
 }
 
 const narrow = matchMedia("(max-width: 52rem)");

@@ -1,11 +1,12 @@
-// The text as it is written: its frames, the slider through them, and what is known of each token.
+// The texts as they are written: its frames, the slider through them, and what is known of each token.
+import { changes } from "./changes.js";
 
 const FRAMES_PER_SECOND = 24;
 const SVG = "http://www.w3.org/2000/svg";
-const find = (id) => document.getElementById(id);
+export const find = (id) => document.getElementById(id);
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
-function element(name, properties = {}, ...children) {
+export function element(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
   made.append(...children);
   return made;
@@ -21,12 +22,40 @@ export class Stage {
   clear() {
     this.pause();
     this.frames = new Map(); // of each line by its number: its tokens, step after step
-    this.chosen = null; // texts that were kept, once that is known
+    this.candidates = 1; // lines that are written for each text
+    this.before = null; // the text that these are variations of
+    this.done = false;
+    this.kept = null; // numbers of the lines that were kept, where there was a choice and once it is made
     this.plain = null; // lines without a history
     this.at = 0;
     this.token = null; // [line, place] that is looked at
     find("lines").replaceChildren();
-    for (const id of ["walk", "token-view", "legend"]) find(id).hidden = true;
+    find("lines").removeAttribute("aria-busy");
+    for (const id of ["examples", "before", "walk", "token-view", "legend", "choice"]) find(id).hidden = true;
+  }
+
+  // What is about to be written.
+  begin(candidates, before) {
+    this.clear();
+    Object.assign(this, { candidates, before });
+    this.explain();
+  }
+
+  explain() {
+    find("before").hidden = this.before === null;
+    find("before").replaceChildren(element("span", { className: "label" }, "before "), this.before ?? "");
+    const several = this.candidates > 1 ? "Of each text several are written. The most probable one is kept, the others are pale." : "";
+    find("choice").textContent = this.before === null ? several : "A marked word is not in the text before.";
+    find("choice").hidden = find("choice").textContent === "";
+  }
+
+  // Two texts, and room for what will stand between them.
+  wait(first, count, second) {
+    this.clear();
+    const line = (text) => element("p", { className: "text small" }, text);
+    const open = () => element("p", { className: "text small open" }, "· · ·");
+    find("lines").replaceChildren(line(first), ...Array.from({ length: count - 2 }, open), line(second));
+    find("lines").setAttribute("aria-busy", "true");
   }
 
   get length() {
@@ -45,27 +74,43 @@ export class Stage {
   }
 
   finish(texts) {
-    this.chosen = texts;
-    if (this.frames.size === 0) this.setPlain(texts);
-    else if (!this.timer) this.show(this.length - 1);
+    this.done = true;
+    if (this.frames.size === 0) return this.setPlain(texts);
+    this.kept = this.candidates > 1 ? this.chosen(texts) : null;
+    if (!this.timer) this.show(this.length - 1);
+  }
+
+  // The numbers of the lines that became these texts; null if that cannot be seen.
+  chosen(texts) {
+    const squeezed = (text) => text.replace(/\s/g, "");
+    const numbers = texts.map((text, n) =>
+      Array.from({ length: this.candidates }, (_, i) => String(n * this.candidates + i)).find(
+        (number) => squeezed(textOf(this.frames.get(number)?.at(-1) ?? [])) === squeezed(text)
+      )
+    );
+    return numbers.includes(undefined) ? null : new Set(numbers);
   }
 
   // Lines that have no steps to be looked at: the slider goes from the first to the last.
   setPlain(texts) {
     this.plain = texts;
+    this.done = true;
+    find("lines").removeAttribute("aria-busy");
     find("walk").hidden = false;
     find("step").max = texts.length - 1;
     this.play(0);
   }
 
   history() {
-    return { frames: this.frames, chosen: this.chosen, plain: this.plain };
+    const { frames, candidates, before, done, kept, plain } = this;
+    return { frames, candidates, before, done, kept, plain };
   }
 
-  restore({ frames, chosen, plain }) {
+  restore(seen) {
     this.clear();
-    if (plain) return this.setPlain(plain);
-    Object.assign(this, { frames, chosen });
+    if (seen.plain) return this.setPlain(seen.plain);
+    Object.assign(this, seen);
+    this.explain();
     find("walk").hidden = find("legend").hidden = false;
     find("step").max = this.length - 1;
     this.show(this.length - 1);
@@ -80,7 +125,10 @@ export class Stage {
     find("play").setAttribute("aria-label", "Pause");
     this.timer = setInterval(() => {
       if (this.at < last()) this.show(this.at + 1);
-      else if (this.plain || this.chosen) this.pause();
+      else if (this.done) {
+        this.pause();
+        this.show(last()); // what was kept may have become known since
+      }
     }, this.plain ? 500 : 1000 / FRAMES_PER_SECOND);
   }
 
@@ -114,13 +162,17 @@ export class Stage {
     const frames = this.frames.get(number);
     const tokens = frames[Math.min(this.at, frames.length - 1)];
     const made = element("p", { className: several ? "text small" : "text" });
-    const text = tokens.map((token) => token.text).join("").trim();
-    if (several && this.chosen && this.at >= frames.length - 1) made.classList.add(this.chosen.includes(text) ? "chosen" : "passed");
+    const text = textOf(tokens);
+    if (this.kept && this.at >= frames.length - 1) made.classList.add(this.kept.has(number) ? "chosen" : "passed");
+    if (this.candidates > 1 && number > 0 && number % this.candidates === 0) made.classList.add("first"); // of its text's
+    const changed = this.before === null ? new Set() : changes(this.before, text);
+    let word = -1;
     const rows = text.split("|").slice(1, -1); // of a Sudoku: each cell a character
     const grid = rows.length > 1 && rows.every((row) => row.length === rows.length);
-    made.classList.toggle("grid", grid);
+    made.classList.toggle("sudoku", grid);
     tokens.forEach((token, place) => {
       const words = token.text.replace(/^ /, "");
+      if (words !== token.text || place === 0 || text.startsWith("|")) word += 1;
       if (grid && words === "|") {
         if (place > 0) made.append(element("br", {}));
         return;
@@ -133,7 +185,8 @@ export class Stage {
         span.tabIndex = 0;
         span.dataset.place = `${number}.${place}`;
         span.setAttribute("role", "button");
-        span.setAttribute("aria-label", `${words}, probability ${Math.round(100 * share)} percent, ${token.state}`);
+        span.setAttribute("aria-label", `${words}, probability ${Math.round(100 * share)} percent, ${token.state}${changed.has(word) ? ", changed" : ""}`);
+        span.classList.toggle("changed", changed.has(word));
         if (this.token && this.token[0] === number && this.token[1] === place) span.classList.add("chosen");
         for (const kind of ["mouseenter", "focus", "click"]) span.addEventListener(kind, () => this.lookAt([number, place]));
       }
@@ -163,6 +216,7 @@ export class Stage {
   }
 }
 
+const textOf = (tokens) => tokens.map((token) => token.text).join("").trim();
 const probability = (token) => token.likely.find(([text]) => text === token.text)?.[1] ?? 0;
 
 function chart(values, now, name) {
