@@ -84,6 +84,12 @@ def test_what_changes_nothing_is_accepted(ai: "OpenAI") -> None:
     assert texts(answer) == texts(plain)
 
 
+def test_of_a_small_top_p_only_the_most_probable_text_is_left(ai: "OpenAI") -> None:
+    asked = {"model": "", "prompt": "the ", "max_tokens": 1, **FEW}
+    found = {texts(ai.completions.create(seed=seed, top_p=0.001, **asked))[0] for seed in range(4)}
+    assert len(found) == 1
+
+
 def test_the_key_is_the_token(toy_run: Path) -> None:
     with serving(make_app(Model(toy_run), token="secret")) as address:
         mine, other = (openai.OpenAI(base_url=f"{address}/v1", api_key=key) for key in ("secret", "other"))
@@ -95,7 +101,7 @@ def test_the_key_is_the_token(toy_run: Path) -> None:
 def test_limits_of_numbers_are_described(client: httpx.Client) -> None:
     about = client.get("/openapi.json").json()["components"]["schemas"]["Completion"]["properties"]
     assert about["max_tokens"]["anyOf"][0] == {"type": "integer", "minimum": 1}
-    assert about["top_p"]["anyOf"][0] == {"type": "number", "minimum": 1, "maximum": 1}
+    assert about["best_of"]["anyOf"][0] == {"type": "number", "minimum": 1, "maximum": 1}
 
 
 @pytest.mark.parametrize(
@@ -106,7 +112,7 @@ def test_limits_of_numbers_are_described(client: httpx.Client) -> None:
         ({"best_of": 4}, "best_of"),
         ({"logprobs": 2}, "logprobs"),
         ({"logprobs": 0}, "logprobs"),
-        ({"top_p": 0.9}, "top_p"),
+        ({"top_p": 0}, "top_p"),
         ({"presence_penalty": 1}, "presence_penalty"),
         ({"logit_bias": {"50256": -100}}, "logit_bias"),
         ({"stream": True}, "stream"),

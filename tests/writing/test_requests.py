@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_models import denoiser
 
-from simple_diffusion_lm.core.generate import Sampling, draw_ids
+from simple_diffusion_lm.core.denoiser import Batch
+from simple_diffusion_lm.core.generate import Group, Sampling, draw_ids
 from simple_diffusion_lm.writing.requests import (
     BEGINS_WORD,
     CONTINUES_WORD,
@@ -15,6 +16,7 @@ from simple_diffusion_lm.writing.requests import (
     batch_of,
     batches_of,
     group_of,
+    nucleus,
     write_rows,
 )
 
@@ -84,3 +86,18 @@ def test_a_varied_text_starts_as_noisy_as_its_strength(strength, stagger):
     else:
         assert batch.free[:, :-1].all()
         assert level.alpha.unique() == model.schedule(torch.tensor(strength)).alpha
+
+
+@given(st.lists(st.floats(-8, 8), min_size=2, max_size=9), st.floats(0.01, 0.99))
+def test_a_nucleus_is_the_smallest_set_of_tokens_that_is_probable_enough(logits, top_p):
+    none = torch.tensor([[False]])
+    plain = Group(
+        Batch(none.long(), ~none, none, torch.zeros(1).long(), torch.zeros(1)), torch.zeros(1).long()
+    )
+    row = torch.tensor([logits])
+    kept = nucleus(plain, top_p).constrain(row, ~none) > -torch.inf
+    probability = row.softmax(-1)
+    inside, least = probability[kept].sum(), probability[kept].min()
+    assert inside >= top_p - 1e-6
+    assert inside - least < top_p + 1e-6  # without the last of them it is not enough
+    assert (probability[~kept] <= least).all()

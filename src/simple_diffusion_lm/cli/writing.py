@@ -28,6 +28,7 @@ class Writing:
     sampling: OmitArgPrefixes[SamplingOptions]
     seed: int | Literal["random"] = 0  # the same seed gives the same texts; random: one that is printed
     batch_size: int = 64  # texts at a time; fewer take less memory
+    top_p: float = 1.0  # of each position only the most probable tokens, with this probability together
     watch: bool = False  # see texts come out of the noise, candidates too, where this is a terminal
 
     def __post_init__(self) -> None:
@@ -42,7 +43,7 @@ class Writing:
             raise UserError(f"--batch-size must be at least 1, not {self.batch_size}")
         watched = self.watch and sys.stderr.isatty()
         with Terminal(Onlooker(model)) if watched else nullcontext() as terminal:
-            yield Options(batch_size=self.batch_size, watch=terminal)
+            yield Options(batch_size=self.batch_size, top_p=self.top_p, watch=terminal)
 
     def write(
         self, model: DiffusionLM, requests: Sequence[Request], candidates: int, never: Sequence[str]

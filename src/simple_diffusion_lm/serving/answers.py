@@ -93,7 +93,7 @@ def _options(model: DiffusionLM, asked: Sampled, texts: int, send: Send | None) 
     if texts * asked.steps > MOST_WORK:
         many = f"{texts} texts, candidates counted, in {asked.steps} steps"
         raise UserError(f"{many} are too many: their product may be {MOST_WORK:,}")
-    return Options(watch=None if send is None else _frames_to(send, model))
+    return Options(top_p=asked.top_p, watch=None if send is None else _frames_to(send, model))
 
 
 def _frames_to(send: Send, model: DiffusionLM) -> Watch:

@@ -41,6 +41,7 @@ class Sampled(Strict):
     sampler: Literal[tuple(SAMPLERS)] = Field(USUAL.sampler, description=HELP["sampler"])  # type: ignore[valid-type]
     temperature: float = Field(USUAL.temperature, ge=0.05, le=5, description=HELP["temperature"])
     order: Literal[ORDERS] = Field(USUAL.order, description=HELP["order"])  # type: ignore[valid-type]
+    top_p: float = Field(1.0, gt=0, le=1, description="only the most probable tokens, with this probability")
     seed: Whole = Field(0, ge=0, le=2**31 - 1, description="the same seed gives the same texts")
     stream: bool = Field(
         False,
@@ -121,7 +122,6 @@ class Completion(Chosen):
     presence_penalty: float | None = Field(None, ge=0, le=0)
     stop: None = None
     stream: Literal[None, False] = None  # type: ignore[assignment]
-    top_p: float | None = Field(None, ge=1, le=1)
 
 
 class Line(BaseModel):

@@ -43,6 +43,7 @@ class DiffusionLM(Writer):
         steps, sampler, temperature, order: see core.generate.Sampling.
         seed: the same one gives the same texts; None: others each time.
         batch_size: texts at a time, 64 by default.
+        top_p: of each position only the most probable tokens, with this probability together; 1 is all.
         guidance: a score of texts that is to be high (guidance.Score).
         watch: is called after each step with the texts as they are (requests.Watch).
 

@@ -77,6 +77,19 @@ def group_of(rows: Sequence[Row], forbidden: Forbidden, device: torch.device, st
     return Group(batch_of(rows, device), keys, constrain, strength=strength)
 
 
+def nucleus(group: Group, top_p: float) -> Group:
+    """The group with only the most probable tokens of each position, which have this probability together
+    (1904.09751)."""
+
+    def constrain(logits: Logits, where: Mask) -> Logits:
+        logits = group.constrain(logits, where)
+        probability, ids = logits.softmax(-1).sort(descending=True)
+        beyond = probability.cumsum(-1) - probability >= top_p  # those before it are enough
+        return logits.masked_fill(beyond.gather(-1, ids.argsort(-1)), -torch.inf)
+
+    return group._replace(constrain=constrain)
+
+
 def write_rows(
     model: TextModel,
     rows: Iterable[Row],
@@ -85,6 +98,7 @@ def write_rows(
     *,
     strength: float = 1.0,
     batch_size: int = 64,
+    top_p: float = 1.0,
     guidance: Score | None = None,
     watch: Watch | None = None,
 ) -> Iterator[tuple[int, list[int]]]:
@@ -92,6 +106,7 @@ def write_rows(
     model.eval()
     for some in batches_of(rows, batch_size):
         group = group_of(some, forbidden, model.embedding.weight.device, strength)
+        group = nucleus(group, top_p) if top_p < 1 else group
         if guidance is not None:
             group = group._replace(guide=partial(raise_score, guidance))
         for frame in model.sample(group, sampling):

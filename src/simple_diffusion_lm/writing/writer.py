@@ -37,6 +37,7 @@ class Options(TypedDict, total=False):
     """What requests.write_rows may be told besides a Sampling."""
 
     batch_size: int
+    top_p: float
     guidance: Score | None
     watch: Watch | None
 
@@ -223,6 +224,8 @@ class Writer:
     ) -> dict[int, list[int]]:
         """The ids of each row by its number, to its end. Each process writes a part of them."""
         check(sampling)
+        if not 0 < (top_p := options.get("top_p", 1.0)) <= 1:
+            raise UserError(f"top_p must be above 0 and at most 1, not {top_p}")
         if options.get("guidance"):
             diffusion_of(self.model, "can be guided")
         own = rows[rank() :: world()]
