@@ -104,6 +104,21 @@ def test_a_judge_that_is_none_is_said_before_anything_is_trained(data, toy_run, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("given", ["few lines", "no sacrebleu"])
+def test_what_cannot_be_measured_is_said_before_anything_is_trained(given, data, tmp_path, monkeypatch):
+    settings = {"seeds": [0], "examples": 50, "samples": 12, "settings": {"minutes": 0.01}}
+    contenders = {"modern": small(compare.CONTENDERS["modern"])}
+    if given == "few lines":
+        data = data._replace(valid=Corpus(data.valid.ids[: data.valid.offsets[18]], data.valid.offsets[:19]))
+        words = "9 lines are too few to be measured: 10 or more have to be held out"
+    else:
+        monkeypatch.setattr("simple_diffusion_lm.evaluation.samples.find_spec", lambda name: None)
+        words = "sample metrics need sacrebleu"
+    with pytest.raises(UserError, match=words):
+        compare.run_compare(data, tmp_path / "out", contenders=contenders, **settings)
+    assert not (tmp_path / "out").exists()
+
+
 def git(folder, *arguments):
     who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
     done = subprocess.run(["git", "-C", folder, *who, *arguments], capture_output=True, text=True, check=True)

@@ -37,8 +37,8 @@ from ..writing.model import DiffusionLM
 from .evaluate import real_rows, reference_texts
 from .judge import AutoregressiveJudge
 from .likelihood import example_texts, likelihood
-from .report import comparison_tables, plot_comparison
-from .samples import Reference, sample_metrics
+from .report import comparison_tables, plot_comparison, pyplot
+from .samples import Reference, check_measurable, sample_metrics
 
 # The recipes, and the default trunk with every other objective.
 CONTENDERS = RECIPES | {name: with_objective(Config(), name) for name in MODELS if name != Config().objective}
@@ -83,6 +83,9 @@ def run_compare(
     if any(results.get(key) != value for key, value in about.items()):
         results = {**about, "lines": {}, "runs": {}}
     missing = {name: config for name, config in configs.items() if name not in results["runs"]}
+    pyplot()
+    window = next(iter(configs.values())).window
+    check_measurable(min(samples, len(measuring.ids) // window if data.stream else len(measuring)))
     train_by_turns({out / name: (config, data._replace(valid=choosing)) for name, config in missing.items()})
     for name in missing:
         model = DiffusionLM.from_pretrained(out / name)

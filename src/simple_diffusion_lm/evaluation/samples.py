@@ -7,6 +7,7 @@ through the same functions as samples do.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,6 @@ from .judge import AutoregressiveJudge, KneserNey, Split
 
 FEWEST_LINES = 10
 SELF_BLEU_LINES = 200  # its cost is the square of their number
-NEEDS = "sample metrics need sacrebleu: pip install 'simple-diffusion-lm[eval]'"
 
 
 class Reference:
@@ -42,10 +42,9 @@ def sample_metrics(lines: Sequence[str], reference: Reference) -> dict[str, Any]
     """Figures of a set of lines, by name. Words are what spaces separate, or characters where no line has two
     words. Shares are between 0 and 1. To be compared between sets of the same number of lines.
 
-    Raises UserError without the extra `eval`, and for fewer than FEWEST_LINES lines.
+    Raises UserError as check_measurable does.
     """
-    if len(lines) < FEWEST_LINES:
-        raise UserError(f"{len(lines)} lines are too few: give {FEWEST_LINES} or more")
+    check_measurable(len(lines))
     texts = list(map(reference.split, lines))
     words = [word for text in texts for word in text]
     lengths = np.array([len(text) for text in texts])
@@ -69,6 +68,17 @@ def sample_metrics(lines: Sequence[str], reference: Reference) -> dict[str, Any]
     }
 
 
+def check_measurable(lines: int) -> None:
+    """Raises UserError without the extra `eval`, and for fewer than FEWEST_LINES lines: before any work."""
+    if find_spec("sacrebleu") is None:
+        raise UserError("sample metrics need sacrebleu: pip install 'simple-diffusion-lm[eval]'")
+    if lines < FEWEST_LINES:
+        raise UserError(
+            f"{lines} lines are too few to be measured: {FEWEST_LINES} or more have to be held out, and as "
+            "many generated (sdlm evaluate --samples 0 does without)"
+        )
+
+
 def units_of(lines: Sequence[str]) -> Split:
     """What counts as the words of lines: what spaces separate; their characters, where hardly any line has a
     space (names, Chinese, Japanese, Thai, SMILES)."""
@@ -84,10 +94,8 @@ def shuffled_words(lines: Sequence[str], split: Split = str.split) -> list[str]:
 
 def self_bleu(lines: Sequence[str]) -> float:
     """The mean BLEU-4 of each line against all others (1802.01886), of at most SELF_BLEU_LINES."""
-    try:
-        from sacrebleu.metrics import BLEU
-    except ImportError:
-        raise UserError(NEEDS) from None
+    from sacrebleu.metrics import BLEU
+
     bleu = BLEU(tokenize="none", effective_order=True)
     some = list(lines[:SELF_BLEU_LINES])
     return float(
