@@ -42,6 +42,20 @@ class Row(NamedTuple):
         rule = torch.full(cond_mask.shape, ANYTHING)
         return cls(torch.tensor([*ids, *end]), cond_mask, rule, make_keys(seed, number), number)
 
+    def part(self, start: int, end: int) -> "Row":
+        """The positions from start to end."""
+        return self._replace(
+            **{name: getattr(self, name)[start:end] for name in ("ids", "cond_mask", "rule")}
+        )
+
+    def after(self, written: Sequence[int], start: int) -> "Row":
+        """The row from a position on, its beginning given as it was written; with other random numbers."""
+        ids, cond_mask = self.ids.clone(), self.cond_mask.clone()
+        ids[: len(written)], cond_mask[: len(written)] = torch.tensor(written), True
+        return self._replace(ids=ids, cond_mask=cond_mask, key=make_keys(self.key, start)).part(
+            start, len(ids)
+        )
+
 
 def batches_of(rows: Iterable[Row], batch_size: int) -> Iterator[list[Row]]:
     """Rows in batches of at most batch_size, sorted by length, so that little is padding."""

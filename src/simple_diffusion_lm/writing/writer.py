@@ -167,8 +167,14 @@ class Writer:
         """
         model, device, end = self.model.eval(), self.model.embedding.weight.device, len(self.end)
         given, draws = (0, 1) if model.writes_length else (end, DRAWS)
-        rows = [Row.of(ids[: len(ids) - given], ids[len(ids) - given :], n) for n, ids in enumerate(texts)]
-        found: dict[int, float] = {}
+        # Of running text past the window each part is paid for by itself; any other text is one part.
+        parts = [
+            (n, ids[i : i + self.longest])
+            for n, ids in enumerate(texts)
+            for i in range(0, len(ids), self.longest)
+        ]
+        rows = [Row.of(ids[: len(ids) - given], ids[len(ids) - given :], n) for n, ids in parts]
+        found = dict.fromkeys(range(len(texts)), 0.0)
         for some in batches_of(rows, batch_size=64):
             batch = batch_of(some, device)
             batch = batch._replace(number=torch.zeros_like(batch.number))
@@ -178,7 +184,8 @@ class Writer:
             for i in range(draws):
                 u, keys = (i + 0.5) / draws + batch.place, make_keys(i).expand(len(some)).to(device)
                 nats += model.bound(batch, u, keys).total.cpu() / draws
-            found |= zip((row.number for row in some), nats.tolist(), strict=True)
+            for row, cost in zip(some, nats.tolist(), strict=True):
+                found[row.number] += cost
         return [found[n] for n in range(len(texts))]
 
     def choose_lengths(
@@ -195,7 +202,10 @@ class Writer:
             template = Template(("", *words, ""), (Gap(0),) * (len(words) + 1))
         encoded, end = EncodedTemplate.of(template, self.tokenizer), len(self.end)
         least = sum(map(len, encoded.given)) + sum(gap.fewest for gap in template.gaps)
-        room = self.longest - end - least
+        longest = self.longest
+        if self.stream and not self.model.writes_length:  # window by window (_in_windows)
+            longest = max(longest, request.length.most or 0, least + longest // 2)
+        room = longest - end - least
         if room < 0:
             raise UserError(
                 f"{''.join(template.texts)!r} with its gaps needs {least + end} tokens; "
@@ -213,7 +223,8 @@ class Writer:
         if low > high:
             asked = "-".join(str(n) for n in dict.fromkeys(request.length) if n is not None)
             raise UserError(f"the length must be between {least} and {least + room} tokens, not {asked}")
-        weights = np.array(self.length_weights[low + end : high + end + 1]) + 1e-6
+        known = dict(enumerate(self.length_weights))
+        weights = np.array([known.get(n, 0) for n in range(low + end, high + end + 1)]) + 1e-6
         total = low + int(np.searchsorted(weights.cumsum() / weights.sum(), share, side="right"))
         for _ in range(min(total, high) - least):
             widths[rng.choice(np.flatnonzero(widths < most))] += 1
@@ -229,10 +240,28 @@ class Writer:
         if options.get("guidance"):
             diffusion_of(self.model, "can be guided")
         own = rows[rank() :: world()]
-        texts = dict(self.write_rows(own, forbidden, sampling, **options))
+        texts = self._in_windows(
+            own, partial(self.write_rows, forbidden=forbidden, sampling=sampling, **options)
+        )
         if self.end:  # a model may have ended its text before the last position
             texts = {number: ids[: ids.index(self.end[0]) + 1] for number, ids in texts.items()}
         return gathered(texts)
+
+    def _in_windows(
+        self, rows: Sequence[Row], write: Callable[..., Iterable[tuple[int, list[int]]]]
+    ) -> dict[int, list[int]]:
+        """The ids of rows of any length. What is longer than the window is written window by window: half of
+        each stands fast, and is followed by the next, of which the other half is given."""
+        window, half = self.longest, self.longest // 2
+        texts: dict[int, list[int]] = {row.number: [] for row in rows}
+        while rows:
+            written = dict(write([row.part(0, window) for row in rows]))
+            longer = [row for row in rows if len(row.ids) > window]
+            for row in rows:
+                ids = written[row.number]
+                texts[row.number] += ids[:half] if len(row.ids) > window else ids
+            rows = [row.after(written[row.number], half) for row in longer]
+        return texts
 
 
 def check(sampling: Sampling) -> None:
