@@ -7,11 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_models import small
 
+from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.core.bound import Bound
 from simple_diffusion_lm.core.data import Batches
+from simple_diffusion_lm.corpus.prepare import prepare
 from simple_diffusion_lm.evaluation.evaluate import evaluate_run
 from simple_diffusion_lm.evaluation.likelihood import likelihood, plain_batches
+from simple_diffusion_lm.runs.run import run_training
 from simple_diffusion_lm.writing.model import DiffusionLM
 
 
@@ -37,6 +41,17 @@ def test_the_total_is_the_sum_of_its_parts_in_every_unit(toy_run, toy_text, tmp_
     assert found["words"] == len(text.split()) + texts
     assert found["perplexity_per_word"] == pytest.approx(math.exp(total * tokens / found["words"]))
     assert json.loads(json.dumps(result)) == result
+
+
+def test_files_are_measured_as_running_text_where_that_is_what_was_learnt(toy_text, tmp_path):
+    """Blank lines are a part of it."""
+    text = toy_text.read_text().replace(" .\n", f" .{10 * chr(10)}")
+    (tmp_path / "book.txt").write_text(text)
+    data = prepare([tmp_path / "book.txt"], tmp_path / "corpus", vocab_size=300, stream=True, quiet=True)
+    run_training(small(Config(), steps=2, samples=0), data, tmp_path / "run", quiet=True)
+    found = evaluate_run(tmp_path / "run", [tmp_path / "book.txt"], samples=0)["likelihood"]
+    assert found["characters"] == pytest.approx(len(text), rel=0.02)  # all but parts of a window
+    assert found["length"] == 0
 
 
 def test_nothing_is_dropped_out_while_measuring(model, toy_data):

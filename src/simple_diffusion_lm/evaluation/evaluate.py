@@ -42,9 +42,9 @@ def evaluate_run(
     model, reader = DiffusionLM.from_pretrained(run), AutoregressiveJudge(judge) if judge else None
     with tempfile.TemporaryDirectory() as directory:
         if data:
-            tokenizer, prepared = run_of(run) / "tokenizer.model", Path(directory) / "corpus"
+            own, place = run_of(run) / "tokenizer.model", Path(directory) / "corpus"
             # With all files as `valid` too, none of their lines is held out.
-            corpus = prepare(data, prepared, tokenizer=tokenizer, valid=data, quiet=True).train
+            corpus = prepare(data, place, tokenizer=own, valid=data, stream=model.stream, quiet=True).train
         else:
             corpus = DiffusionLM.trained_on(run).valid
             if not len(corpus):
