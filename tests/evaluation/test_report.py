@@ -9,7 +9,7 @@ from simple_diffusion_lm.evaluation.report import (
     figure_table,
     likelihood_lines,
     mean_of,
-    plot_losses,
+    save,
     training_figure,
 )
 
@@ -151,7 +151,7 @@ def test_what_is_said_of_training_holds_for_every_objective(toy_run, drawn, tmp_
     records = [json.loads(line) for line in (toy_run / "metrics.jsonl").read_text().splitlines()]
     lines = [json.dumps(record | {"mse": 0.0} if "mse" in record else record) for record in records]
     (baseline / "metrics.jsonl").write_text("\n".join(lines))
-    plot_losses(toy_run, tmp_path / "loss.png", entropy=1.5)
+    save(training_figure([toy_run], entropy=1.5), tmp_path / "loss.png")
     both = training_figure([toy_run, baseline])
     axes = {axis.get_title(): axis for axis in both.axes}
     assert {axis.get_title() for axis in drawn[0].axes} == set(axes)
@@ -165,5 +165,5 @@ def test_what_is_said_of_training_holds_for_every_objective(toy_run, drawn, tmp_
 def test_a_run_that_was_never_validated_has_curves_all_the_same(toy_run, drawn, tmp_path):
     lines = (toy_run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "metrics.jsonl").write_text("".join(line for line in lines if '"kind": "train"' in line))
-    plot_losses(tmp_path, tmp_path / "loss.png")  # a warning would be an error here
+    save(training_figure([tmp_path]), tmp_path / "loss.png")  # a warning would be an error here
     assert drawn[0].axes[0].get_legend() is None

@@ -17,7 +17,7 @@ from ..devices.processes import alone
 from ..errors import UserError
 from ..evaluation.likelihood import likelihood
 from ..evaluation.puzzles import puzzle_scores
-from ..evaluation.report import plot_losses, puzzle_table
+from ..evaluation.report import puzzle_table, save, training_figure
 from ..evaluation.run_report import write_report
 from ..runs.run import run_training
 from ..tasks.sudoku import Sudoku, template
@@ -77,7 +77,7 @@ class Demo:
         gap = f"{(nats - entropy) * per_token:.3f} (± {bound['standard_error']:.3f}) nats/token"
         print(f"the language's exact entropy is {entropy:.2f}: a gap of at most {gap}")
         picture, report = self.out / "loss.png", run / "report.html"
-        plot_losses(run, picture, entropy=entropy * per_token)
+        save(training_figure([run], entropy * per_token), picture)
         write_report([run], report)
         print(f"loss curve: {picture}\nwhat can be seen of the run: {report}")
 

@@ -122,11 +122,6 @@ def training_figure(runs: Sequence[Path], entropy: float | None = None) -> Any:
     return figure
 
 
-def plot_losses(run: Path, picture: Path, *, entropy: float | None = None) -> None:
-    """Draws the training of one run. Raises UserError without matplotlib (the extra `plot`)."""
-    save(training_figure([run], entropy), picture)
-
-
 def contender(run: str) -> str:
     """The name of a run without its seed."""
     return run.rsplit("-", 1)[0]

@@ -40,8 +40,7 @@ class Log:
         self.recent: list[Step] = []  # since the last record
         self.last = 0, 0.0  # tokens and seconds there
         self.saved = 0  # the step of the last checkpoint
-        self.bound: tuple[int, dict[str, float]] = (0, {})  # on held-out text: the last one, and its step
-        self.bounds: list[float] = []  # all of them
+        self.bounds: list[dict[str, Any]] = []  # on held-out text: step, bound and bound_error of each
 
     def say(self, text: str) -> None:
         """Prints above the bar."""
@@ -76,7 +75,7 @@ class Log:
             kept = [line for line in lines if step_of(line) <= progress.step]
             checkpoint.write_atomically(metrics, "".join(kept).encode())
         if metrics.exists():
-            self.bounds = [record["bound"] for record in read_metrics(self.run, "valid") if "bound" in record]
+            self.bounds = [record for record in read_metrics(self.run, "valid") if "bound" in record]
 
     def begin(self, compiled: bool) -> None:
         """Says what is about to be trained, and on what."""
@@ -141,9 +140,8 @@ class Log:
                 draws=1 if model.writes_length else VALIDATION_DRAWS,
                 length_weights=None if data.stream or model.writes_length else self.about["lengths"],
             )
-            self.bound = step, {"bound": found.total, "bound_error": found.error}
-            self.bounds.append(found.total)
-            values |= self.bound[1]
+            values |= (bound := {"bound": found.total, "bound_error": found.error})
+            self.bounds.append({"step": step, **bound})
             message += f" held-out nats/token <= {found.total:.3f} ± {found.error:.3f}"
         self._write("valid", values)
         self.say(f"{message}; nearest rows {nearest:.2f} apart on average")
@@ -152,7 +150,8 @@ class Log:
 
     def is_over(self) -> bool:
         """Whether the last validations, as many as the patience, were no better than an earlier one."""
-        since = len(self.bounds) - 1 - min(range(len(self.bounds)), key=self.bounds.__getitem__, default=0)
+        bounds = [each["bound"] for each in self.bounds]
+        since = len(bounds) - 1 - bounds.index(min(bounds)) if bounds else 0
         over = self.config.patience is not None and since >= self.config.patience
         if over:
             self.say(f"no better bound in {since} validations: training ends")
@@ -171,13 +170,14 @@ class Log:
 
     def save(self) -> None:
         """Writes a checkpoint, with the held-out bound if this step has one."""
-        progress, (step, bound) = self.state.progress, self.bound
+        progress = self.state.progress
         about: dict[str, Any] = {
             "progress": asdict(progress),
             "run": checkpoint.identity(self.about),
             "ran_on": ran_on(),
         }
-        about |= bound if step == progress.step else {}
+        if self.bounds and (last := self.bounds[-1])["step"] == progress.step:
+            about |= {key: last[key] for key in ("bound", "bound_error")}
         tensors = checkpoint.model_tensors(self.state), checkpoint.state_tensors(self.state)
         on_rank_0(lambda: checkpoint.save(self.run, progress.step, *tensors, about))
         self.saved = progress.step

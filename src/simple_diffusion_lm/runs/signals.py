@@ -3,6 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -54,12 +55,9 @@ class Signals:
 
         Several processes finish it: one that had no signal would wait for the others for ever.
         """
-        try:
-            self.may_leave = world() == 1
-            work()
-            self.may_leave = False
-        except Stop:
-            pass  # it is in `seen`
-        except BaseException:
-            self.may_leave = False
-            raise
+        with suppress(Stop):  # it is in `seen`
+            try:
+                self.may_leave = world() == 1
+                work()
+            finally:
+                self.may_leave = False

@@ -20,14 +20,12 @@ def two_pass(model: Diffusion, group: Group) -> Denoise:
     """A denoiser that is shown its own first prediction: a function of (x_t, level) alone."""
     batch = group.batch
 
-    def once(x_t: X, level: Level, x0_prev: X) -> Prediction:
-        logits = group.constrain(model(x_t, level, x0_prev, batch).logits, batch.free)
-        x0_hat = torch.zeros_like(x_t)
-        x0_hat[batch.free] = model.embedding.interpolate(logits)
-        return Prediction(x0_hat, logits)
-
     def denoise(x_t: X, level: Level, x0_prev: X) -> Prediction:
-        return once(x_t, level, once(x_t, level, torch.zeros_like(x_t)).x0_hat)
+        x0_hat = torch.zeros_like(x_t)
+        for _ in range(2):
+            logits = group.constrain(model(x_t, level, x0_hat, batch).logits, batch.free)
+            x0_hat[batch.free] = model.embedding.interpolate(logits)
+        return Prediction(x0_hat, logits)
 
     return denoise
 
