@@ -15,8 +15,8 @@ from ..core.generate import Sampling
 from ..corpus.prepare import Prepared, prepare
 from ..devices.processes import alone
 from ..errors import UserError
+from ..evaluation.evaluate import puzzle_scores
 from ..evaluation.likelihood import likelihood
-from ..evaluation.puzzles import puzzle_scores
 from ..evaluation.report import puzzle_table, save, training_figure
 from ..evaluation.run_report import write_report
 from ..runs.run import run_training

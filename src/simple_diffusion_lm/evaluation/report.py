@@ -122,16 +122,11 @@ def training_figure(runs: Sequence[Path], entropy: float | None = None) -> Any:
     return figure
 
 
-def contender(run: str) -> str:
-    """The name of a run without its seed."""
-    return run.rsplit("-", 1)[0]
-
-
 def by_contender(results: Mapping[str, Any]) -> dict[str, list[Figures]]:
     """The runs of each contender: they differ in their seed."""
     contenders: dict[str, list[Figures]] = {}
     for name, run in results["runs"].items():
-        contenders.setdefault(contender(name), []).append(run)
+        contenders.setdefault(name.rsplit("-", 1)[0], []).append(run)
     return contenders
 
 

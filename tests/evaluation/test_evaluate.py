@@ -4,7 +4,7 @@ import pytest
 from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.core.generate import Sampling
 from simple_diffusion_lm.corpus.prepare import prepare
-from simple_diffusion_lm.evaluation.puzzles import puzzle_scores, score, solve, sudoku_of
+from simple_diffusion_lm.evaluation.evaluate import puzzle_scores, score, solve, sudoku_of
 from simple_diffusion_lm.evaluation.report import puzzle_table
 from simple_diffusion_lm.runs.config import with_objective
 from simple_diffusion_lm.runs.run import run_training
