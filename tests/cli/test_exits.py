@@ -23,7 +23,7 @@ def ended(error, capsys):
     [
         (UserError("give a corpus"), 2, "sdlm: give a corpus"),
         (KeyError("x"), 1, "unforeseen KeyError: 'x' (SDLM_DEBUG=1 shows where)"),
-        (MemoryError(), 2, "batch_tokens"),
+        (MemoryError(), 2, "--batch-tokens"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "out of memory"),
         (torch.OutOfMemoryError("CUDA out of memory."), 2, "crop"),
         (OSError(errno.ENOSPC, "No space left", "run/samples.txt"), 2, "run/samples.txt: No space"),

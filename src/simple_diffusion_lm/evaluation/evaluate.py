@@ -18,7 +18,7 @@ from ..tasks.sudoku import BOXES, SOLUTION, Sudoku, template
 from ..writing.model import DiffusionLM
 from .judge import AutoregressiveJudge
 from .likelihood import example_texts, likelihood, plain_batches
-from .samples import FEWEST_LINES, Reference, sample_metrics, shuffled_words
+from .samples import Reference, check_measurable, sample_metrics, shuffled_words
 
 REFERENCE_TOKENS = 5_000_000  # of the training part, for the n-gram judge and for what is copied
 CLUES = {4: (4, 5, 6), 6: (10, 12, 16), 9: (26, 32, 40)}  # of the puzzles of each size: hard, medium, easy
@@ -55,14 +55,13 @@ def evaluate_run(
             if not len(corpus):
                 raise UserError(f"{run}: nothing was held out from its corpus; give --data FILE")
         real = example_texts(model, corpus, samples) if samples else []
-        if samples and (few := min(len(real), samples)) < FEWEST_LINES:
-            rest = f"give --samples 0, or {FEWEST_LINES} or more of both"
-            raise UserError(f"{few} texts are too few to measure samples by: {rest}")
+        if samples:
+            train = DiffusionLM.trained_on(run).train  # what is missing is said before all work
+            check_measurable(min(len(real), samples))
         result = likelihood(model, corpus, examples=examples, seed=seed)
     if not samples:
         return {"likelihood": result, "lines": {}, "puzzles": []}
-    train = reference_texts(model, DiffusionLM.trained_on(run).train)
-    reference = Reference(train, real, reader)
+    reference = Reference(reference_texts(model, train), real, reader)
     lines = model.generate(samples, seed=seed, **asdict(sampling))
     rows = {**real_rows(reference), "samples": sample_metrics(lines, reference)}
     sudoku = sudoku_of(real)
