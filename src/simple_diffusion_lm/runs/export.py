@@ -33,34 +33,7 @@ KINDS = {
     "autoregressive": "An autoregressive language model: text is written from left to right, token by token",
 }
 CARD_LINES = 8  # texts in a model card
-CARD = """---
-license: {license}
-library_name: simple-diffusion-lm
-pipeline_tag: text-generation
-tags: [text-diffusion, simple-diffusion-lm]
----
-# {name}
-
-{kind}. Made with [simple-diffusion-lm](https://github.com/thorinf/simple-diffusion-lm).
-
-```python
-from simple_diffusion_lm import DiffusionLM
-
-model = DiffusionLM.from_pretrained("{name}")
-print(model.generate(4))
-```
-
-| | |
-|---|---|
-{facts}
-
-Settings that differ from the recipe `modern`: {settings}.
-
-It writes text like its corpus, which is nowhere checked for truth, and knows nothing else. Some lines as they
-come, with seed 0:
-
-{lines}
-"""
+CARD = Path(__file__).with_name("card.md")  # the model card, with its facts to be filled in
 
 
 def export_run(run: Path, out: Path, lines: list[str], license: str = "unknown", half: bool = False) -> None:
@@ -106,7 +79,7 @@ def card_of(name: str, loaded: Loaded, lines: list[str], license: str) -> str:
         sign = "" if loaded.model.writes_length else "at most "
         facts["held-out text"] = f"{sign}{loaded.bound:.3f} nats a token"
     own = (key for key in config if config[key] != usual[key] and key not in MAY_CHANGE)
-    return CARD.format(
+    return CARD.read_text(encoding="utf-8").format(
         name=name,
         kind=KINDS.get(loaded.model.config.objective, "A language model"),
         license=license,
