@@ -102,8 +102,9 @@ def test_what_can_be_asked_of_a_line(toy_run, tmp_path):
     assert records[2]["text"] == templates[2]
     varied = sdlm("vary", toy_run, "the goats sleep .", "--strength", "0.00001", *fast)
     assert varied.stdout == "the goats sleep .\n"
-    blended = sdlm("blend", toy_run, "the goats sleep .", "a door .", "--count", "3", *fast)
-    assert len(blended.stdout.splitlines()) == 3
+    blend = ["blend", toy_run, "the goats sleep .", "a door .", "--count", "3", *fast]
+    assert len(blended := sdlm(*blend).stdout.splitlines()) == 3
+    assert [json.loads(line)["text"] for line in sdlm(*blend, "--jsonl").stdout.splitlines()] == blended
     nats, text = sdlm("score", toy_run, "the goats sleep .").stdout.strip().split("\t")
     assert float(nats) > 0
     assert text == "the goats sleep ."
@@ -172,9 +173,11 @@ def test_running_text_in_and_out(toy_text, tmp_path):
     run = tmp_path / "run"
     done = sdlm("train", book, "--stream", "--out", run, "--steps", "4", *TINY, "--window=32")
     assert done.returncode == 0, done.stderr
-    generated = sdlm("generate", run, "--count", "2", "--steps", "3", "--length", "20")
-    assert generated.returncode == 0, generated.stderr
-    assert generated.stdout.strip()
+    generate = ["generate", run, "--count", "3", "--steps", "3", "--length", "20"]
+    texts = [json.loads(line)["text"] for line in sdlm(*generate, "--jsonl").stdout.splitlines()]
+    assert len(texts) == 3
+    assert any("\n" in text for text in texts)
+    assert sdlm(*generate).stdout == "\n-----\n".join(texts) + "\n"  # they can be told from each other
     evaluate = ["evaluate", run, "--data", book, "--json", "--samples", "20", "--steps", "4"]
     result = json.loads(sdlm(*evaluate).stdout)
     assert result["likelihood"]["length"] == 0

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tqdm.auto import tqdm
 from tyro.conf import OmitArgPrefixes, Positional
@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..writing.model import DiffusionLM, seed_of
 from ..writing.templates import parse_length
 from ..writing.watching import Onlooker, Terminal
-from ..writing.writer import AT_ONCE, Options, Request, Written
+from ..writing.writer import AT_ONCE, Options, Request
 from .options import SamplingOptions
 
 
@@ -25,6 +25,7 @@ class Writing:
     """What generate, infill and vary share."""
 
     run: Positional[Path]  # a run directory
+    jsonl: bool = False  # print JSON: each text, its gaps, their tokens, its score, the seed
     sampling: OmitArgPrefixes[SamplingOptions]
     seed: int | Literal["random"] = 0  # the same seed gives the same texts; random: one that is printed
     batch_size: int = 64  # texts at a time; fewer take less memory
@@ -47,18 +48,19 @@ class Writing:
 
     def write(
         self, model: DiffusionLM, requests: Sequence[Request], candidates: int, never: Sequence[str]
-    ) -> Iterable[Written]:
+    ) -> Iterable[dict[str, Any]]:
         """Lines as they are done; where someone watches, all of them once there is no more to see."""
         with self.options(model) as options:
             written = model.write(requests, candidates, never, int(self.seed), self.sampling, **options)
-            return list(written) if options["watch"] else written
+            records = ({**line._asdict(), "seed": self.seed} for line in written)
+            return list(records) if options["watch"] else records
 
 
 @dataclass(kw_only=True)
 class Generate(Writing):
     """sdlm generate run --count 20
 
-    Generates texts, one a line.
+    Generates texts, one a line; of running text with a rule between them.
     """
 
     count: int = 8  # how many
@@ -73,7 +75,7 @@ class Generate(Writing):
         model = DiffusionLM.from_pretrained(self.run)
         length = None if self.length is None else parse_length(self.length)
         requests = [model.request(length, self.must)] * self.count
-        print_lines(self.write(model, requests, self.candidates, self.never), self.count)
+        show(model, self.write(model, requests, self.candidates, self.never), self.count, self.jsonl)
 
 
 @dataclass(kw_only=True)
@@ -81,14 +83,12 @@ class Infill(Writing):
     r"""sdlm infill run "a man in a ___ shirt ."
 
     Fills the gaps of each template: ___ of any length, [[5]] of five tokens, [[2-6]] of two to six.
-    One line out for each.
     """
 
     template: Positional[tuple[str, ...]] = ()  # texts with gaps; \___ and \[[ are the characters themselves
     file: Path | None = None  # templates, one a line, instead
     never: tuple[str, ...] = ()  # words that no gap may be filled with
     candidates: int = 8  # lines to write for each, with gaps of several lengths; the best is printed
-    jsonl: bool = False  # print JSON: the template, the text, its gaps, their tokens, its score, the seed
 
     def __call__(self) -> None:
         templates: Sequence[str] = self.template
@@ -98,12 +98,8 @@ class Infill(Writing):
             templates = list(read_lines([self.file], field="template", stream=False))
         model = DiffusionLM.from_pretrained(self.run)
         written = self.write(model, [Request.of(t) for t in templates], self.candidates, self.never)
-        if not self.jsonl:
-            print_lines(written, len(templates))
-            return
-        for template, line in zip(templates, written, strict=True):
-            record = {"template": template, **line._asdict(), "seed": self.seed}
-            print(json.dumps(record, ensure_ascii=False))
+        records = ({"template": t, **record} for t, record in zip(templates, written, strict=True))
+        show(model, records, len(templates), self.jsonl)
 
 
 @dataclass(kw_only=True)
@@ -120,7 +116,7 @@ class Vary(Writing):
         model = DiffusionLM.from_pretrained(self.run)
         with self.options(model) as options:
             varied = model.vary(self.text, self.strength, int(self.seed), **options, **asdict(self.sampling))
-        print("\n".join(varied))
+        show(model, ({"text": text, "seed": self.seed} for text in varied), len(varied), self.jsonl)
 
 
 @dataclass(kw_only=True)
@@ -135,10 +131,12 @@ class Blend:
     second: Positional[str]  # the text to end with
     count: int = 5  # how many, with both ends
     steps: int = 64  # there and back; with too few the ends are not what they were
+    jsonl: bool = False  # print each text as JSON
 
     def __call__(self) -> None:
         model = DiffusionLM.from_pretrained(self.run)
-        print("\n".join(model.blend(self.first, self.second, self.count, self.steps)))
+        blended = model.blend(self.first, self.second, self.count, self.steps)
+        show(model, ({"text": text} for text in blended), len(blended), self.jsonl)
 
 
 @dataclass(kw_only=True)
@@ -157,12 +155,14 @@ class Score:
             print(f"{nats:.2f}\t{text}")
 
 
-def print_lines(written: Iterable[Written], count: int) -> None:
-    """Prints lines as they are done; where there are many, with a progress bar."""
+def show(model: DiffusionLM, records: Iterable[dict[str, Any]], count: int, jsonl: bool) -> None:
+    """Prints texts as they are done; where there are many, with a progress bar."""
     unfit, few = 0, count <= AT_ONCE or not sys.stderr.isatty()
-    for line in tqdm(written, total=count, unit=" lines", disable=few):
-        print(line.text)
-        unfit += not line.fits
+    for number, record in enumerate(tqdm(records, total=count, unit=" lines", disable=few)):
+        if model.stream and number and not jsonl:
+            print("-----")  # texts have line breaks of their own
+        print(json.dumps(record, ensure_ascii=False) if jsonl else record["text"])
+        unfit += not record.get("fits", True)
     if unfit:
         fault = f"{unfit} of {count} lines have a word they were not to have"
         print(f"{fault}: try more --candidates or another --seed", file=sys.stderr)

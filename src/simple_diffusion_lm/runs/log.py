@@ -163,6 +163,7 @@ class Log:
         drawn = np.random.default_rng(seed).choice(len(weights), count, p=weights / weights.sum())
         lengths = [len(weights) - 1] * count if model.writes_length else drawn.tolist()
         texts = generate(model, data.tokenizer, lengths, Sampling(SAMPLE_STEPS), seed, data.stream)
+        texts = [text.replace("\n", " ⏎ ") for text in texts]  # each is a line of samples.txt
         if rank() == 0:
             with (self.run / "samples.txt").open("a", encoding="utf-8") as file:
                 file.writelines(f"step {self.state.progress.step}\t{text}\n" for text in texts)
