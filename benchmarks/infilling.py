@@ -24,7 +24,7 @@ from tyro.conf import Positional
 
 from simple_diffusion_lm.cli.exits import exit_cleanly
 from simple_diffusion_lm.core.generate import Sampling
-from simple_diffusion_lm.corpus.tokenizer import SPACE, Tokenizer
+from simple_diffusion_lm.corpus.tokenizer import Tokenizer
 from simple_diffusion_lm.evaluation.evaluate import reference_texts
 from simple_diffusion_lm.evaluation.judge import KneserNey
 from simple_diffusion_lm.evaluation.likelihood import example_texts
@@ -60,7 +60,7 @@ def cases(lines: Sequence[str], tokenizer: Tokenizer, count: int) -> list[Case]:
         ids = tokenizer.encode(line)
         if len(ids) > ROOM:
             continue
-        starts = [i for i, piece in enumerate(tokenizer.spell(ids)) if piece.startswith(SPACE)]
+        starts = [i for i, piece in enumerate(tokenizer.spell(ids)) if piece.startswith(" ")]
         for length in rng.permutation(LONGEST) + 1:
             fitting = [i for i in starts if i > 0 and i + length in starts]
             if fitting and len(found[length]) < count:
@@ -95,7 +95,7 @@ def by_continuing(model: DiffusionLM, count: int, gaps: Sequence[Case]) -> list[
 
 def by_counting(lines: Sequence[str], tokenizer: Tokenizer) -> Fill:
     """Of an n-gram model of tokens: beam search, and at last with what follows."""
-    pieces, texts = tokenizer.spell(range(len(tokenizer))), [tokenizer.encode(line) for line in lines]
+    pieces, texts = tokenizer.texts, [tokenizer.encode(line) for line in lines]
     judge = KneserNey([" ".join(pieces[i] for i in ids) for ids in texts], ORDER)
     followed: dict[int, Counter[int]] = defaultdict(Counter)
     for last, following in chain(*map(pairwise, texts)):
@@ -112,7 +112,7 @@ def by_counting(lines: Sequence[str], tokenizer: Tokenizer) -> Fill:
             for cost, ids in beams:
                 context = (case.before + ids)[-(ORDER - 1) :]
                 likely = [i for i, _ in (followed[context[-1]] or common).most_common()]
-                may = [i for i in likely if place > 0 or pieces[i].startswith(SPACE)] or likely
+                may = [i for i in likely if place > 0 or pieces[i].startswith(" ")] or likely
                 grown += [(cost + nats([*context, i], 1), [*ids, i]) for i in may[:GROWN]]
             beams = sorted(grown)[:BEAM]
         after = case.after[: ORDER - 1]

@@ -112,6 +112,7 @@ def test_what_can_be_asked_of_a_line(toy_run, tmp_path):
     assert sdlm("generate", toy_run, "--count", "2", *once.stderr.split(), *fast).stdout == once.stdout
     assert sdlm("--version").stdout.startswith("simple-diffusion-lm ")
     refused("generate", toy_run, "--count", "0", words="--count must be at least 1")
+    refused("generate", toy_run, "--must", "Goats", words="'Goats': the tokenizer has no piece for 'G'")
     refused("infill", toy_run, words="give templates, or --file")
     refused("infill", toy_run, "a [[0]] b", words="character 3")
     refused("infill", toy_run, "--file", tmp_path / "none.txt", words="none.txt")
@@ -216,6 +217,15 @@ def test_faults_are_one_line_and_exit_code_2(toy_text, tmp_path):
     refused("train", empty, *train, words="empty.txt")
     refused("train", latin, *train, words="latin.txt:2")
     refused("train", toy_text, *train, "--vocab-size", "100000", words="100000")
+    refused(
+        "train",
+        toy_text,
+        *train,
+        "--tokenizer",
+        "char",
+        words="char: no tokenizer (bpe, chars, bytes, a file)",
+    )
+    refused("train", toy_text, *train, "--tokenizer", "chars", "--vocab-size", "9", words="BPE tokenizer")
     refused("train", toy_text, *train, "--model-dim", "130", words="model_dim must be a multiple")
     refused("train", toy_text, *train, "--optimizer", "sgd", words="optimizer must be one of adamw, muon")
     refused("train", toy_text, "--out", toy_text, "--steps", "2", words="toy.txt")

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from simple_diffusion_lm.core import data
 from simple_diffusion_lm.corpus.tokenizer import Tokenizer, train_tokenizer
 
 SUBJECTS = ("a man", "two women", "the old dog", "3 children", "a red fox", "my sister")
@@ -30,6 +31,14 @@ def stream_tokenizer(lines: list[str]) -> Tokenizer:
 def model(tokenizer: Tokenizer, tmp_path: Path) -> Path:
     path = tmp_path / "given.model"
     path.write_bytes(tokenizer.model)
+    return path
+
+
+@pytest.fixture
+def folding(lines: list[str], tmp_path: Path) -> Path:
+    """A tokenizer from elsewhere, which normalises characters and spaces (nmt_nfkc)."""
+    path = tmp_path / "folding.model"
+    path.write_bytes(data.Tokenizer.train(lines, 200, hard_vocab_limit=False).model)
     return path
 
 

@@ -83,6 +83,8 @@ def test_the_summary_is_one_line_on_stderr(
     held_out, train = len(prepared.valid), len(prepared.train)
     assert out == ""
     assert f"{train} lines to train on, {held_out} held out, 0 blank ones skipped; voc" in last
+    assert last.endswith(" 0 lines that the tokenizer does not give back as they were")
+    assert "training a tokenizer" in err.splitlines()
     prepare([corpus], tmp_path / "out", quiet=True)
     assert capsys.readouterr() == ("", "")
 
@@ -104,28 +106,26 @@ def test_a_tokenizer_is_trained_on_a_bounded_sample_of_the_training_part(
         return asked
 
     assert shares("whole") == [1]
-    monkeypatch.setattr(module, "SAMPLE_LINES", 75)
-    assert shares("lines") == [0.5]
     monkeypatch.setattr(module, "SAMPLE_CHARACTERS", len(corpus.read_text(encoding="utf-8")) / 4)
     assert shares("characters") == [0.25]
 
 
 @pytest.mark.parametrize("content", [[], ["", "   ", "\t"], ["\u200b"]])
-def test_an_empty_corpus_is_refused(tmp_path: Path, model: Path, content: list[str]) -> None:
+def test_an_empty_corpus_is_refused(tmp_path: Path, folding: Path, content: list[str]) -> None:
     file = write(tmp_path / "c.txt", content)
     with pytest.raises(UserError, match=r"no text in (it|the corpus): every line is empty"):
-        prepare([file], tmp_path / "out", tokenizer=model, quiet=True)
-    assert {path.name for path in tmp_path.iterdir()} == {"c.txt", "given.model"}
+        prepare([file], tmp_path / "out", tokenizer=folding, quiet=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"c.txt", "folding.model"}
 
 
 def test_what_cannot_be_done_is_told_in_a_line(tmp_path: Path, corpus: Path, model: Path) -> None:
     for out, options, message in (
         (corpus, {}, r"corpus.txt: cannot write a corpus here: Not a directory"),
         (corpus / "out", {}, r"corpus.txt/out: cannot write a corpus here: File exists"),
-        (tmp_path / "out", {"vocab_size": 9999}, r"9999 is too large .* --vocab-size \d+ or less"),
+        (tmp_path / "out", {"vocab_size": 9999}, r"9999 does not fit .* --vocab-size \d+ or less"),
         (tmp_path / "out", {"tokenizer": corpus}, r"corpus.txt: not a SentencePiece .model file"),
         (tmp_path / "out", {"valid": ["none.txt"]}, r"none.txt: no such file"),
-        (tmp_path / "out", {"tokenizer": model, "vocab_size": 60}, r"--vocab-size is of a tok"),
+        (tmp_path / "out", {"tokenizer": model, "vocab_size": 60}, r"--vocab-size is of a BPE tok"),
     ):
         with pytest.raises(UserError, match=message) as caught:
             prepare([corpus], out, quiet=True, **options)

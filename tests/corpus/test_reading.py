@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from simple_diffusion_lm.corpus.reading import find_files, read_lines
+from simple_diffusion_lm.corpus.tokenizer import BORDER
 from simple_diffusion_lm.errors import UserError
 
 
@@ -59,7 +60,8 @@ def test_json_lines(tmp_path: Path, name: str) -> None:
     records = [{"body": "one"}, {"body": "t\nw\r\no", "other": 1}, {"body": ""}, {"body": "é"}]
     file = write(tmp_path / name, "\n\n".join(map(json.dumps, records)).encode())
     assert read(file, field="body") == ["one", "t w o", "", "é"]
-    assert read(file, field="body", stream=True) == ["one", "t", "w", "o", "é"]
+    stream = [f"{BORDER}one", f"{BORDER}t", "w", "o", BORDER, f"{BORDER}é"]
+    assert read(file, field="body", stream=True) == stream
 
 
 @pytest.mark.parametrize(
@@ -111,8 +113,9 @@ def test_what_is_written_as_records_is_read(tmp_path: Path, kind: str, texts: li
         made.writeheader()
         made.writerows(rows)
         file.write_bytes(table.getvalue().encode())
-    assert read(file, field="body") == [" ".join(text.splitlines()) for text in texts]
-    assert read(file, field="body", stream=True) == [line for text in texts for line in text.splitlines()]
+    texts = [text.removesuffix("\n") for text in texts]
+    assert read(file, field="body") == [text.replace("\n", " ") for text in texts]
+    assert "\n".join(read(file, field="body", stream=True)) == "\n".join(BORDER + text for text in texts)
 
 
 def test_a_list_of_texts_is_read_too(tmp_path: Path) -> None:

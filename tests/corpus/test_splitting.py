@@ -1,4 +1,6 @@
+import json
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +22,16 @@ per_example = settings(max_examples=40, suppress_health_check=[HealthCheck.funct
 def test_every_line_comes_back_once_and_no_duplicate_is_on_both_sides(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str], model: Path, extra: list[str], seed: int
 ) -> None:
-    written = [*lines, *extra, *extra, *(f"  {line} " for line in extra)]
+    written = [*lines, *extra, *extra, *(f"  {line} " for line in extra)]  # alike but for their spaces
     random.Random(seed).shuffle(written)
     tmp = tmp_path_factory.mktemp("prepare")
     prepared = prepare([write(tmp / "c.txt", written)], tmp / "out", tokenizer=model, quiet=True)
 
-    kept = [" ".join(line.split()) for line in written if line.strip()]
+    kept = [line for line in written if line.strip()]
     train, valid = decoded(prepared, prepared.train), decoded(prepared, prepared.valid)
     assert train == [line for line in kept if line not in set(valid)]
     assert valid == [line for line in kept if line in set(valid)]
+    assert not {tuple(line.split()) for line in train} & {tuple(line.split()) for line in valid}
     parts = prepared.meta["parts"]
     assert parts["train"]["skipped"] + parts["valid"]["skipped"] == len(written) - len(kept)
     assert parts["train"]["lines"] == len(prepared.train) == len(train)
@@ -87,9 +90,35 @@ def test_a_small_corpus_spares_nothing(tmp_path: Path, model: Path, lines: list[
         assert prepared.valid.counts(5).tolist() == [0] * 5
 
 
-def test_unknown_characters_are_counted(tmp_path: Path, model: Path) -> None:
-    file = write(tmp_path / "c.txt", ["a man 漢", "a man", "\u200b"])
-    prepared = prepare([file], tmp_path / "out", tokenizer=model, quiet=True)
+def test_lines_that_do_not_come_back_are_counted(
+    tmp_path: Path, folding: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Characters without a piece, and what a tokenizer made elsewhere normalises."""
+    file = write(tmp_path / "c.txt", ["a man 漢", "a man", "\u200b", "a  man", "ａ man"])
+    prepared = prepare([file], tmp_path / "out", tokenizer=folding)
     train = prepared.meta["parts"]["train"]
-    assert (train["unknown"], train["lines"], train["skipped"]) == (1, 2, 1)
-    assert train["characters"] == len("a man 漢a man")
+    assert (train["changed"], train["lines"], train["skipped"]) == (3, 4, 1)
+    assert train["characters"] == len("a man 漢a mana  manａ man")
+    assert " 3 lines that the tokenizer does not give back as they were" in capsys.readouterr().err
+
+
+def test_documents_of_running_text_do_not_run_into_each_other(tmp_path: Path) -> None:
+    """Each record, or file of plain text, begins with an id that is no text and that nothing else has."""
+    poems = ["roses are red\n\nviolets are blue\n", "  a single line", "", "the end"]
+    records = tmp_path / "poems.jsonl"
+    records.write_text("\n".join(json.dumps({"text": poem}) for poem in poems))
+    books = [
+        write(tmp_path / f"{n}.txt", poem.removesuffix("\n").split("\n")) for n, poem in enumerate(poems)
+    ]
+    prepared = [
+        prepare(files, tmp_path / f"out-{len(files)}", stream=True, vocab_size=60, quiet=True)
+        for files in ([records], books)
+    ]
+    for data in prepared:
+        tokenizer, ids = data.tokenizer, data.train.ids.tolist()
+        assert tokenizer.border_id in tokenizer.special_ids
+        assert tokenizer.border_id != tokenizer.eos_id
+        starts = [i for i, each in enumerate(ids) if each == tokenizer.border_id] + [len(ids)]
+        documents = [tokenizer.decode(ids[a:b], stream=True) for a, b in pairwise(starts)]
+        assert documents == [poem.removesuffix("\n") + "\n" for poem in poems]
+    assert prepared[0].meta["key"] == prepared[1].meta["key"]

@@ -1,7 +1,11 @@
 """Templates on their way through tokens: any text, any gaps."""
 
+import re
+from functools import cache
+
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from simple_diffusion_lm.core.noise import make_keys
@@ -14,11 +18,14 @@ WIDTHS = st.integers(1, 4)
 KEY = make_keys(0)
 
 
+@cache
+def stream_tokenizer(toy_text):
+    return train_tokenizer(toy_text.read_text().splitlines(), 300, stream=True, seed=0)
+
+
 @pytest.fixture(scope="module", params=["lines", "stream"])
 def tokenizer(request, toy_data, toy_text):
-    if request.param == "lines":
-        return toy_data.tokenizer
-    return train_tokenizer(toy_text.read_text().splitlines(), 300, stream=True, seed=0)
+    return toy_data.tokenizer if request.param == "lines" else stream_tokenizer(toy_text)
 
 
 @given(parts=st.lists(texts, min_size=2, max_size=4), data=st.data())
@@ -46,11 +53,33 @@ def test_given_text_is_intact_and_gaps_are_what_was_written(tokenizer, parts, da
 
 
 @pytest.mark.parametrize(
-    ("text", "rule"), [("the ", BEGINS_WORD), ("the", CONTINUES_WORD), ("", ANYTHING), ("'", CONTINUES_WORD)]
+    ("text", "rule"),
+    [
+        ("the ", BEGINS_WORD),
+        ("the", CONTINUES_WORD),
+        ("", ANYTHING),
+        ("'", CONTINUES_WORD),
+        ("the\n", ANYTHING),
+    ],
 )
 def test_a_space_before_a_gap_is_where_its_word_begins(toy_data, text, rule):
     row = EncodedTemplate.of(Template((text, " ."), (Gap(),)), toy_data.tokenizer).row([2], [], 0, KEY)
     assert row.rule[~row.cond_mask].tolist() == [rule, ANYTHING]
+
+
+@given(parts=st.lists(st.text("the goat\n ", max_size=12), min_size=2, max_size=4), data=st.data())
+def test_running_text_keeps_its_line_breaks(toy_text, parts, data):
+    """Around gaps too; and what fills a gap at the beginning of a line has no space of its own."""
+    assume(parts[0] != " " and not any(part.endswith("\n ") for part in parts))  # is seen as no space
+    tokenizer = stream_tokenizer(toy_text)
+    encoded = EncodedTemplate.of(Template(tuple(parts), (Gap(),) * (len(parts) - 1)), tokenizer, stream=True)
+    words = [text for text in tokenizer.texts if re.fullmatch(" [a-z]+", text)]
+    fill = data.draw(st.lists(st.sampled_from(words), min_size=1, max_size=2))
+    widths = [len(fill)] * (len(parts) - 1)
+    row = encoded.row(widths, [], 0, KEY)
+    ids = row.ids.masked_scatter(~row.cond_mask, torch.tensor([tokenizer.texts.index(t) for t in fill] * 3))
+    fills = encoded.fills(widths, ids.tolist(), tokenizer, stream=True)
+    assert tokenizer.decode(ids, stream=True) == encoded.text(fills)
 
 
 def test_a_gap_of_no_tokens_has_no_rule(toy_data):

@@ -71,6 +71,17 @@ def test_gaps_far_into_a_long_text_are_filled(model):
     assert model.infill(given + "___", candidates=1, steps=2)[0].startswith(given)
 
 
+def test_line_breaks_are_tokens_of_running_text(model):
+    recording, seen = recorded(model)
+    poem = "a king .\n\n  why ?"
+    assert model.vary([poem], 1e-6, steps=2) == [poem]
+    (text,) = recording.infill(f"{poem}\n[[1]] .\n", candidates=1, steps=2)
+    ((row, _),) = seen[0]
+    assert row.ids[row.cond_mask].tolist().count(model.tokenizer.eos_id) == 4
+    assert text.startswith(f"{poem}\n")
+    assert model.score(poem)[0] > 0
+
+
 def test_other_models_keep_to_their_longest_text(toy_run):
     with pytest.raises(UserError, match="the length must be between"):
         DiffusionLM.from_pretrained(toy_run).generate(1, length=400)

@@ -21,12 +21,10 @@ class Tokens(Tokenizer):
 
     def __init__(self):
         self.eos_id = EOS
+        self.texts = list(map(str, range(V)))
 
     def __len__(self):
         return V
-
-    def spell(self, ids):
-        return list(map(str, ids))
 
 
 def writer(model, weights=(0, 0, 3, 5), stream=False):

@@ -17,7 +17,7 @@ from ..core import Config
 from ..core.generate import ORDERS, Sampling
 from ..core.sampler import SAMPLERS
 from ..corpus.prepare import Prepared, is_prepared, open_prepared, prepare
-from ..corpus.tokenizer import Tokenizer
+from ..corpus.tokenizer import TRAINED, Tokenizer
 from ..devices.processes import on_rank_0
 from ..errors import UserError
 
@@ -41,10 +41,10 @@ class SamplingOptions(Sampling):
 class TextOptions:
     """How a corpus is read."""
 
-    vocab_size: int | None = None  # pieces of the tokenizer; by default 4096, or what a small corpus allows
+    vocab_size: int | None = None  # pieces of a bpe tokenizer; by default up to 4096, fewer of little text
     stream: bool = False  # running text (a book) rather than one example a line
     valid: tuple[str, ...] = ()  # held-out files; by default a part of the corpus is held out
-    tokenizer: Path | None = None  # a SentencePiece model to use instead of training one
+    tokenizer: str = "bpe"  # or chars, or bytes; or a file: a SentencePiece model, a tokenizer.json (GPT-2's)
     field: str = "text"  # the field (.jsonl, .json) or column (.csv, .tsv, .parquet) with the text
     seed: int = 0  # of everything random
 
@@ -59,8 +59,8 @@ class TextOptions:
         if len(corpus) != 1 or not is_prepared(corpus[0]):
             return self.prepare(corpus, run / "corpus")
         prepared = open_prepared(corpus[0])
-        fingerprint = prepared.tokenizer.fingerprint
-        another = self.tokenizer and Tokenizer.load(self.tokenizer).fingerprint != fingerprint
+        fingerprint, given = prepared.tokenizer.fingerprint, self.tokenizer
+        another = given != "bpe" and (given in TRAINED or Tokenizer.load(given).fingerprint != fingerprint)
         if self.vocab_size or self.valid or self.stream or another:
             flags = "--tokenizer, --vocab-size, --valid and --stream"
             raise UserError(f"{corpus[0]} is prepared already: {flags} belong to sdlm prepare")

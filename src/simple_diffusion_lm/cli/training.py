@@ -73,7 +73,7 @@ class Train(TextOptions):
             config = Config(**about_run(run)["config"])
         if self.finetune_from is not None:
             config = replace(config, steps=None, epochs=None, minutes=None)
-            self.tokenizer = checkpoint.run_of(self.finetune_from) / "tokenizer.model"
+            self.tokenizer = str(checkpoint.run_of(self.finetune_from))
         return with_settings(config, {"seed": self.seed, **self.settings})
 
 

@@ -24,11 +24,11 @@ FOR_ORDER, FOR_OFFSET, FOR_EXAMPLE = range(3)  # what a random generator is for
 
 
 class Tokenizer:
-    """A SentencePiece model, from the bytes of a .model file."""
+    """A SentencePiece model, from the bytes of a .model file; or other `pieces`, asked as one is."""
 
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, model: bytes, pieces: Any = None) -> None:
         self.model = model
-        self.pieces = spm.SentencePieceProcessor(model_proto=model)
+        self.pieces = pieces or spm.SentencePieceProcessor(model_proto=model)
         self.eos_id: int = self.pieces.eos_id()
         # Padding is always masked, so any id can stand there in a model without one of its own.
         self.pad_id: int = self.pieces.pad_id() if self.pieces.pad_id() >= 0 else self.eos_id

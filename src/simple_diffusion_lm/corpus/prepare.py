@@ -1,8 +1,8 @@
 """Text files to a directory of ids, which training maps into memory.
 
 corpus.json         what the corpus was made of, counts, and the SHA-256 of each file of ids
-tokenizer.model     a copy of the tokenizer
-PART.ids.bin        the ids of all lines of a part (train, valid), EOS after each line
+tokenizer.model     a copy of the tokenizer (or tokenizer.json)
+PART.ids.bin        the ids of all lines of a part (train, valid), EOS after each, BOS before a document
 PART.offsets.bin    where in them each line begins, and where the last one ends (int64)
 """
 
@@ -14,7 +14,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,12 +25,11 @@ from ..core.data import Corpus
 from ..errors import UserError
 from .reading import Source
 from .sealing import digest_of, sealed
-from .tokenizer import SAMPLE_CHARACTERS, SAMPLE_LINES, Tokenizer, train_tokenizer
+from .tokenizer import BORDER, SAMPLE_CHARACTERS, TRAINED, Tokenizer, train_tokenizer
 
 FORMAT = 2
 PARTS = ("train", "valid")
 KINDS = ("ids", "offsets")
-Files = dict[tuple[str, str], Path]  # of a part and a kind
 
 VALID_SHARE = 0.05  # of the lines, held out where there are no validation files
 VALID_LINES = 5_000  # held out at most
@@ -67,7 +65,7 @@ def open_prepared(directory: str | Path) -> Prepared:
         meta = json.loads((directory / "corpus.json").read_text(encoding="utf-8"))
         if meta["format"] != FORMAT:
             raise UserError(f"{directory}: prepared by another version: prepare the corpus again")
-        tokenizer = Tokenizer.load(directory / "tokenizer.model")
+        tokenizer = Tokenizer.load(directory)
         if meta != sealed(meta) or tokenizer.fingerprint != meta["tokenizer"]:
             raise ValueError("another corpus.json or tokenizer")
         arrays = {}
@@ -92,7 +90,7 @@ def prepare(
     inputs: Sequence[str | Path],
     out: str | Path,
     *,
-    tokenizer: Path | None = None,
+    tokenizer: str | Path = "bpe",
     vocab_size: int | None = None,
     stream: bool = False,
     valid: Sequence[str | Path] | None = None,
@@ -105,10 +103,10 @@ def prepare(
     Args:
         inputs: files (reading.py has the kinds that are understood) and glob patterns.
         out: the directory to write. If it holds this very corpus, it is opened as it is.
-        tokenizer: a SentencePiece model; None: one is trained on the training part.
-        vocab_size: of the tokenizer to train; None: as many pieces as the text allows, up to 4096.
-        stream: running text, where line breaks and blank lines are part of the text. Otherwise each line is
-            an example, and blank lines are left out.
+        tokenizer: one of TRAINED, trained on the training part; or a SentencePiece model, a tokenizer.json.
+        vocab_size: of the BPE tokenizer to train; None: up to 4096 pieces, fewer of little text.
+        stream: running text, with its line breaks and blank lines; each file or record is a document.
+            Otherwise each line is an example, and blank lines are left out.
         valid: validation files; None: a part of `inputs` is held out. In a stream this is its end. Lines are
             chosen by content, so that no held-out line is trained on.
         field: where the text is in files of records.
@@ -119,22 +117,24 @@ def prepare(
     """
     out = Path(out)
     _check_free(out)
-    if tokenizer is not None and vocab_size is not None:
-        raise UserError("--vocab-size is of a tokenizer to train: leave it out with --tokenizer")
-    loaded = None if tokenizer is None else Tokenizer.load(tokenizer)
+    if tokenizer != "bpe" and vocab_size is not None:
+        raise UserError("--vocab-size is of a BPE tokenizer to train: leave it out with --tokenizer")
+    loaded = None if tokenizer in TRAINED else Tokenizer.load(tokenizer)
     text = Source(inputs, field=field, stream=stream, quiet=quiet)
     sources = [text, Source(valid, field=field, stream=stream, quiet=quiet)] if valid else [text]
 
     # Everything that decides what is written is known before a tokenizer is trained.
     contents = [text.digest, sources[1].digest if valid else None]
-    trained_with = [vocab_size, seed] if loaded is None else loaded.fingerprint
+    trained_with = [tokenizer, vocab_size, seed] if loaded is None else loaded.fingerprint
     key = digest_of([FORMAT, contents, trained_with, stream])
     if not is_prepared(out):
         is_held_out = hold_out(sources, stream)
         if loaded is None:
             own = (line for i, line in enumerate(text) if not is_held_out(i, line))
-            share = min(1, SAMPLE_LINES / text.size, SAMPLE_CHARACTERS / text.characters)
-            loaded = train_tokenizer(own, vocab_size, stream=stream, seed=seed, share=share)
+            share, kind = min(1, SAMPLE_CHARACTERS / text.characters), str(tokenizer)
+            if not quiet:
+                print("training a tokenizer", file=sys.stderr)
+            loaded = train_tokenizer(own, vocab_size, stream=stream, seed=seed, kind=kind, share=share)
         files = {"inputs": list(map(str, inputs)), "valid_inputs": list(map(str, valid or ()))}
         about = {"format": FORMAT, "key": key, **files, "stream": stream}
         _write(out, sources, loaded, is_held_out, about, quiet)
@@ -162,18 +162,15 @@ def hold_out(sources: Sequence[Source], stream: bool) -> Callable[[int, str], bo
     """Chooses by number and line what to hold out: a second source, else a stream's end, else by content."""
     text, *given = sources
     share = 0 if given or text.size < LINES_TO_SPLIT else min(VALID_SHARE, VALID_LINES / text.size)
-    end = text.size - round(share * text.size) if stream else text.size
-    return partial(_is_held_out, end, 0 if stream else share, text.first.split())
+    end, spared = text.size - round(share * text.size) * stream, text.first.split()
 
+    def is_held_out(number: int, line: str) -> bool:
+        words = line.split()
+        digest = hashlib.blake2b(" ".join(words).encode(), digest_size=8).digest()
+        # One line is spared, so that a text of few different lines is not all held out.
+        return number >= end or (words != spared and int.from_bytes(digest) < share * 2**64 * (not stream))
 
-def _is_held_out(end: int, share: float, spared: list[str], number: int, line: str) -> bool:
-    """Whether the line has a number from `end` on, or a hash of its words is in this share of all hashes."""
-    if number >= end or not share:
-        return number >= end
-    words = line.split()
-    digest = hashlib.blake2b(" ".join(words).encode(), digest_size=8).digest()
-    # One line is spared, so that a text of few different lines is not all held out.
-    return int.from_bytes(digest) < share * 2**64 and words != spared
+    return is_held_out
 
 
 def _write(
@@ -188,9 +185,8 @@ def _write(
     dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
     size = sum(source.size for source in sources)
     lines = tqdm(chain(*sources), "encoding", size, unit=" lines", unit_scale=True, disable=quiet)
-    counted = ("lines", "skipped", "characters", "tokens", "unknown")
     try:
-        counts = {part: Counter(dict.fromkeys(counted, 0)) for part in PARTS}
+        counts = {part: Counter(lines=0, skipped=0, tokens=0, changed=0) for part in PARTS}
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
             directory = Path(beside) / "corpus"
             directory.mkdir()
@@ -206,12 +202,12 @@ def _write(
                         counts[part]["skipped"] += 1
                         continue
                     counts[part].update(lines=1, characters=len(line), tokens=len(ids) + 1)
-                    counts[part]["unknown"] += ids.count(tokenizer.unk_id)
+                    counts[part]["changed"] += tokenizer.decode(ids) != line.removeprefix(BORDER)
                     files[part, "ids"].write(np.array([*ids, tokenizer.eos_id], dtype).tobytes())
                     files[part, "offsets"].write(np.int64(counts[part]["tokens"]).tobytes())
             if not counts["train"]["lines"]:
                 raise UserError("no text in the corpus: every line is empty once it is normalised")
-            (directory / "tokenizer.model").write_bytes(tokenizer.model)
+            (directory / tokenizer.name).write_bytes(tokenizer.model)
             about |= {
                 "dtype": dtype.name,
                 "vocab_size": len(tokenizer),
@@ -226,7 +222,7 @@ def _write(
         raise UserError(f"{out}: cannot write a corpus here: {error.strerror}") from None
 
 
-def _files(directory: Path) -> Files:
+def _files(directory: Path) -> dict[tuple[str, str], Path]:
     return {(part, kind): directory / f"{part}.{kind}.bin" for part in PARTS for kind in KINDS}
 
 
@@ -242,5 +238,5 @@ def _summary(prepared: Prepared) -> str:
         f"{prepared.directory}: {train['lines']:,} lines to train on, {valid['lines']:,} held out, "
         f"{total['skipped']:,} blank ones skipped; vocabulary of {len(prepared.tokenizer):,}; "
         f"{total['tokens'] / total['lines']:.1f} tokens per line, "
-        f"{total['unknown'] / total['tokens']:.2%} of them unknown"
+        f"{total['changed']:,} lines that the tokenizer does not give back as they were"
     )

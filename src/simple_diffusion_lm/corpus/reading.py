@@ -15,7 +15,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..errors import UserError
-from .tokenizer import is_unicode
+from .tokenizer import BORDER, is_unicode
 
 OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 # What would be read as text, and is none; and the way on.
@@ -45,7 +45,7 @@ class Source:
             digest.update(line.encode() + b"\n")
             self.size += 1
             self.characters += len(line) + 1
-            self.first = self.first or line.strip()
+            self.first = self.first or line.removeprefix(BORDER).strip()
         if not self.first:
             raise UserError(f"{', '.join(map(str, inputs))}: no text in it: every line is empty")
         self.digest = digest.hexdigest()
@@ -80,6 +80,7 @@ def read_lines(files: Sequence[Path], *, field: str, stream: bool) -> Iterator[s
 
     Files of records (.jsonl, .json, .csv, .tsv, .parquet) have their text in `field`: one line (its line
     breaks become spaces) or, in a stream, as many as it has. Any but .parquet may be compressed (OPENERS).
+    In a stream each record, and each file of plain text, is a document of its own (BORDER).
     Raises UserError if a file cannot be read, or (with FILE:LINE) a line is not UTF-8, has a NUL or no text.
     """
     for file in files:
@@ -87,14 +88,15 @@ def read_lines(files: Sequence[Path], *, field: str, stream: bool) -> Iterator[s
         if kind in REFUSED:
             raise UserError(f"{file}: a {kind} file cannot be read: {REFUSED[kind]}")
         if kind not in RECORDS:
-            yield from (line for _, line in _text_lines(file))
+            yield from (BORDER * (stream and not n) + line for n, (_, line) in enumerate(_text_lines(file)))
             continue
         for where, text in RECORDS[kind](file, field):
             if not isinstance(text, str):
                 raise UserError(f"{where}: no text under {field!r}: name the field that holds the text")
             if "\0" in text or not is_unicode(text):  # the escapes of JSON can spell what UTF-8 cannot
                 raise UserError(f"{where}: an escape that is not a character: mend the text")
-            yield from text.splitlines() if stream else [" ".join(text.splitlines())]
+            lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+            yield from [BORDER + lines[0], *lines[1:]] if stream else [" ".join(lines)]
 
 
 def _kind_of(file: Path) -> str:

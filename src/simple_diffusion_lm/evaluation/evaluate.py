@@ -47,7 +47,7 @@ def evaluate_run(
     model, reader = DiffusionLM.from_pretrained(run), AutoregressiveJudge(judge) if judge else None
     with tempfile.TemporaryDirectory() as directory:
         if data:
-            own, place = run_of(run) / "tokenizer.model", Path(directory) / "corpus"
+            own, place = run_of(run), Path(directory) / "corpus"
             # With all files as `valid` too, none of their lines is held out.
             corpus = prepare(data, place, tokenizer=own, valid=data, stream=model.stream, quiet=True).train
         else:

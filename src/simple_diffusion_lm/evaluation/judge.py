@@ -135,7 +135,7 @@ class AutoregressiveJudge:
         """exp of the mean nats a word, ends of lines included; of a longer line only what fits is read."""
         model = self.model
         room = model.longest - len(model.end)
-        texts = [model.tokenizer.encode(line)[:room] for line in lines]
+        texts = [model.tokenizer.encode(line, model.stream)[:room] for line in lines]
         read = [split(line) for line in map(model.decode, texts)]
         nats = model.nats([ids + model.end for ids in texts])
         return float(np.exp(sum(nats) / sum(len(words) + 1 for words in read)))

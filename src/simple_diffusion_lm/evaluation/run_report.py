@@ -15,7 +15,6 @@ from ..core import Config
 from ..core.data import Batches
 from ..core.noise import make_keys, normal, position_times, uniform
 from ..core.train import Diffusion
-from ..corpus.tokenizer import SPACE
 from ..errors import UserError
 from ..runs.checkpoint import run_of, write_atomically
 from ..runs.log import read_metrics
@@ -96,7 +95,7 @@ def _neighbours(model: DiffusionLM) -> list[tuple[str, list[str]]]:
     table = model.model.embedding.table.detach().float().cpu()
     words = [(i, word) for i, word in frequent_words(model).items() if len(word) > 2][:NEIGHBOURS_OF]
     nearest = {word: (table - table[i]).norm(dim=1).argsort()[1:6].tolist() for i, word in words}
-    return [(word, [model.pieces[i].replace(SPACE, "") for i in ids]) for word, ids in nearest.items()]
+    return [(word, [model.pieces[i].strip() for i in ids]) for word, ids in nearest.items()]
 
 
 def _samples(run: Path) -> list[tuple[str, list[str]]]:
@@ -151,7 +150,7 @@ def table_figure(model: DiffusionLM) -> Any:
 def frequent_words(model: DiffusionLM) -> dict[int, str]:
     """Ids and whole words; a SentencePiece vocabulary begins with what was merged first."""
     pieces = enumerate(model.pieces)
-    return {i: piece[1:] for i, piece in pieces if piece.startswith(SPACE) and piece[1:].isalpha()}
+    return {i: piece[1:] for i, piece in pieces if piece.startswith(" ") and piece[1:].isalpha()}
 
 
 def as_svg(figure: Any) -> str:

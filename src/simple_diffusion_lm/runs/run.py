@@ -2,7 +2,7 @@
 
 RUN/
     config.json       the configuration, and what else generation needs to know
-    tokenizer.model   a copy of the tokenizer
+    tokenizer.model   a copy of the tokenizer (or tokenizer.json)
     metrics.jsonl     one line every few steps and at each validation
     samples.txt       lines generated at each validation
     checkpoints/      see checkpoint.py
@@ -143,9 +143,9 @@ def load_run(run: str | Path) -> Loaded:
     """
     about, found = about_run(run), checkpoint.to_use(Path(run))
     run = checkpoint.run_of(Path(run))
-    tokenizer = Tokenizer.load(run / "tokenizer.model")
+    tokenizer = Tokenizer.load(run)
     if tokenizer.fingerprint != about["tokenizer"]:
-        raise UserError(f"{run}/tokenizer.model is not the one this run was trained with: put that back")
+        raise UserError(f"{run}/{tokenizer.name} is not the one this run was trained with: put that back")
     if found is None:
         way = "export it again" if checkpoint.is_exported(run) else "train it first (sdlm train)"
         raise UserError(f"{run}: no whole checkpoint; {way}")
@@ -178,7 +178,7 @@ def open_run(run: Path, about: dict[str, Any], data: Prepared) -> None:
         if (run / "config.json").exists():
             check_same(run, about_run(run), about)
         checkpoint.write_atomically(run / "config.json", json.dumps(sealed(about), indent=1).encode())
-        checkpoint.write_atomically(run / "tokenizer.model", data.tokenizer.model)
+        checkpoint.write_atomically(run / data.tokenizer.name, data.tokenizer.model)
     except OSError as error:
         raise UserError(f"{run}: cannot be written ({error.strerror}); choose another --out") from None
 

@@ -184,6 +184,7 @@ class DiffusionLM(Writer):
         """What generate asks for. Raises UserError where the model writes from left to right."""
         if self.model.writes_length and (length is not None or must):
             raise UserError(LEFT_TO_RIGHT)
+        self.tokenizer.check(" ".join(must), self.stream)
         return Request(Template(("", ""), (Gap(),)), length or Gap(), tuple(must))
 
     def vary(
@@ -222,8 +223,9 @@ class DiffusionLM(Writer):
         return self.nats([self._ids_of(text) + self.end for text in several(texts)])
 
     def _ids_of(self, text: str) -> list[int]:
-        """The ids of a text without EOS. Raises UserError where the model knows no such length."""
-        ids, room = self.tokenizer.encode(text), self.longest - len(self.end)
+        """The ids of a text without EOS. Raises UserError where the model knows no such length or letter."""
+        self.tokenizer.check(text, self.stream)
+        ids, room = self.tokenizer.encode(text, self.stream), self.longest - len(self.end)
         if 1 <= len(ids) <= room:
             return ids
         raise UserError(f"{text!r} has {len(ids)} tokens; the model was trained on texts of 1 to {room}")

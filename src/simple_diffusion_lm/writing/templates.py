@@ -69,18 +69,19 @@ class EncodedTemplate(NamedTuple):
     """A template as tokens.
 
     The gap after a text that ends with a space begins a word; after any other text it continues the
-    word that stands there.
+    word that stands there, unless that ends a line.
     """
 
     template: Template
     given: list[list[int]]  # the ids of each given text
 
     @classmethod
-    def of(cls, template: Template, tokenizer: Tokenizer) -> "EncodedTemplate":
+    def of(cls, template: Template, tokenizer: Tokenizer, stream: bool = False) -> "EncodedTemplate":
         """Raises UserError for text that is not valid Unicode."""
         # The space before a gap is the gap's own: pieces begin with their space.
         texts = [text.removesuffix(" ") for text in template.texts[:-1]] + [template.texts[-1]]
-        return cls(template, [tokenizer.encode(texts[0]), *map(tokenizer.encode_after, texts[1:])])
+        after = [tokenizer.encode_after(text, stream) for text in texts[1:]]
+        return cls(template, [tokenizer.encode(texts[0], stream), *after])
 
     def widths(self, room: int) -> tuple[list[int], list[int]]:
         """The fewest and the most tokens of each gap, where `room` are left past the fewest.
@@ -101,7 +102,8 @@ class EncodedTemplate(NamedTuple):
         ids, given = list(self.given[0]), [True] * len(self.given[0])
         rule = [ANYTHING] * len(ids)
         for width, before, part in zip(widths, self.template.texts, self.given[1:], strict=False):
-            first = ANYTHING if not before else BEGINS_WORD if before.endswith(" ") else CONTINUES_WORD
+            is_word = before and before[-1] != "\n"
+            first = BEGINS_WORD if before.endswith(" ") else CONTINUES_WORD if is_word else ANYTHING
             ids += [0] * width + part
             given += [False] * width + [True] * len(part)
             rule += [first, *[ANYTHING] * (width - 1)][:width] + [ANYTHING] * len(part)
@@ -114,7 +116,7 @@ class EncodedTemplate(NamedTuple):
         for n, (width, before) in enumerate(zip(widths, self.template.texts, strict=False)):
             place += len(self.given[n])
             fill = tokenizer.decode_after(ids[place : place + width], stream=stream)
-            has_space = before.endswith(" ") if before else n == 0  # or needs none
+            has_space = before.endswith((" ", "\n")) if before else n == 0  # or needs none
             fills.append(fill.removeprefix(" ") if has_space else fill)
             place += width
         return fills

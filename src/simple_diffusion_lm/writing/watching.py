@@ -9,7 +9,6 @@ from typing import NamedTuple, TypeVar
 
 from ..core.denoiser import Batch
 from ..core.generate import Frame
-from ..corpus.tokenizer import SPACE
 from .writer import Writer
 
 Item = TypeVar("Item")
@@ -43,10 +42,9 @@ class Onlooker:
     """Turns frames into tokens to look at, and remembers what was last predicted for each position."""
 
     def __init__(self, writer: Writer) -> None:
-        self.texts = [piece.replace(SPACE, " ") for piece in writer.pieces]
-        self.texts[writer.tokenizer.eos_id] = LINE_BREAK
-        self.end = writer.end
-        self.likely: dict[tuple[int, int], list[tuple[str, float]]] = {}
+        self.end, self.tokenizer, self.texts = writer.end, writer.tokenizer, [*writer.pieces]
+        self.texts[self.tokenizer.eos_id] = LINE_BREAK
+        self.likely: dict[tuple[int, int], list[tuple[int, float]]] = {}
 
     def __call__(self, batch: Batch, frame: Frame) -> dict[int, list[Shown]]:
         """The tokens of each text by its number (Batch.number), without the EOS that ends it."""
@@ -62,7 +60,7 @@ class Onlooker:
         ):
             if stands and own not in ids:  # drawn, though others were likelier
                 ids, shares = [*ids, own], [*shares, own_share]
-            self.likely[numbers[row], i] = [(self.texts[n], p) for n, p in zip(ids, shares, strict=True)]
+            self.likely[numbers[row], i] = list(zip(ids, shares, strict=True))
         lines = (batch.number, frame.ids, frame.free, batch.cond_mask, batch.length_mask)
         rows = zip(*(column.tolist() for column in lines), strict=True)
         return {number: self._line(number, *row) for number, *row in rows}
@@ -70,13 +68,15 @@ class Onlooker:
     def _line(
         self, number: int, ids: list[int], free: list[bool], given: list[bool], there: list[bool]
     ) -> list[Shown]:
-        line = []
-        for i in range(sum(there)):
-            if not free[i] and ids[i] in self.end:
-                break
-            likely = [] if given[i] else self.likely.get((number, i), [])
-            guess = likely[0][0] if likely else UNKNOWN
-            line.append(Shown(guess if free[i] else self.texts[ids[i]], given[i], not free[i], likely))
+        line, end = [], self.tokenizer.eos_id
+        length = next((i for i in range(sum(there)) if not free[i] and ids[i] in self.end), sum(there))
+        likely = [[] if given[i] else self.likely.get((number, i), []) for i in range(length)]
+        shown = [ids[i] if not free[i] else seen[0][0] if seen else None for i, seen in enumerate(likely)]
+        spelled = self.tokenizer.spell(end if n is None else n for n in shown)
+        for i, (own, text) in enumerate(zip(shown, spelled, strict=True)):
+            text = UNKNOWN if own is None else LINE_BREAK if own == end else text
+            rivals = [(text if n == own else self.texts[n], p) for n, p in likely[i]]
+            line.append(Shown(text, given[i], not free[i], rivals))
         while line and line[-1].text == UNKNOWN:  # where a text ends is not known either
             line.pop()
         return line

@@ -1,7 +1,7 @@
 """Writes lines: chooses their lengths, samples candidates, and keeps the best that will do."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypedDict, Unpack
 
@@ -13,7 +13,7 @@ from ..core.bound import length_cost
 from ..core.generate import ORDERS, Sampling, TextModel
 from ..core.noise import make_keys
 from ..core.sampler import SAMPLERS
-from ..corpus.tokenizer import SPACE, Tokenizer
+from ..corpus.tokenizer import Tokenizer
 from ..devices.processes import gathered, rank, world
 from ..errors import UserError
 from .guidance import Score, diffusion_of
@@ -83,7 +83,7 @@ class Writer:
         self.length_weights = list(length_weights)
         self.stream = stream
         self.write_rows: Callable[..., Iterable[tuple[int, list[int]]]] = partial(write_rows, model)
-        self.pieces = tokenizer.spell(range(len(tokenizer)))
+        self.pieces = tokenizer.texts
         self.end = [] if stream else [tokenizer.eos_id]  # of every text, at the latest
 
     @property
@@ -95,15 +95,16 @@ class Writer:
         """The text of ids: one line, or running text in stream mode."""
         return self.tokenizer.decode(map(int, ids), self.stream)
 
-    def forbidden(self, never: Iterable[str] = ()) -> Forbidden:
+    def forbidden(self, never: Sequence[str] = ()) -> Forbidden:
         """The tokens that each rule of requests.py forbids. A word that is one piece is never written."""
         banned = torch.zeros(len(self.pieces), dtype=torch.bool)
         banned[self.tokenizer.special_ids] = True
-        words = {SPACE + word.casefold() for word in never}
+        words = {f" {word.casefold()}" for word in never}
         banned |= torch.tensor([piece.casefold() in words for piece in self.pieces])
         banned[self.tokenizer.eos_id] = not self.stream  # a line break like any other token
-        continues = torch.tensor([not piece.startswith(SPACE) for piece in self.pieces])
+        continues = torch.tensor([not piece.startswith(" ") for piece in self.pieces])
         rules = torch.stack([banned, banned | continues, banned | ~continues])
+        rules[rules.all(1)] = banned  # a vocabulary without spaces begins no word
         if self.model.writes_length:
             rules[:, self.end] = False  # the line may end anywhere
         return rules
@@ -136,11 +137,11 @@ class Writer:
             yield from done.values()
 
     def _attempt(
-        self, requests: Mapping[int, Request], candidates: int, seed: Sequence[int], avoid: Avoid, run: Run
+        self, left: dict[int, Request], candidates: int, seed: Sequence[int], avoid: Avoid, run: Run
     ) -> dict[int, Written]:
         """A line for each request, the best of its candidates."""
         chosen: dict[int, tuple[EncodedTemplate, list[int]]] = {}
-        for i, request in requests.items():
+        for i, request in left.items():
             rng = np.random.default_rng([*seed, i])
             shares = (np.arange(candidates) + rng.random()) / candidates
             for n, share in enumerate(shares, start=i * candidates):
@@ -151,8 +152,8 @@ class Writer:
         for n, (encoded, widths) in chosen.items():
             i, cost = n // candidates, nats.get(n)
             fills = encoded.fills(widths, texts[n], self.tokenizer, self.stream)
-            text = self.decode(texts[n]) if requests[i].must else encoded.text(fills)
-            searched = [text] if requests[i].must else fills
+            text = self.decode(texts[n]) if left[i].must else encoded.text(fills)
+            searched = [text] if left[i].must else fills
             fits = avoid is None or not any(map(avoid.search, searched))
             line = Written(text, fills, widths, cost, fits)
             done[i] = min(done.get(i, line), line, key=lambda line: (not line.fits, line.nats or 0.0))
@@ -200,7 +201,7 @@ class Writer:
         if request.must:
             words = tuple(f" {request.must[i]} " for i in rng.permutation(len(request.must)))
             template = Template(("", *words, ""), (Gap(0),) * (len(words) + 1))
-        encoded, end = EncodedTemplate.of(template, self.tokenizer), len(self.end)
+        encoded, end = EncodedTemplate.of(template, self.tokenizer, self.stream), len(self.end)
         least = sum(map(len, encoded.given)) + sum(gap.fewest for gap in template.gaps)
         longest = self.longest
         if self.stream and not self.model.writes_length:  # window by window (_in_windows)

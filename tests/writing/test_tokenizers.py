@@ -1,0 +1,89 @@
+"""From own text to text, with every tokenizer, in scripts with spaces and without."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from json_tokenizers import gpt2, llama
+from small_models import small
+
+from simple_diffusion_lm.core import Config
+from simple_diffusion_lm.core.generate import Sampling
+from simple_diffusion_lm.corpus.prepare import prepare
+from simple_diffusion_lm.corpus.tokenizer import BROKEN
+from simple_diffusion_lm.runs.run import run_training
+from simple_diffusion_lm.writing.model import DiffusionLM
+from simple_diffusion_lm.writing.templates import Gap
+from simple_diffusion_lm.writing.watching import Onlooker
+
+ENGLISH = [f"the {a} {b} {c} ." for a in ("old", "grey") for b in ("dog", "hotdog") for c in ("ran", "sat")]
+CHINESE = [f"{a}{b}在{c}。" for a in "黑白小" for b in "猫狗人" for c in ("家里睡觉", "公园", "Python 上写")]
+THAI = [f"{a}{b}น้ำ" for a in ("แมว", "หมา", "คน") for b in ("ดื่ม", "ชอบ", "เห็น")]
+STEPS = {"steps": 3, "seed": 4}
+
+
+@pytest.fixture(scope="module", params=["bpe", "chars", "bytes", "gpt2", "llama"])
+def model(request, tmp_path_factory):
+    """A run of two steps on lines of several scripts, moved away from all that it was made from."""
+    place, lines = tmp_path_factory.mktemp(request.param), [*ENGLISH, *CHINESE, *THAI] * 3
+    (place / "text.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    tokenizer = request.param
+    if tokenizer in ("gpt2", "llama"):
+        pytest.importorskip("tokenizers")
+        made = {"gpt2": gpt2, "llama": llama}[tokenizer](lines)
+        tokenizer = place / "tokenizer.json"
+        tokenizer.write_bytes(made)
+    data = prepare([place / "text.txt"], place / "corpus", tokenizer=tokenizer, quiet=True)
+    assert data.meta["parts"]["train"]["changed"] == data.meta["parts"]["valid"]["changed"] == 0
+    run_training(small(Config(), steps=2, samples=2, crop=96), data, place / "made" / "run", quiet=True)
+    run = shutil.move(place / "made" / "run", tmp_path_factory.mktemp("moved"))
+    assert (Path(run) / data.tokenizer.name).exists()
+    assert data.tokenizer.name.endswith(".json") == (request.param in ("gpt2", "llama"))
+    shutil.rmtree(place)
+    return DiffusionLM.from_pretrained(run)
+
+
+def test_words_are_in_every_text_or_in_none(model):
+    options = {"length": "12-30", "candidates": 2, "never": ["grey"], **STEPS}
+    for text in model.generate(3, must=["dog", "old"], **options):  # as words, not as parts of words
+        assert {"dog", "old"} <= {*text.split(" ")}
+        assert "grey" not in text.lower().split(" ")
+
+
+def test_gaps_are_filled_in_text_that_comes_back_as_typed(model):
+    templates = ["the ___ dog [[2]] .", "the do___", "黑___在[[3]]。", "___น้ำ", "the  old[[1]] ."]
+    around = [("the ", " dog ", " ."), ("the do", "", ""), ("黑", "在", "。"), ("", "", "น้ำ")]
+    filled = model.infill(templates, candidates=2, **STEPS)
+    for text, (start, middle, end) in zip(filled, [*around, ("the  old", "", " .")], strict=True):
+        assert text.startswith(start)
+        assert text.endswith(end)
+        assert middle in text[len(start) :]
+    assert filled[1][6:7] != " "  # a word that has begun goes on
+
+
+@pytest.mark.parametrize("length", [1, 7])
+def test_a_length_is_in_tokens(model, length):
+    (line,) = model.write([model.request(Gap(length, length))], 1, (), 0, Sampling(2))
+    assert line.widths == [length]
+
+
+def test_what_is_watched_is_what_is_written(model):
+    """Whole characters, whatever number of tokens they are of, and each with its probability."""
+    frames, texts, onlooker = {}, [*ENGLISH[:1], *CHINESE[:2], *THAI[:1]], Onlooker(model)
+
+    def watch(batch, frame):
+        frames.update(onlooker(batch, frame))
+
+    filled = model.infill([f"{text}[[2]]" for text in texts], candidates=1, watch=watch, **STEPS)
+    for number, (text, line) in enumerate(zip(texts, filled, strict=True)):
+        shown = "".join(token.text for token in frames[number])
+        assert shown.strip().startswith(text)
+        if BROKEN not in shown + line:
+            assert shown.strip() == line.strip()
+        assert all(token.probability > 0 for token in frames[number])
+
+
+def test_texts_are_varied_and_scored(model):
+    texts = [ENGLISH[0], CHINESE[0], THAI[0]]
+    assert model.vary(texts, 1e-6, **STEPS) == texts
+    assert all(nats > 0 for nats in model.score(texts))
