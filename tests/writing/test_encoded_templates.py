@@ -59,6 +59,7 @@ def test_given_text_is_intact_and_gaps_are_what_was_written(tokenizer, parts, da
         ("the", CONTINUES_WORD),
         ("", ANYTHING),
         ("'", CONTINUES_WORD),
+        ("猫", ANYTHING),
         ("the\n", ANYTHING),
     ],
 )

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simple_diffusion_lm.errors import UserError
-from simple_diffusion_lm.writing.templates import Gap, Template, parse
+from simple_diffusion_lm.writing.templates import Gap, Template, has_word, parse, spaced
 
 
 def escape(text: str) -> str:
@@ -68,3 +68,36 @@ def test_gaps_between_texts_come_back(pieces, last):
         gaps.append(Gap(low, low + more))
     texts[-1] += last
     assert parse(written + escape(last)) == Template(tuple(texts), tuple(gaps))
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "stands"),
+    [
+        ("a dog runs", "dog", True),
+        ("a Dog.", "dog", True),
+        ("a hotdog", "dog", False),
+        ("two dogs", "dog", False),
+        ("a dog-house", "dog", True),
+        ("the end.", ".", True),
+        ("黑猫在睡觉", "猫", True),
+        ("黑狗在睡觉", "猫", False),
+        ("用Python写代码", "Python", True),
+        ("ネコがいる", "ネコ", True),
+        ("น้ำใจดี", "ใจ", True),
+        ("कीमत", "की", False),  # a vowel sign is a part of a word
+        ("उस की किताब", "की", True),
+        ("كتاب جديد", "كتاب", True),
+        ("كتابي جديد", "كتاب", False),
+        ("café", "cafe", False),
+        ("dogs and a dog", "dog", True),
+        ("", "dog", False),
+    ],
+)
+def test_a_word_is_found_where_it_is_none_of_a_longer_one(text, word, stands):
+    assert has_word(text, [word]) == has_word(text, ["absent", word]) == stands
+    assert not has_word(text, [])
+
+
+def test_words_are_set_off_by_spaces_where_their_script_has_them():
+    words = {"dog": " dog ", "猫": "猫", "ネコ": "ネコ", "น้ำ": "น้ำ", "한국": " 한국 ", "T恤": " T恤"}
+    assert {word: spaced(word) for word in words} == words

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from json_tokenizers import gpt2, llama
 from small_models import small
@@ -43,11 +44,25 @@ def model(request, tmp_path_factory):
     return DiffusionLM.from_pretrained(run)
 
 
-def test_words_are_in_every_text_or_in_none(model):
-    options = {"length": "12-30", "candidates": 2, "never": ["grey"], **STEPS}
-    for text in model.generate(3, must=["dog", "old"], **options):  # as words, not as parts of words
-        assert {"dog", "old"} <= {*text.split(" ")}
-        assert "grey" not in text.lower().split(" ")
+def test_words_of_any_script_are_in_every_text_or_in_none(model):
+    for must, never in ((["dog", "old"], ["the", "sat"]), (["猫"], ["狗", "睡觉"]), (["น้ำ", "หมา"], ["แมว"])):
+        options = {"length": "12-30", "candidates": 2, "never": never, **STEPS}
+        for text in model.generate(3, must=must, **options):
+            if must[0] == "dog":  # a word, not a part of one
+                assert {*must} <= {*text.split(" ")}
+                assert not {*never} & {*text.lower().split(" ")}
+            else:
+                assert all(word in text for word in must)
+                assert not any(word in text for word in never)
+
+
+def test_a_word_stands_between_others_as_its_script_has_it(model):
+    """Spaces around dog; none that nobody wrote around 猫, which is given whole."""
+    encoded, _ = model.choose_lengths(model.request(must=["猫"]), np.random.default_rng(0), 0.5)
+    assert encoded.template.texts == ("", "猫", "")
+    assert model.tokenizer.decode_after(encoded.given[1]) == "猫"
+    encoded, _ = model.choose_lengths(model.request(must=["dog"]), np.random.default_rng(0), 0.5)
+    assert model.tokenizer.decode_after(encoded.given[1]) == " dog"
 
 
 def test_gaps_are_filled_in_text_that_comes_back_as_typed(model):

@@ -20,6 +20,7 @@ from ..runs.checkpoint import run_of, write_atomically
 from ..runs.log import read_metrics
 from ..runs.run import about_run
 from ..writing.model import DiffusionLM
+from ..writing.templates import spaced
 from ..writing.watching import evenly
 from .likelihood import plain_batches
 from .report import pyplot, training_figure
@@ -93,7 +94,7 @@ def _settings(models: Sequence[DiffusionLM]) -> list[tuple[str, list[str], bool]
 def _neighbours(model: DiffusionLM) -> list[tuple[str, list[str]]]:
     """Frequent words, and the tokens whose rows of the table are nearest to theirs."""
     table = model.model.embedding.table.detach().float().cpu()
-    words = [(i, word) for i, word in frequent_words(model).items() if len(word) > 2][:NEIGHBOURS_OF]
+    words = [(i, w) for i, w in frequent_words(model).items() if len(w.encode()) > 2][:NEIGHBOURS_OF]
     nearest = {word: (table - table[i]).norm(dim=1).argsort()[1:6].tolist() for i, word in words}
     return [(word, [model.pieces[i].strip() for i in ids]) for word, ids in nearest.items()]
 
@@ -149,8 +150,8 @@ def table_figure(model: DiffusionLM) -> Any:
 
 def frequent_words(model: DiffusionLM) -> dict[int, str]:
     """Ids and whole words; a SentencePiece vocabulary begins with what was merged first."""
-    pieces = enumerate(model.pieces)
-    return {i: piece[1:] for i, piece in pieces if piece.startswith(" ") and piece[1:].isalpha()}
+    words = ((i, piece, piece.strip()) for i, piece in enumerate(model.pieces))
+    return {i: word for i, piece, word in words if word.isalpha() and spaced(word).startswith(piece)}
 
 
 def as_svg(figure: Any) -> str:

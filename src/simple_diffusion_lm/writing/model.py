@@ -177,7 +177,7 @@ class DiffusionLM(Writer):
             """Not self.run: where there are several processes, one alone may want to see this."""
             return dict(self.write_rows(rows, self.forbidden(), sampling, **others))
 
-        self._attempt({0: Request.of(template)}, 1, (seed_of(seed), 0), None, run)
+        self._attempt({0: Request.of(template)}, 1, (seed_of(seed), 0), (), run)
         return Unfolding(steps)
 
     def request(self, length: Gap | None = None, must: Sequence[str] = ()) -> Request:

@@ -6,8 +6,9 @@ ___      a gap of any length
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+from unicodedata import category
 
 import torch
 from jaxtyping import Int
@@ -20,6 +21,8 @@ from .requests import ANYTHING, BEGINS_WORD, CONTINUES_WORD, Row
 MARKS = re.compile(r"\\(?P<literal>___|\[\[)|(?P<any>_{3,})|\[\[(?P<length>[^\]]*\]\])?")
 LENGTH = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
 LONGEST_GAP = 8  # tokens, of a gap that was left open between two given texts
+# Scripts without spaces: Thai, Lao, Tibetan, Burmese, Khmer, Chinese, Japanese, and their punctuation.
+UNSPACED = re.compile("[\u0e00-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef𠀀-\U0003ffff]")
 
 
 class Gap(NamedTuple):
@@ -69,7 +72,7 @@ class EncodedTemplate(NamedTuple):
     """A template as tokens.
 
     The gap after a text that ends with a space begins a word; after any other text it continues the
-    word that stands there, unless that ends a line.
+    word that stands there, unless its script has no spaces or it ends a line.
     """
 
     template: Template
@@ -102,7 +105,7 @@ class EncodedTemplate(NamedTuple):
         ids, given = list(self.given[0]), [True] * len(self.given[0])
         rule = [ANYTHING] * len(ids)
         for width, before, part in zip(widths, self.template.texts, self.given[1:], strict=False):
-            is_word = before and before[-1] != "\n"
+            is_word = before and before[-1] != "\n" and not UNSPACED.match(before[-1])
             first = BEGINS_WORD if before.endswith(" ") else CONTINUES_WORD if is_word else ANYTHING
             ids += [0] * width + part
             given += [False] * width + [True] * len(part)
@@ -125,3 +128,19 @@ class EncodedTemplate(NamedTuple):
         """The line as it was typed, with its gaps filled."""
         first, *rest = self.template.texts
         return first + "".join(fill + text for fill, text in zip(fills, rest, strict=True))
+
+
+def spaced(word: str) -> str:
+    """The word with the spaces that set it off from others, where its script has them."""
+    return " "[bool(UNSPACED.match(word)) :] + word + " "[bool(UNSPACED.match(word[-1:])) :]
+
+
+def has_word(text: str, words: Iterable[str]) -> bool:
+    """Whether one of these words stands in a text, in upper or lower case and not within a longer one."""
+
+    def is_within(place: int) -> bool:  # letters, digits or marks of a script with spaces are on both sides
+        around = f" {text} "[place : place + 2]
+        return all(category(c)[0] in "LNM" and not UNSPACED.match(c) for c in around)
+
+    found = (match.span() for word in words for match in re.finditer(re.escape(word), text, re.I))
+    return any(not any(map(is_within, span)) for span in found)

@@ -1,6 +1,5 @@
 """Writes lines: chooses their lengths, samples candidates, and keeps the best that will do."""
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypedDict, Unpack
@@ -18,7 +17,7 @@ from ..devices.processes import gathered, rank, world
 from ..errors import UserError
 from .guidance import Score, diffusion_of
 from .requests import Forbidden, Row, Watch, batch_of, batches_of, write_rows
-from .templates import EncodedTemplate, Gap, Template, parse
+from .templates import EncodedTemplate, Gap, Template, has_word, parse, spaced
 
 AT_ONCE = 1024  # lines whose candidates are in memory together
 ATTEMPTS = 4  # rounds of candidates for a line that none of them will do for
@@ -29,7 +28,6 @@ LEFT_TO_RIGHT = (
 )
 
 
-Avoid = re.Pattern[str] | None
 Run = Callable[[list[Row]], dict[int, list[int]]]  # the ids of each row by its number
 
 
@@ -99,8 +97,8 @@ class Writer:
         """The tokens that each rule of requests.py forbids. A word that is one piece is never written."""
         banned = torch.zeros(len(self.pieces), dtype=torch.bool)
         banned[self.tokenizer.special_ids] = True
-        words = {f" {word.casefold()}" for word in never}
-        banned |= torch.tensor([piece.casefold() in words for piece in self.pieces])
+        # After a letter (a rune), so that what would continue its word is none.
+        banned |= torch.tensor([has_word(f"ᚠ{piece}", never) for piece in self.pieces])
         banned[self.tokenizer.eos_id] = not self.stream  # a line break like any other token
         continues = torch.tensor([not piece.startswith(" ") for piece in self.pieces])
         rules = torch.stack([banned, banned | continues, banned | ~continues])
@@ -123,9 +121,8 @@ class Writer:
             raise UserError(f"there must be at least 1 candidate, not {candidates}")
         for request in {id(request): request for request in requests}.values():
             self.choose_lengths(request, np.random.default_rng(0), 0.0)  # errors come before all work
-        words = [rf"(?<!\w){re.escape(word)}(?!\w)" for word in never if word]
-        avoid = re.compile("|".join(words), re.I) if words else None
-        run = partial(self.run, forbidden=self.forbidden(never), sampling=sampling, **options)
+        avoid = tuple(filter(None, never))
+        run = partial(self.run, forbidden=self.forbidden(avoid), sampling=sampling, **options)
         for first in range(0, len(requests), AT_ONCE):
             left = dict(enumerate(requests[first : first + AT_ONCE], start=first))
             done: dict[int, Written] = {}
@@ -137,7 +134,7 @@ class Writer:
             yield from done.values()
 
     def _attempt(
-        self, left: dict[int, Request], candidates: int, seed: Sequence[int], avoid: Avoid, run: Run
+        self, left: dict[int, Request], candidates: int, seed: Sequence[int], avoid: Sequence[str], run: Run
     ) -> dict[int, Written]:
         """A line for each request, the best of its candidates."""
         chosen: dict[int, tuple[EncodedTemplate, list[int]]] = {}
@@ -154,7 +151,7 @@ class Writer:
             fills = encoded.fills(widths, texts[n], self.tokenizer, self.stream)
             text = self.decode(texts[n]) if left[i].must else encoded.text(fills)
             searched = [text] if left[i].must else fills
-            fits = avoid is None or not any(map(avoid.search, searched))
+            fits = not any(has_word(each, avoid) for each in searched)
             line = Written(text, fills, widths, cost, fits)
             done[i] = min(done.get(i, line), line, key=lambda line: (not line.fits, line.nats or 0.0))
         return done
@@ -199,7 +196,7 @@ class Writer:
         """
         template = request.template
         if request.must:
-            words = tuple(f" {request.must[i]} " for i in rng.permutation(len(request.must)))
+            words = tuple(spaced(request.must[i]) for i in rng.permutation(len(request.must)))
             template = Template(("", *words, ""), (Gap(0),) * (len(words) + 1))
         encoded, end = EncodedTemplate.of(template, self.tokenizer, self.stream), len(self.end)
         least = sum(map(len, encoded.given)) + sum(gap.fewest for gap in template.gaps)
