@@ -100,3 +100,12 @@ def test_a_condition_reaches_every_prediction():
     assert ((one - other).abs().amax(-1) > 1e-4).all()
     at_each_position = batch._replace(cond=a.cond.expand(B, L, 2))
     torch.testing.assert_close(model(x_t, level, zeros, at_each_position).logits, one)
+
+
+def test_a_model_that_never_saw_its_predictions_is_shown_none():
+    x_t, batch = inputs()
+    level, previous = level_at(torch.zeros(B, 1, 1)), torch.ones_like(x_t)
+    for rate, differs in ((0.0, False), (0.5, True)):
+        model = network(self_cond_rate=rate)
+        logits = model(x_t, level, previous, batch).logits
+        assert torch.equal(logits, model(x_t, level, torch.zeros_like(x_t), batch).logits) is not differs

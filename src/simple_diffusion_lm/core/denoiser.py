@@ -89,7 +89,8 @@ class Denoiser(nn.Module):
         free = batch.free
         seen, likelihood = self.network_input(x_t, level, free)
         given = self.embedding(batch.ids).masked_fill(~batch.cond_mask[..., None], 0.0)
-        inputs = [seen, given, x0_prev.masked_fill(batch.cond_mask[..., None], 0.0)]
+        unseen = batch.cond_mask | (self.config.self_cond_rate == 0)  # what training never showed
+        inputs = [seen, given, x0_prev.masked_fill(unseen[..., None], 0.0)]
         if batch.cond is not None:
             inputs.append(batch.cond.expand(-1, x_t.shape[1], -1))
         log_snr = level.log_snr.squeeze(-1)
