@@ -1,7 +1,7 @@
 # make demo: the whole system in a few minutes.  make test: all fast tests.  make check: style, types.
 # make slow: the long tests.  make torture: faults, one after the other (about 20 minutes).
 PYTHON ?= python3
-BIN = .venv/bin
+BIN = .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
 .PHONY: demo test check slow torture format clean
 demo: .venv/installed
