@@ -28,7 +28,7 @@ TINY = [
     "--samples",
     "1",
 ]
-COMMANDS = ["demo", "prepare", "train", "generate", "infill", "vary", "blend", "score", "serve"]
+COMMANDS = ["demo", "prepare", "train", "distil", "generate", "infill", "vary", "blend", "score", "serve"]
 COMMANDS += ["evaluate", "compare", "report"]
 
 

@@ -21,7 +21,7 @@ from .exits import exit_cleanly
 from .options import SamplingOptions, Settings, TextOptions, one_of
 from .serving import Serve
 from .sharing import Export, Push
-from .training import Prepare, Report, Train
+from .training import Distil, Prepare, Report, Train
 from .writing import Blend, Generate, Infill, Score, Vary
 
 
@@ -43,7 +43,7 @@ class Evaluate:
 
     def __call__(self) -> None:
         counts = {"examples": self.examples, "samples": self.samples, "seed": self.seed}
-        result = evaluate_run(self.run, self.data, sampling=self.sampling, judge=self.judge, **counts)
+        result = evaluate_run(self.run, self.data, sampling=self.sampling.given, judge=self.judge, **counts)
         if self.as_json:
             print(json.dumps(result, indent=1))
             return
@@ -89,7 +89,7 @@ class Compare(TextOptions):
 
 
 COMMANDS = (
-    *(Demo, Prepare, Train, Generate, Infill, Vary, Blend, Score, Serve),
+    *(Demo, Prepare, Train, Distil, Generate, Infill, Vary, Blend, Score, Serve),
     *(Evaluate, Compare, Report, Export, Push),
 )
 

@@ -30,11 +30,20 @@ def one_of(names: Iterable[str]) -> PrimitiveConstructorSpec[str]:
 
 
 @dataclass(frozen=True)
-class SamplingOptions(Sampling):
-    """How noise becomes text."""
+class SamplingOptions:
+    """How noise becomes text: fields of core.generate.Sampling."""
 
-    sampler: Annotated[str, one_of(SAMPLERS)] = Sampling.sampler
+    steps: int | None = None  # passes of the network; more is better and slower (64; a student's own)
+    sampler: Annotated[str, one_of(SAMPLERS)] | None = None  # of the noise (ddpm; a student's own: ddim)
+    # divides the network's logits; 1 is the model's own distribution, below is less varied
+    temperature: float = Sampling.temperature
+    # random, surest first (confidence), or from left to right (reading)
     order: Annotated[str, one_of(ORDERS)] = Sampling.order
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Without what the model decides."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(kw_only=True)

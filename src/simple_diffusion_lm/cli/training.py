@@ -14,7 +14,9 @@ from ..errors import UserError
 from ..evaluation.run_report import write_report
 from ..runs import checkpoint
 from ..runs.config import RECIPES, SIZES, check, with_objective, with_settings
+from ..runs.distil import distil
 from ..runs.run import about_run, check_free, run_training
+from ..writing.model import DiffusionLM
 from .options import Settings, TextOptions, one_of
 
 
@@ -74,7 +76,28 @@ class Train(TextOptions):
         if self.finetune_from is not None:
             config = replace(config, steps=None, epochs=None, minutes=None)
             self.tokenizer = str(checkpoint.run_of(self.finetune_from))
-        return with_settings(config, {"seed": self.seed, **self.settings})
+        config = with_settings(config, {"seed": self.seed, **self.settings})
+        if config.passes is not None:
+            raise UserError("passes are a student's, which learns from a teacher: sdlm distil")
+        return config
+
+
+@dataclass(kw_only=True)
+class Distil:
+    """sdlm distil run --out student --passes 4 --minutes 20
+
+    Trains a student, which writes in a few passes what its teacher, the run, writes in 64.
+    """
+
+    teacher: Positional[Path]  # a run directory, with its corpus
+    out: Path  # directory of the student, a run like any other
+    settings: Settings  # as for `sdlm train`; else the teacher's, or what is usual for a student
+
+    def __call__(self) -> None:
+        on_rank_0(lambda: check_free(self.out))
+        distil(self.teacher, DiffusionLM.trained_on(self.teacher), self.out, self.settings)
+        on_rank_0(lambda: finish(self.out))
+        print(f"distilled. Now: sdlm generate {shlex.quote(str(self.out))}", file=sys.stderr)
 
 
 def finish(run: Path) -> None:

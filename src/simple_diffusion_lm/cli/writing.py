@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,7 +51,8 @@ class Writing:
     ) -> Iterable[dict[str, Any]]:
         """Lines as they are done; where someone watches, all of them once there is no more to see."""
         with self.options(model) as options:
-            written = model.write(requests, candidates, never, int(self.seed), self.sampling, **options)
+            sampling = model.sampling(self.sampling.given)
+            written = model.write(requests, candidates, never, int(self.seed), sampling, **options)
             records = ({**line._asdict(), "seed": self.seed} for line in written)
             return list(records) if options["watch"] else records
 
@@ -115,7 +116,7 @@ class Vary(Writing):
     def __call__(self) -> None:
         model = DiffusionLM.from_pretrained(self.run)
         with self.options(model) as options:
-            varied = model.vary(self.text, self.strength, int(self.seed), **options, **asdict(self.sampling))
+            varied = model.vary(self.text, self.strength, int(self.seed), **options, **self.sampling.given)
         show(model, ({"text": text, "seed": self.seed} for text in varied), len(varied), self.jsonl)
 
 

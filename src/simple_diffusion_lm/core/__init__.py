@@ -23,7 +23,7 @@ class Config:
     normaliser: str = "unit_scale"  # a name in core.embedding.NORMALISERS
     cooccurrence: bool = True  # start the table from co-occurrence statistics, or at random
     regress: bool = False  # x0_hat from a linear head, or the mean under softmax(logits)
-    posterior: bool = True  # show the network the posterior mean, add the likelihood to the logits
+    posterior: bool = True  # show the network the posterior mean too, add the likelihood to the logits
     cond_dim: int = 0  # numbers in a text's condition (a class label, say); 0: there is none
 
     # The objective.
@@ -34,6 +34,7 @@ class Config:
     ce_weight: float = 1.0  # of the cross-entropy of the logits in it
     self_cond_rate: float = 0.9  # share of examples that are shown their own first prediction
     self_cond_from: float = 0.3  # share of the budget from which on they are
+    passes: int | None = None  # a student's, which learns to write in so many (sdlm distil); None: no student
 
     # The text.
     crop: int = 512  # longest line, in tokens: what is longer is cut

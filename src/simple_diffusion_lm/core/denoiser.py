@@ -47,15 +47,16 @@ class Output(NamedTuple):
 class Denoiser(nn.Module):
     """The embedding table, the transformer, and the two ways from one to the other.
 
-    The transformer's input is three embeddings side by side: what is seen of x_t, the given tokens,
-    and the last prediction; then the condition, if there is one. What is seen of x_t:
-        posterior=False  x_t itself, at unit scale (the original README, CDCD), and the level is told
-        posterior=True   the posterior mean of each token by itself: softmax(log unigram +
+    The transformer's input is embeddings side by side: what is seen of x_t, the given tokens, and the
+    last prediction; then the condition, if there is one. What is seen of x_t:
+        posterior=False  x_t at unit scale (the original README, CDCD), and the level is told
+        posterior=True   x_t, and the posterior mean of each token by itself: softmax(log unigram +
                          log-likelihood of x_t) @ E. Near the unigram mean at pure noise, the token
                          when clean, and never a random vector that looks like some token. It shows
-                         how much is known, so the level need not be told (docs/log.md). The
-                         log-likelihood is added to the network's logits too: it has to learn only what
-                         the other positions say (Plaid, 2305.18619; LangFlow, 2604.11748).
+                         how much is known, so the level need not be told; x_t is what tells a student
+                         (runs/distil.py) which noise it has (docs/log.md). The log-likelihood is added
+                         to the network's logits too: it has to learn only what the other positions
+                         say (Plaid, 2305.18619; LangFlow, 2604.11748).
     regress=True: x0_hat from a linear head of its own; False: the mean embedding under the logits.
     """
 
@@ -66,7 +67,7 @@ class Denoiser(nn.Module):
         dim = config.embedding_dim
         self.config = config
         self.embedding = TokenEmbedding(vocab_size, dim, NORMALISERS[config.normaliser])
-        self.transformer = Transformer(config, inputs=3, told_level=not config.posterior)
+        self.transformer = Transformer(config, inputs=3 + config.posterior, told_level=not config.posterior)
         self.schedule = SCHEDULES[config.schedule](dim, vocab_size)
         self.regress = nn.Linear(config.model_dim, dim) if config.regress else None
         self.head = nn.Linear(config.model_dim, vocab_size)
@@ -101,16 +102,19 @@ class Denoiser(nn.Module):
             return Output(logits / temperature, regressed)
         return Output((logits + self.log_unigram) / temperature + likelihood, regressed)
 
-    def network_input(self, x_t: X, level: Level, free: Mask) -> tuple[X, Float[Tensor, "N V"] | None]:
+    def network_input(
+        self, x_t: X, level: Level, free: Mask
+    ) -> tuple[Float[Tensor, "B L D_or_2D"], Float[Tensor, "N V"] | None]:
         """What the network sees of x_t, and the log-likelihood of x_t under each token."""
+        scale = (level.alpha**2 + level.sigma**2).sqrt()
+        seen = (x_t / scale).masked_fill(~free[..., None], 0.0)
         if not self.config.posterior:
-            scale = (level.alpha**2 + level.sigma**2).sqrt()
-            return (x_t / scale).masked_fill(~free[..., None], 0.0), None
+            return seen, None
         likelihood = self.log_likelihood(x_t[free], level.at(free))
-        seen = torch.zeros_like(x_t)
+        mean = torch.zeros_like(x_t)
         with torch.no_grad():  # a gradient did not help, and took 15% of a step (docs/log.md)
-            seen[free] = self.embedding.interpolate(likelihood + self.log_unigram)
-        return seen, likelihood
+            mean[free] = self.embedding.interpolate(likelihood + self.log_unigram)
+        return torch.cat([seen, mean], dim=-1), likelihood
 
     def log_likelihood(self, x_t: Float[Tensor, "*S D"], level: Level) -> Float[Tensor, "*S V"]:
         """log N(x_t; alpha e_v, sigma^2 I) of each token v, up to a constant in v: alpha / sigma^2 x_t . e_v

@@ -1,5 +1,6 @@
 """The training loss: noise the text, predict it, compare where it is real and not given."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -35,6 +36,9 @@ class Losses(NamedTuple):
     ce: Float[Tensor, " N"]  # cross-entropy, nats
     correct: Bool[Tensor, " N"]  # the most probable token is the right one
     squared_error: Float[Tensor, " N_or_0"]  # |x0 - x0_hat|^2, or empty
+
+
+Loss = Callable[[Batch, Draws], Losses]
 
 
 def diffusion_loss(model: Denoiser, batch: Batch, draws: Draws) -> Losses:

@@ -20,7 +20,7 @@ from .bound import Bound, variational_bound
 from .data import Batches, Corpus, Tokenizer, read_lines
 from .denoiser import Batch, Denoiser
 from .generate import Frame, Group, Sampling, TextModel, generate, sample_text
-from .loss import Draws, Losses, diffusion_loss
+from .loss import Draws, Loss, Losses, diffusion_loss
 from .noise import Keys, PerText, make_keys
 
 
@@ -195,9 +195,7 @@ def batches_from(batches: Batches, progress: Progress) -> Iterator[Batch]:
         progress.position = 0
 
 
-def train(
-    config: Config, state: State, batches: Batches, loss: Callable[[Batch, Draws], Losses] | None = None
-) -> Iterator[Step]:
+def train(config: Config, state: State, batches: Batches, loss: Loss | None = None) -> Iterator[Step]:
     """Trains until the budget is spent, yielding after each optimiser step.
 
     loss: another than the model's own. All randomness is a function of the seed and of how far the

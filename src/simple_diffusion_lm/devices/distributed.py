@@ -5,7 +5,6 @@ which also divides parameters, optimiser and average among them. All that is ran
 one process draws it: the loss and its gradient are the same for any number of processes.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from ..core import Config
 from ..core.data import Batches
 from ..core.denoiser import Batch
 from ..core.generate import TextModel
-from ..core.loss import Draws, Losses
+from ..core.loss import Draws, Loss, Losses
 from ..core.train import State, make_optimizers
 from .processes import gathered, rank, world
 
@@ -39,20 +38,21 @@ class OwnRows(Batches):
 class _Loss(nn.Module):
     """The loss as a module's forward, which is where gradients are synchronised."""
 
-    def __init__(self, model: TextModel) -> None:
+    def __init__(self, model: TextModel, loss: Loss) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.loss = model, loss
 
     def forward(self, batch: Batch, draws: Draws) -> Losses:
-        return self.model.loss(batch, draws)
+        return self.loss(batch, draws)
 
 
-def divided_loss(config: Config, state: State, shard: bool) -> Callable[[Batch, Draws], Losses]:
+def divided_loss(config: Config, state: State, own: Loss, shard: bool) -> Loss:
     """The loss of a whole batch, for core.train.train, from each process's rows of it (OwnRows).
 
-    shard: first leaves each process a share of every tensor of the state.
+    own: the loss of those rows. shard: first leaves each process a share of every tensor of the state.
     """
-    module = _divided(config, state) if shard else DistributedDataParallel(_Loss(state.model))
+    module: nn.Module = _Loss(state.model, own)
+    module = _divided(config, state, module) if shard else DistributedDataParallel(module)
 
     def loss(batch: Batch, draws: Draws) -> Losses:
         torch.manual_seed((torch.initial_seed() + rank()) % 2**64)  # for dropout: each has its own
@@ -83,7 +83,7 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def _divided(config: Config, state: State) -> nn.Module:
+def _divided(config: Config, state: State, module: nn.Module) -> nn.Module:
     """Leaves each process a share of every tensor of the state; for a step all are gathered.
 
     All at once, not layer by layer: self-conditioning runs a layer twice, but once where no text of a
@@ -96,8 +96,7 @@ def _divided(config: Config, state: State) -> nn.Module:
     options = state_dict.StateDictOptions(full_state_dict=True, strict=False)
     known = state_dict.get_optimizer_state_dict(state.model, state.optimizers.values(), options=options)
     mesh = init_device_mesh(state.model.embedding.weight.device.type, (world(),))
-    module = _Loss(state.model)
-    for each in (module, _Loss(state.average)):
+    for each in (module, _Loss(state.average, state.average.loss)):
         fully_shard(each, mesh=mesh, reshard_after_forward=False)
     state.optimizers = optimizers = make_optimizers(config, state.model)
     if "muon" in optimizers:

@@ -2,7 +2,7 @@
 grids of Sudoku, how many puzzles it solves."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def evaluate_run(
     *,
     examples: int = 2000,
     samples: int = 500,
-    sampling: Sampling = Sampling(),  # noqa: B008 (immutable)
+    sampling: Mapping[str, Any] | None = None,
     seed: int = 0,
     judge: Path | None = None,
 ) -> dict[str, Any]:
@@ -40,6 +40,7 @@ def evaluate_run(
 
     samples is how many lines are generated, 0 for the likelihood alone; they are held against as
     many held-out ones, and need the corpus the run was trained on. judge: an autoregressive run on it.
+    sampling: fields of core.generate.Sampling, where they are not as usual.
 
     Raises UserError when there is no run, when nothing was held out and no file is given, and, for
     samples, without the extra `eval`.
@@ -62,10 +63,11 @@ def evaluate_run(
     if not samples:
         return {"likelihood": result, "lines": {}, "puzzles": []}
     reference = Reference(reference_texts(model, train), real, reader)
-    lines = model.generate(samples, seed=seed, **asdict(sampling))
+    how = model.sampling(sampling or {})
+    lines = model.generate(samples, seed=seed, **asdict(how))
     rows = {**real_rows(reference), "samples": sample_metrics(lines, reference)}
     sudoku = sudoku_of(real)
-    puzzles = puzzle_scores(model, sudoku, sampling, seed=seed) if sudoku else []
+    puzzles = puzzle_scores(model, sudoku, how, seed=seed) if sudoku else []
     return {"likelihood": result, "lines": rows, "puzzles": puzzles}
 
 

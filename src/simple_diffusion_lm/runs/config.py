@@ -8,6 +8,7 @@ from typing import Any
 from ..baselines import MODELS
 from ..core import Config
 from ..core.embedding import NORMALISERS
+from ..core.generate import Sampling
 from ..core.noise import SCHEDULES
 from ..errors import UserError
 
@@ -64,7 +65,7 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "at least 1",
         lambda x: x >= 1,
-        "accumulate decay_steps steps epochs patience validate_every save_every",
+        "accumulate decay_steps steps epochs patience passes validate_every save_every",
     ),
     ("at least 0", lambda x: x >= 0, "dropout_from cond_dim stagger mse_weight ce_weight samples"),
     ("at least 2", lambda x: x >= 2, "crop window"),
@@ -102,6 +103,11 @@ def check(config: Config) -> None:
         faults.append(f"give one budget of steps, epochs and minutes (given: {given})")
     if faults:
         raise UserError("; ".join(faults))
+
+
+def usual_sampling(config: Config) -> Sampling:
+    """How a model writes unless it is told otherwise: a student in the passes that it learned."""
+    return Sampling() if config.passes is None else Sampling(config.passes, "ddim")
 
 
 def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:

@@ -21,6 +21,7 @@ from ..corpus.prepare import Prepared
 from ..devices.processes import on_rank_0, rank, world
 from ..errors import UserError
 from . import checkpoint
+from .config import usual_sampling
 
 LOG_EVERY = 20  # steps
 VALIDATION_EXAMPLES = 512
@@ -161,8 +162,9 @@ class Log:
         """Writes some texts, of lengths as training texts have them."""
         weights, count, seed = np.array(self.about["lengths"]), self.config.samples, self.config.seed
         drawn = np.random.default_rng(seed).choice(len(weights), count, p=weights / weights.sum())
+        sampling = Sampling(SAMPLE_STEPS) if self.config.passes is None else usual_sampling(self.config)
         lengths = [len(weights) - 1] * count if model.writes_length else drawn.tolist()
-        texts = generate(model, data.tokenizer, lengths, Sampling(SAMPLE_STEPS), seed, data.stream)
+        texts = generate(model, data.tokenizer, lengths, sampling, seed, data.stream)
         texts = [text.replace("\n", " ⏎ ") for text in texts]  # each is a line of samples.txt
         if rank() == 0:
             with (self.run / "samples.txt").open("a", encoding="utf-8") as file:

@@ -15,6 +15,7 @@ import os
 import shutil
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -28,6 +29,7 @@ from filelock import FileLock, Timeout
 from ..core import Config
 from ..core.data import Batches, Corpus
 from ..core.generate import TextModel
+from ..core.loss import Loss
 from ..core.train import Progress, State, train
 from ..corpus.cooccurrence import cooccurrence_vectors
 from ..corpus.prepare import Prepared
@@ -233,12 +235,14 @@ def run_training(
     pause_at: float = math.inf,
     shard: bool = False,
     start_from: Path | None = None,
+    loss_of: Callable[[TextModel], Loss] = lambda model: model.loss,
 ) -> None:
     """Trains in `run`, resuming what is there. Ends with a checkpoint, whatever the save interval.
 
     pause_at: seconds of training after which to end before the budget is spent.
     shard: divide parameters, optimiser and average among the processes (devices/distributed.py).
     start_from: a run whose weights a new one begins with.
+    loss_of: makes another loss than the model's own, as a student's (distil.py).
 
     Raises:
         UserError: the configuration, the corpus or the directory will not do, or another process
@@ -265,12 +269,15 @@ def run_training(
         held.enter_context(log.bar)
         log.resume(start_from)
         on_rank_0(lambda: check_room(run, state))
-        held_out = make_batches(config, data, data.valid, masks=False) if len(data.valid) else None
+        # A student's bound is not what it learns to lower: its newest checkpoint is its best.
+        measured = len(data.valid) and config.passes is None
+        held_out = make_batches(config, data, data.valid, masks=False) if measured else None
         validate, progress = partial(log.validate, held_out, data), state.progress
         signals = held.enter_context(Signals())
         # Layers in shares are not compiled: trying it out would need them whole.
         signals.leaving_at_once(lambda: log.begin(not shard and compile_layers(config, state.model)))
-        loss = divided_loss(config, state, shard) if world() > 1 else None
+        loss = loss_of(state.model)
+        loss = divided_loss(config, state, loss, shard) if world() > 1 else loss
         own = OwnRows(**vars(batches)) if world() > 1 else batches
         for step in train(config, state, own, loss):
             progress.seconds = largest(progress.seconds)

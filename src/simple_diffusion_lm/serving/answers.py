@@ -49,7 +49,7 @@ def infill(model: DiffusionLM, asked: Infill, send: Send | None) -> Lines:
 
 def vary(model: DiffusionLM, asked: Vary, send: Send | None) -> Lines:
     options = _options(model, asked, len(asked.texts), send)
-    texts = model.vary(asked.texts, asked.strength, asked.seed, **asdict(asked.sampling), **options)
+    texts = model.vary(asked.texts, asked.strength, asked.seed, **asked.given, **options)
     return Lines(lines=[Line(text=text) for text in texts])
 
 
@@ -84,14 +84,16 @@ ANSWERS: tuple[Callable[..., Any], ...] = (generate, infill, vary, blend, score,
 
 def _write(model: DiffusionLM, requests: list[Request], asked: Chosen, send: Send | None) -> Lines:
     options = _options(model, asked, len(requests) * asked.candidates, send)
-    written = model.write(requests, asked.candidates, asked.never, asked.seed, asked.sampling, **options)
+    sampling = model.sampling(asked.given)
+    written = model.write(requests, asked.candidates, asked.never, asked.seed, sampling, **options)
     return Lines(lines=[Line(**line._asdict()) for line in written])
 
 
 def _options(model: DiffusionLM, asked: Sampled, texts: int, send: Send | None) -> Options:
     """Raises UserError when it is too much at once."""
-    if texts * asked.steps > MOST_WORK:
-        many = f"{texts} texts, candidates counted, in {asked.steps} steps"
+    steps = model.sampling(asked.given).steps
+    if texts * steps > MOST_WORK:
+        many = f"{texts} texts, candidates counted, in {steps} steps"
         raise UserError(f"{many} are too many: their product may be {MOST_WORK:,}")
     return Options(top_p=asked.top_p, watch=None if send is None else _frames_to(send, model))
 
@@ -143,6 +145,7 @@ class Model:
             longest=self.lm.longest,
             stream=self.lm.stream,
             objective=config.objective,
+            usual=asdict(self.lm.sampling({})),
             abilities=[name for name in names if model.is_guided or name not in ("vary", "blend")],
             steps_trained=progress.step,
             tokens_trained=progress.tokens,

@@ -1,9 +1,10 @@
 """What can be asked of the server, within which limits, and what it answers."""
 
 import re
+from dataclasses import fields
 from functools import partial
 from secrets import randbelow
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -50,8 +51,9 @@ class Sampled(Strict):
     )
 
     @property
-    def sampling(self) -> Sampling:
-        return Sampling(self.steps, self.sampler, self.temperature, self.order)
+    def given(self) -> dict[str, Any]:
+        """What was said of how noise becomes text; the model decides the rest."""
+        return self.model_dump(include={field.name for field in fields(Sampling)}, exclude_unset=True)
 
 
 class Chosen(Sampled):
@@ -160,6 +162,7 @@ class Card(BaseModel):
     longest: int = Field(description="tokens of a text, at most")
     stream: bool = Field(description="trained on running text rather than lines")
     objective: str
+    usual: dict[str, Any] = Field(description="how it writes where a request does not say")
     abilities: list[str] = Field(description="the routes that it has an answer for")
     steps_trained: int
     tokens_trained: int

@@ -138,7 +138,7 @@ class DiffusionLM(Writer):
         """
         room = parse_length(length) if isinstance(length, str) else length
         room = Gap(room, room) if isinstance(room, int) else room
-        sampling, others = split(options)
+        sampling, others = self.split(options)
         requests = [self.request(room, must)] * count
         written = self.write(requests, candidates, never, seed_of(seed), sampling, **others)
         return [line.text for line in written]
@@ -159,7 +159,7 @@ class DiffusionLM(Writer):
         long for the model, and as `generate` does.
         """
         requests = [Request.of(template) for template in several(templates)]
-        sampling, others = split(options)
+        sampling, others = self.split(options)
         written = self.write(requests, candidates, never, seed_of(seed), sampling, **others)
         return [line.text for line in written]
 
@@ -168,7 +168,9 @@ class DiffusionLM(Writer):
     ) -> Unfolding:
         """A text, or a template being filled, at each step out of the noise: see watching.Unfolding."""
         onlooker, steps = Onlooker(self), list[list[Shown]]()
-        sampling, others = split({**options, "watch": lambda *seen: steps.extend(onlooker(*seen).values())})
+        sampling, others = self.split(
+            {**options, "watch": lambda *seen: steps.extend(onlooker(*seen).values())}
+        )
         check(sampling)
         if others.get("guidance"):
             diffusion_of(self.model, "can be guided")
@@ -203,7 +205,7 @@ class DiffusionLM(Writer):
             raise UserError(f"the strength must be above 0 and at most 1, not {strength}")
         texts, chosen = several(texts), seed_of(seed)
         rows = [Row.of(self._ids_of(text), self.end, n, chosen) for n, text in enumerate(texts)]
-        sampling, others = split(options)
+        sampling, others = self.split(options)
         found = self.run(rows, self.forbidden(), sampling, strength=strength, **others)
         return [self.decode(found[number]) for number in range(len(texts))]
 
@@ -222,6 +224,15 @@ class DiffusionLM(Writer):
         """-log p of each text with its end, in nats: exact, or the bound (see Writer.nats)."""
         return self.nats([self._ids_of(text) + self.end for text in several(texts)])
 
+    def split(self, options: Any) -> tuple[Sampling, Any]:
+        """Options as users give them: those of how it writes, and the others. Raises UserError for what is
+        neither."""
+        own = {field.name: options.pop(field.name) for field in fields(Sampling) if field.name in options}
+        if unknown := [name for name in options if name not in Options.__annotations__]:
+            known = ", ".join(SamplingOptions.__annotations__)
+            raise UserError(f"no option {unknown[0]!r}: the options are {known}")
+        return self.sampling(own), options
+
     def _ids_of(self, text: str) -> list[int]:
         """The ids of a text without EOS. Raises UserError where the model knows no such length or letter."""
         self.tokenizer.check(text, self.stream)
@@ -229,16 +240,6 @@ class DiffusionLM(Writer):
         if 1 <= len(ids) <= room:
             return ids
         raise UserError(f"{text!r} has {len(ids)} tokens; the model was trained on texts of 1 to {room}")
-
-
-def split(options: Any) -> tuple[Sampling, Any]:
-    """Options as users give them: those that make a Sampling, and the others. Raises UserError for what
-    is neither."""
-    own = {field.name: options.pop(field.name) for field in fields(Sampling) if field.name in options}
-    if unknown := [name for name in options if name not in Options.__annotations__]:
-        known = ", ".join(SamplingOptions.__annotations__)
-        raise UserError(f"no option {unknown[0]!r}: the options are {known}")
-    return Sampling(**own), options
 
 
 def several(texts: str | Sequence[str]) -> Sequence[str]:

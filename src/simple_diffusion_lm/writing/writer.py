@@ -1,6 +1,7 @@
 """Writes lines: chooses their lengths, samples candidates, and keeps the best that will do."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypedDict, Unpack
 
@@ -15,6 +16,7 @@ from ..core.sampler import SAMPLERS
 from ..corpus.tokenizer import Tokenizer
 from ..devices.processes import gathered, rank, world
 from ..errors import UserError
+from ..runs.config import usual_sampling
 from .guidance import Score, diffusion_of
 from .requests import Forbidden, Row, Watch, batch_of, batches_of, write_rows
 from .templates import EncodedTemplate, Gap, Template, has_word, parse, spaced
@@ -88,6 +90,10 @@ class Writer:
     def longest(self) -> int:
         """The most tokens the model has seen in one text, EOS included."""
         return len(self.length_weights) - 1
+
+    def sampling(self, given: Mapping[str, Any]) -> Sampling:
+        """How it writes: as it is given, else as usual."""
+        return replace(usual_sampling(self.model.config), **given)
 
     def decode(self, ids: Iterable[int] | Integer[np.ndarray, " L"]) -> str:
         """The text of ids: one line, or running text in stream mode."""
