@@ -59,11 +59,11 @@ class TwoDraws(Diffusion):
 
 
 class ToldLevel(Diffusion):
-    """Scales and shifts of every layer by each position's log-SNR, as where x_t itself is shown."""
+    """Scales and shifts of every layer by each position's log-SNR, as where x_t alone is shown."""
 
     def __init__(self, config: Config, vocab_size: int) -> None:
         super().__init__(config, vocab_size)
-        self.transformer = Transformer(config, inputs=3, told_level=True)
+        self.transformer = Transformer(config, inputs=4, told_level=True)
 
 
 class Tied(Diffusion):
