@@ -26,13 +26,10 @@ from simple_diffusion_lm.runs.config import with_settings
 # the recipe as it is. What no setting makes is a name in variants.py.
 ABLATIONS: dict[str, tuple[str, ...]] = {
     # The control, blanks in place of noise: no position is ever in flight, and the network sees nothing of
-    # one at pure noise. The second has self-conditioning from the start, as what has no noise may need.
-    "noise": ("stagger=1000", "stagger=1000,self_cond_from=0"),
+    # one at pure noise.
+    "noise": ("stagger=1000",),
     "stagger": ("stagger=0", "stagger=1", "stagger=3", "stagger=8"),
-    "self-conditioning": (
-        *("self_cond_rate=0", "self_cond_rate=0.5"),
-        *("self_cond_from=0", "self_cond_from=0.3", "self_cond_from=0.7"),
-    ),
+    "self-conditioning": ("self_cond_rate=0", "self_cond_rate=0.5"),
     "given": ("cond_rate=0", "span_share=0", "span_share=1"),
     "schedule": ("schedule=cosine",),
     "objective": (
@@ -51,7 +48,7 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
         *("learning_rate=2e-3", "learning_rate=8e-3", "decay_steps=1000000000"),  # the last: constant
         *("warmup_steps=10", "warmup_steps=500"),
     ),
-    "optimiser": ("optimizer=adamw,learning_rate=2e-3", "ema=0", "ema=0.9999"),
+    "optimiser": ("optimizer=adamw,learning_rate=2e-3",),
 }
 
 

@@ -5,7 +5,6 @@
 Run it after a file of results was made anew. A test holds both documents against the files.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -75,7 +75,7 @@ def state_bytes(s: Shape) -> dict[str, int]:
     """Bytes of what lives from step to step, all in float32."""
     count = parameters(s)  # AdamW has two buffers for each, Muon one
     momenta = 2 * count - sum(rows * columns for rows, columns in linear_maps(s))
-    parts = {"weights": count, "gradients": count, "average": count, "optimiser": momenta}
+    parts = {"weights": count, "gradients": count, "optimiser": momenta}
     return {part: 4 * numbers for part, numbers in parts.items()}
 
 

@@ -77,7 +77,7 @@ class Training:
     """
 
     def __init__(self, config: Config, data: Prepared) -> None:
-        self.config = replace(config, steps=10**9, epochs=None, minutes=None, self_cond_from=0.0)
+        self.config = replace(config, steps=10**9, epochs=None, minutes=None)
         self.data, self.device = data, pick_device()
         self.dtype = autocast_dtype(self.device) or torch.float32
         self.state = begin(self.config, data)
@@ -229,7 +229,7 @@ class Way:
 
 def ways(name: str, training: Training, count: int, steps: int) -> list[Way]:
     """To write texts whose lengths are drawn, and texts of the corpus's mean length."""
-    lengths, model = training.batches.lengths(), training.state.average.eval()
+    lengths, model = training.batches.lengths(), training.state.model.eval()
     longest, mean = int(np.quantile(lengths, 1 - 1 / count)), round(float(lengths.mean()))
     weights = np.bincount(lengths.clip(max=longest)).tolist()
     lm = DiffusionLM(model, training.data.tokenizer, weights, stream=training.data.stream)

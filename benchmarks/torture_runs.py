@@ -21,7 +21,7 @@ from simple_diffusion_lm.runs import checkpoint
 from simple_diffusion_lm.tasks.toy import ToyLanguage
 
 # Settings with which a run's course does not depend on its budget, so that it can be resumed further.
-OPEN_ENDED = ("decay_steps=100000", "self_cond_from=0", "dropout=0.1", "dropout_from=0")
+OPEN_ENDED = ("decay_steps=100000", "dropout=0.1", "dropout_from=0")
 LARGE, ROOM = 64_000, 4096  # a vocabulary, and the MiB that a small model with it may take
 
 

@@ -76,7 +76,7 @@ def core_line(corpus: str) -> list[tuple[str, str]]:
     from simple_diffusion_lm.core.train import State
 
     tokenizer = Tokenizer.train(read_lines(corpus), 100, hard_vocab_limit=False)
-    model = State.of(Config(), torch.ones(len(tokenizer), dtype=torch.int64)).average
+    model = State.of(Config(), torch.ones(len(tokenizer), dtype=torch.int64)).model
     return passed(generate, model, tokenizer, [8])
 
 

@@ -48,7 +48,6 @@ def both(minimal):
         heads=minimal.HEADS,
         width=0,
         stagger=0.0,
-        self_cond_from=0.0,
     )
     core = Diffusion(config, V)
     core.start_from_counts(torch.arange(V))

@@ -96,7 +96,7 @@ def test_state_is_counted_exactly(trained: Training, toy_data: Any) -> None:
     known = [tensors for o in trained.state.optimizers.values() for tensors in o.state.values()]
     found = [tensor.nbytes for tensors in known for tensor in tensors.values() if tensor.numel() > 1]
     assert sum(found) == expected["optimiser"]
-    assert sum(p.nbytes for p in trained.state.average.parameters()) == expected["average"]
+    assert sum(p.nbytes for p in trained.state.model.parameters()) == expected["weights"]
 
 
 def test_activations_are_near_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from simple_diffusion_lm.core.noise import make_keys, normal
 
 V, D, L = 23, 16, 7
 RECIPES = {
-    "modern": {"self_cond_rate": 0.5, "self_cond_from": 0.0},
+    "modern": {"self_cond_rate": 0.5},
     "original": {
         "regress": True,
         "posterior": False,
@@ -97,7 +97,7 @@ def test_the_loss_is_that_of_one_prediction():
 
 def test_self_conditioning_shows_the_first_prediction_and_never_the_text():
     """The second pass of all texts is that of a prediction made from the same x_t."""
-    model, batch = network(stagger=0.0, self_cond_rate=1.0, self_cond_from=0.0), texts()
+    model, batch = network(stagger=0.0, self_cond_rate=1.0), texts()
     draws = Draws.of(batch, 0, 0)
     level = model.schedule(draws.t[:, None, None])
     x_t = level.add_noise(model.embedding(batch.ids), normal(draws.keys, L, D))
@@ -106,19 +106,14 @@ def test_self_conditioning_shows_the_first_prediction_and_never_the_text():
     logits = model(x_t, level, x0_prev, batch).logits
     expected = F.cross_entropy(logits, batch.ids[batch.free], reduction="none")
     torch.testing.assert_close(model.loss(batch, draws).ce, expected)
-    model.config = replace(model.config, self_cond_from=0.6)
-    plain = model.loss(batch, draws._replace(done=0.59)).ce
-    assert not torch.allclose(plain, expected)
-    torch.testing.assert_close(model.loss(batch, draws._replace(done=0.6)).ce, expected)
+    model.config = replace(model.config, self_cond_rate=0.0)
+    assert not torch.allclose(model.loss(batch, draws).ce, expected)
 
 
 def test_a_share_of_the_texts_is_self_conditioned():
     model, batch = network(stagger=0.0), texts(lengths=[3] * 400)
     draws = Draws.of(batch, 0, 0)
-    losses = {
-        rate: loss(model, batch, self_cond_rate=rate, self_cond_from=0.0).ce.view(400, 3).mean(1)
-        for rate in (0.0, 0.3)
-    }
+    losses = {rate: loss(model, batch, self_cond_rate=rate).ce.view(400, 3).mean(1) for rate in (0.0, 0.3)}
     differs = (losses[0.0] - losses[0.3]).abs() > 1e-6
     assert differs.float().mean().item() == pytest.approx(0.3, abs=0.07)
     assert len(draws.t.unique()) == 400
@@ -136,7 +131,7 @@ def test_a_staggered_loss_counts_what_is_not_clean():
 
 def test_every_weight_learns_from_a_self_conditioned_batch_in_bfloat16():
     """The first pass has no gradient, and autocast must not keep its copies of the weights for the second."""
-    model, batch = network(self_cond_rate=1.0, self_cond_from=0.0), texts()
+    model, batch = network(self_cond_rate=1.0), texts()
     with torch.autocast("cpu", torch.bfloat16):
         total = model.loss(batch, Draws.of(batch, 0, 0)).total
     total.backward()

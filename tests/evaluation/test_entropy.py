@@ -47,7 +47,7 @@ def test_a_small_model_of_a_tiny_source_comes_near_its_entropy(objective, toy_da
     state = State.of(config, torch.from_numpy(corpus.counts(len(tokenizer))))
     for _ in train(config, state, batches):
         pass
-    model = DiffusionLM(state.average, tokenizer, np.bincount(batches.lengths()).tolist(), stream=False)
+    model = DiffusionLM(state.model, tokenizer, np.bincount(batches.lengths()).tolist(), stream=False)
     found = likelihood(model, fresh, draws=8)
     gap, error = above(found, ENTROPY)
     assert -3 * error < gap < 0.3

@@ -151,7 +151,7 @@ def test_a_run_begins_with_the_weights_of_another(toy_data, toy_run, tmp_path):
 
 def test_training_ends_when_patience_does(toy_data, tmp_path):
     """With a rate that moves nothing no validation is better than the first; resumed, it knows that."""
-    still = {"learning_rate": 1e-12, "validate_every": 2, "save_every": 4, "samples": 0, "ema": 0.0}
+    still = {"learning_rate": 1e-12, "validate_every": 2, "save_every": 4, "samples": 0}
     config = small(Config(steps=40), patience=3, **still)
     run_training(config, toy_data, tmp_path, quiet=True)
     first = load_run(tmp_path).progress.step

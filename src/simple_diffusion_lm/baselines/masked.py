@@ -35,8 +35,8 @@ class Masked(TokenPredictor):
     def loss(self, batch: Batch, draws: Draws) -> Losses:
         """The bound itself, nats per free token; some texts are shown their own first prediction."""
         coin = uniform(make_keys(draws.keys, FOR_SELF_CONDITIONING), 1).squeeze(1)
-        rate = self.config.self_cond_rate if draws.done >= self.config.self_cond_from else 0.0
-        return self.mean_of(self.draw_bound(batch, draws.t, draws.keys, coin < rate), batch)
+        twice = coin < self.config.self_cond_rate
+        return self.mean_of(self.draw_bound(batch, draws.t, draws.keys, twice), batch)
 
     def draw_bound(
         self, batch: Batch, u: PerText, keys: Keys, twice: Bool[Tensor, " B"] | None = None

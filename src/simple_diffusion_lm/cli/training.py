@@ -48,7 +48,7 @@ class Train(TextOptions):
     recipe: Annotated[str, one_of(RECIPES)] = "modern"
     size: Annotated[str, one_of(SIZES)] | None = None  # width, depth and learning rate together
     config: Path | None = None  # a run, or its config.json, to train with the settings of
-    shard: bool = False  # under torchrun, divide optimiser, gradients and average among processes (FSDP2)
+    shard: bool = False  # under torchrun, divide weights, optimiser and gradients among processes (FSDP2)
     finetune_from: Path | None = None  # a run to begin with the weights, the tokenizer and the settings of
     settings: Settings  # one budget of steps, epochs and minutes: 20 minutes when none is given
 

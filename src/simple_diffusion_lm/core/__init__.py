@@ -33,7 +33,6 @@ class Config:
     mse_weight: float = 0.0  # of the squared error of x0_hat in the loss
     ce_weight: float = 1.0  # of the cross-entropy of the logits in it
     self_cond_rate: float = 0.9  # share of examples that are shown their own first prediction
-    self_cond_from: float = 0.3  # share of the budget from which on they are
     passes: int | None = None  # a student's, which learns to write in so many (sdlm distil); None: no student
 
     # The text.
@@ -51,7 +50,6 @@ class Config:
     decay_steps: int | None = None  # in which it falls to a tenth; None: cosine to zero over the budget
     weight_decay: float = 0.1  # of the linear maps of the transformer
     clip: float = 1.0  # longest gradient
-    ema: float = 0.999  # decay of the average of the weights, which is what is used
     accumulate: int = 1  # batches a step
     compile: bool | None = None  # torch.compile; None: where it pays (runs/compiling.py)
 

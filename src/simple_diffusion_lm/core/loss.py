@@ -19,13 +19,12 @@ class Draws(NamedTuple):
 
     t: PerText  # a time for each text
     keys: Keys  # of all else that is drawn for it (core/noise.py)
-    done: float = 1.0  # share of the training budget spent, for what begins late in training
 
     @classmethod
-    def of(cls, batch: Batch, seed: int, step: int, done: float = 1.0) -> "Draws":
+    def of(cls, batch: Batch, seed: int, step: int) -> "Draws":
         """Times are evenly spread over the batch, from a random start (VDM, 2107.00630, app. I.1)."""
         start = uniform(make_keys(seed, step, FOR_LEVELS), 1).float()
-        return cls((start.to(batch.place) + batch.place) % 1, make_keys(seed, step, batch.number), done)
+        return cls((start.to(batch.place) + batch.place) % 1, make_keys(seed, step, batch.number))
 
 
 class Losses(NamedTuple):
@@ -57,8 +56,7 @@ def diffusion_loss(model: Denoiser, batch: Batch, draws: Draws) -> Losses:
     x_t = level.add_noise(x0, normal(draws.keys, *x0.shape[1:]))
 
     x0_prev = torch.zeros_like(x0)
-    coin = uniform(make_keys(draws.keys, FOR_SELF_CONDITIONING), 1).squeeze(1)
-    chosen = coin < (config.self_cond_rate if draws.done >= config.self_cond_from else 0.0)
+    chosen = uniform(make_keys(draws.keys, FOR_SELF_CONDITIONING), 1).squeeze(1) < config.self_cond_rate
     if chosen.any():
         with torch.no_grad():
             here = Level(level.alpha[chosen], level.sigma[chosen])

@@ -1,6 +1,5 @@
-"""Training: the optimiser, the average, and the loop. Run as a program, the whole system."""
+"""Training: the optimiser and the loop. Run as a program, the whole system."""
 
-import copy
 import math
 import sys
 import time
@@ -104,15 +103,6 @@ def make_optimizers(config: Config, model: nn.Module) -> dict[str, Optimizer]:
     return {"adamw": adamw(groups)}
 
 
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
-    """Moves the exponential average of the weights by one step. The decay warms up as (1 + n) / (10 + n):
-    else the average is mostly the initial noise for its first 1 / (1 - decay) steps."""
-    weight = 0.0 if step == 0 else min(decay, (1 + step) / (10 + step))
-    for mine, its in zip(average.parameters(), model.parameters(), strict=True):
-        mine.lerp_(its, 1 - weight)
-
-
 @dataclass
 class Progress:
     """How far a run has come. Resuming starts from here."""
@@ -131,7 +121,6 @@ class State:
     """The moving parts of a run: all that a checkpoint holds."""
 
     model: TextModel
-    average: TextModel
     optimizers: dict[str, Optimizer]
     progress: Progress = field(default_factory=Progress)
 
@@ -150,7 +139,7 @@ class State:
         if table is not None:
             model.embedding.weight.data.copy_(table)
         model.to(device)
-        return cls(model, copy.deepcopy(model), make_optimizers(config, model))
+        return cls(model, make_optimizers(config, model))
 
 
 class NonFinite(Exception):
@@ -217,7 +206,7 @@ def train(config: Config, state: State, batches: Batches, loss: Loss | None = No
             # memorised yet (late dropout: 2303.01500; about four passes: 2305.16264).
             model.train(progress.epoch >= config.dropout_from)
             torch.manual_seed(make_keys(config.seed, progress.batches).item())  # for dropout alone
-            draws = Draws.of(batch, config.seed, progress.batches, fraction)
+            draws = Draws.of(batch, config.seed, progress.batches)
             with torch.autocast(device.type, dtype, enabled=dtype is not None):
                 losses = loss(batch, draws)
             torch.autograd.backward(losses.total / config.accumulate)
@@ -230,7 +219,6 @@ def train(config: Config, state: State, batches: Batches, loss: Loss | None = No
                 group["lr"] = rate
             optimizer.step()
             optimizer.zero_grad()
-        update_average(state.average, model, progress.step, config.ema)
         progress.step += 1
         progress.clipped += norm > config.clip
         progress.seconds += time.monotonic() - began
@@ -249,7 +237,7 @@ def main(path: str, steps: int = 1600, vocab_size: int = 640) -> None:
             ce, correct = step.losses.ce.mean(), step.losses.correct.float().mean()
             print(f"step {state.progress.step} cross-entropy {ce:.3f} correct {correct:.0%}")
             lengths = np.random.default_rng(0).choice(batches.lengths(), 4)
-            print("\n".join(generate(state.average, tokenizer, lengths.tolist())), flush=True)
+            print("\n".join(generate(state.model, tokenizer, lengths.tolist())), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A batch, its loss and a model divided among the processes of a run (processes.py).
 
 Each computes its rows of every batch, and gradients are averaged: by DistributedDataParallel, or by FSDP2,
-which also divides parameters, optimiser and average among them. All that is random but dropout is drawn as
+which also divides parameters and optimiser among them. All that is random but dropout is drawn as
 one process draws it: the loss and its gradient are the same for any number of processes.
 """
 
@@ -96,8 +96,7 @@ def _divided(config: Config, state: State, module: nn.Module) -> nn.Module:
     options = state_dict.StateDictOptions(full_state_dict=True, strict=False)
     known = state_dict.get_optimizer_state_dict(state.model, state.optimizers.values(), options=options)
     mesh = init_device_mesh(state.model.embedding.weight.device.type, (world(),))
-    for each in (module, _Loss(state.average, state.average.loss)):
-        fully_shard(each, mesh=mesh, reshard_after_forward=False)
+    fully_shard(module, mesh=mesh, reshard_after_forward=False)
     state.optimizers = optimizers = make_optimizers(config, state.model)
     if "muon" in optimizers:
         optimizers["muon"].register_step_pre_hook(_gather_gradients)

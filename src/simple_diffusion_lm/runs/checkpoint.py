@@ -1,8 +1,8 @@
 """What a run keeps on disk: tensors and JSON, nothing that can execute, nothing half written.
 
 checkpoints/step-N/
-    model.safetensors   the averaged weights, ready to use
-    state.safetensors   what resuming needs besides: raw weights, and what the optimisers know
+    model.safetensors   the weights
+    state.safetensors   what resuming needs besides: what the optimisers know
     manifest.json       the step, counters, and SHA-256 of both files and of itself; written last
 
 The newest stay, and the one whose bound on held-out text was lowest. A checkpoint is built under a
@@ -51,27 +51,20 @@ class Checkpoint(NamedTuple):
         """What resuming needs besides (state_tensors)."""
         return safetensors.torch.load_file(self.path / STATE)
 
-    def load_into(self, *models: TextModel, otherwise: str = TOO_OLD) -> None:
-        """Loads the averaged weights. Raises UserError where they do not fit; otherwise: what to do then."""
-        tensors = self.model()
-        for model in models:
-            own = model.state_dict()
-            if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in own.items()}:
-                raise UserError(f"{self.path}: holds another network than this: {otherwise}")
-            model.load_state_dict(tensors)
+    def load_into(self, model: TextModel, otherwise: str = TOO_OLD) -> None:
+        """Loads the weights. Raises UserError where they do not fit; otherwise: what to do then."""
+        tensors, own = self.model(), model.state_dict()
+        if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in own.items()}:
+            raise UserError(f"{self.path}: holds another network than this: {otherwise}")
+        model.load_state_dict(tensors)
 
     def restore(self, state: State) -> None:
         """Puts back all that was saved. Raises UserError where it is of another network."""
-        self.load_into(state.average, state.model)
-        weights, known = {}, {kind: optimizer.state_dict() for kind, optimizer in state.optimizers.items()}
+        self.load_into(state.model)
+        known = {kind: optimizer.state_dict() for kind, optimizer in state.optimizers.items()}
         for key, tensor in self.state().items():
-            kind, name = key.split(".", 1)
-            if kind == "model":
-                weights[name] = tensor
-            else:
-                number, what = name.split(".")
-                known[kind]["state"].setdefault(int(number), {})[what] = tensor
-        state.model.load_state_dict(weights)
+            kind, number, what = key.split(".")
+            known[kind]["state"].setdefault(int(number), {})[what] = tensor
         for kind, optimizer in state.optimizers.items():
             optimizer.load_state_dict(known[kind])
         state.progress = Progress(**self.manifest["progress"])
@@ -84,13 +77,13 @@ def model_of(about: dict[str, Any]) -> TextModel:
 
 
 def model_tensors(state: State) -> dict[str, Tensor]:
-    """What generation needs: the averaged weights."""
-    return {name: whole(tensor) for name, tensor in state.average.state_dict().items()}
+    """What generation needs: the weights."""
+    return {name: whole(tensor) for name, tensor in state.model.state_dict().items()}
 
 
 def state_tensors(state: State) -> dict[str, Tensor]:
     """What resuming needs besides."""
-    tensors = {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
+    tensors = dict[str, Tensor]()
     for kind, optimizer in state.optimizers.items():
         for number, known in optimizer.state_dict()["state"].items():
             tensors |= {f"{kind}.{number}.{what}": tensor for what, tensor in known.items()}

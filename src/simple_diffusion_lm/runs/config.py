@@ -31,7 +31,6 @@ RECIPES = {
         stagger=0.0,
         mse_weight=1.0,
         self_cond_rate=0.5,
-        self_cond_from=0.0,
         cond_rate=0.1,
         span_share=0.0,
     ),
@@ -70,7 +69,7 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("at least 0", lambda x: x >= 0, "dropout_from cond_dim stagger mse_weight ce_weight samples"),
     ("at least 2", lambda x: x >= 2, "crop window"),
     ("above 0", lambda x: x > 0, "minutes learning_rate clip"),
-    ("between 0 and 1", lambda x: 0 <= x <= 1, "dropout ema self_cond_rate self_cond_from"),
+    ("between 0 and 1", lambda x: 0 <= x <= 1, "dropout self_cond_rate"),
     ("between 0 and 1", lambda x: 0 <= x <= 1, "cond_rate span_share"),
     ("odd, or 0", lambda x: x == 0 or x % 2 == 1, "width"),
 )

@@ -30,14 +30,13 @@ from .run import about_run, load_run, run_training
 
 TEACHER_STEPS = Sampling.steps  # from noise to text: as many as it is usually asked for
 # What is a student's own in its configuration. Half of a text is in flight at a time: what one pass takes
-# from pure noise to text is drawn, not decided by the noise. Its average is short, as its training is.
+# from pure noise to text is drawn, not decided by the noise.
 STUDENT: dict[str, Any] = {
     "passes": 4,
     "stagger": 1.0,
     "self_cond_rate": 0.0,
     "dropout": 0.0,
     "learning_rate": 2e-3,
-    "ema": 0.99,
     **dict.fromkeys(BUDGETS),
 }
 

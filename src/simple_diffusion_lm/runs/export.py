@@ -2,7 +2,7 @@
 
 OUT/
     config.json         the configuration; nothing of the machine that it was trained on
-    model.safetensors   the averaged weights
+    model.safetensors   the weights
     manifest.json       how far the run came, and SHA-256s, as of a checkpoint
     tokenizer.*         a copy of the run's
     README.md           the model card

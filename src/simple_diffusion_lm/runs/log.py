@@ -67,7 +67,7 @@ class Log:
             if other is None:
                 raise UserError(f"{start_from}: no whole checkpoint to begin with")
             advice = "keep its network and its vocabulary"
-            other.load_into(self.state.model, self.state.average, otherwise=advice)
+            other.load_into(self.state.model, advice)
         progress = self.state.progress
         self.saved, self.last = progress.step, (progress.tokens, progress.seconds)
         metrics = self.run / "metrics.jsonl"
@@ -125,7 +125,7 @@ class Log:
         return fraction_done(self.config, self.state.progress, self.batches_in_epoch)
 
     def validate(self, held_out: Batches | None, data: Prepared) -> None:
-        """The averaged model's bound on held-out text, its table's health, and some samples."""
+        """The bound on held-out text, its table's health, and some samples."""
         step, model = self.state.progress.step, checkpoint.model_of(self.about)
         model.load_state_dict(checkpoint.model_tensors(self.state))
         device, nearest = model.embedding.weight.device, mean_nearest(model.embedding.table.detach())

@@ -44,9 +44,9 @@ from .config import MAY_CHANGE, check
 from .log import Log
 from .signals import Signals, Stop
 
-FORMAT = 2  # of config.json and the checkpoints
+FORMAT = 3  # of config.json and the checkpoints
 ROOM = 64  # ids that a text may have where no line of the corpus is longer
-BYTES_SAVED = 16  # of a parameter: itself, its average, and what the optimiser knows of it
+BYTES_SAVED = 12  # of a parameter: itself, and what the optimiser knows of it
 
 
 def make_batches(config: Config, data: Prepared, corpus: Corpus, *, masks: bool) -> Batches:
@@ -240,7 +240,7 @@ def run_training(
     """Trains in `run`, resuming what is there. Ends with a checkpoint, whatever the save interval.
 
     pause_at: seconds of training after which to end before the budget is spent.
-    shard: divide parameters, optimiser and average among the processes (devices/distributed.py).
+    shard: divide parameters and optimiser among the processes (devices/distributed.py).
     start_from: a run whose weights a new one begins with.
     loss_of: makes another loss than the model's own, as a student's (distil.py).
 
