@@ -28,10 +28,10 @@ from simple_diffusion_lm.runs.run import begin, make_batches, run_training
 from simple_diffusion_lm.runs.signals import Stop
 
 
-def train(config, data, run, shard=False, pause_at=math.inf):
+def train(config, data, run, pause_at=math.inf):
     """One process's part of a run; what ended it, if anything did."""
     try:
-        run_training(config, open_prepared(data), run, quiet=True, pause_at=pause_at, shard=shard)
+        run_training(config, open_prepared(data), run, quiet=True, pause_at=pause_at)
     except (UserError, NonFinite, Stop) as error:
         return type(error).__name__, str(error)
     return None
@@ -64,14 +64,12 @@ def adamw(recipe, **changes):
 
 # Three examples to a batch: with four processes one has none.
 CASES = {
-    "modern": (adamw(Config()), 2, False),
-    "modern, one idle": (adamw(Config(), batch_size=3, accumulate=2), 4, False),
-    "modern, sharded": (adamw(Config()), 2, True),
-    "modern, sharded, one idle": (adamw(Config(), batch_size=3), 4, True),
-    "original": (adamw(RECIPES["original"]), 2, False),
-    "masked": (adamw(with_objective(Config(), "masked")), 2, False),
-    "masked, one idle": (adamw(with_objective(Config(), "masked"), batch_size=3), 4, False),
-    "autoregressive": (adamw(with_objective(Config(), "autoregressive")), 2, True),
+    "modern": (adamw(Config()), 2),
+    "modern, one idle": (adamw(Config(), batch_size=3, accumulate=2), 4),
+    "original": (adamw(RECIPES["original"]), 2),
+    "masked": (adamw(with_objective(Config(), "masked")), 2),
+    "masked, one idle": (adamw(with_objective(Config(), "masked"), batch_size=3), 4),
+    "autoregressive": (adamw(with_objective(Config(), "autoregressive")), 2),
 }
 
 
@@ -91,25 +89,16 @@ def alone(toy_data, tmp_path_factory):
 
 @pytest.mark.parametrize("name", CASES)
 def test_any_number_of_processes_is_the_same_run(name, alone, toy_data, tmp_path):
-    config, count, shard = CASES[name]
-    assert on_processes(count, train, config, toy_data.directory, tmp_path, shard) == [None] * count
+    config, count = CASES[name]
+    assert on_processes(count, train, config, toy_data.directory, tmp_path) == [None] * count
     assert_same(alone(config), tmp_path)
 
 
-def test_muon_gets_whole_matrices_where_the_rest_is_in_shares(toy_data, tmp_path):
-    """Also after a pause."""
-    config = small(Config(), steps=3, samples=1)
-    for shard in (False, True):
-        for pause_at in (1e-9, math.inf):
-            on_processes(2, train, config, toy_data.directory, tmp_path / str(shard), shard, pause_at)
-    assert_same(tmp_path / "False", tmp_path / "True")
-
-
 def test_a_run_goes_on_with_another_number_of_processes(alone, toy_data, tmp_path):
-    """A step by two, then by one, by two in shares, and by one again."""
+    """A step by two, then by one, by two, and by one again."""
     config, data = adamw(Config()), toy_data.directory
-    for count, shard in ((2, False), (1, False), (2, True)):
-        assert on_processes(count, train, config, data, tmp_path, shard, 1e-9) == [None] * count
+    for count in (2, 1, 2):
+        assert on_processes(count, train, config, data, tmp_path, 1e-9) == [None] * count
     on_processes(1, train, config, data, tmp_path)
     first, last = tensors(alone(config)), tensors(tmp_path)
     for name, tensor in first.items():
@@ -139,11 +128,11 @@ def test_a_signal_to_one_stops_all_at_the_same_step(toy_data, tmp_path):
 
 def test_a_broken_number_stops_all(alone, toy_data, tmp_path):
     config, data = adamw(Config()), toy_data.directory
-    on_processes(1, train, config, data, tmp_path, False, 1e-9)
+    on_processes(1, train, config, data, tmp_path, 1e-9)
     found = checkpoint.newest(tmp_path)
-    state = found.state()
-    state["model.head.weight"][:] = math.nan
-    checkpoint.save(tmp_path, 1, found.model(), state, {"progress": found.manifest["progress"]})
+    model = found.model()
+    model["head.weight"][:] = math.nan
+    checkpoint.save(tmp_path, 1, model, found.state(), {"progress": found.manifest["progress"]})
     ends = on_processes(2, train, config, data, tmp_path)
     assert [kind for kind, _ in ends] == ["NonFinite"] * 2
     assert ends[0][1].startswith("step 2: loss nan")
@@ -151,7 +140,7 @@ def test_a_broken_number_stops_all(alone, toy_data, tmp_path):
 
 def test_a_lock_keeps_all_out(toy_data, tmp_path):
     config, data = adamw(Config()), toy_data.directory
-    on_processes(1, train, config, data, tmp_path, False, 1e-9)
+    on_processes(1, train, config, data, tmp_path, 1e-9)
     with (tmp_path / ".lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         ends = on_processes(2, train, config, data, tmp_path)
@@ -160,18 +149,13 @@ def test_a_lock_keeps_all_out(toy_data, tmp_path):
     assert "another process trains here" in ends[0][1]
 
 
-def test_shares_need_several_processes(toy_data, tmp_path):
-    with pytest.raises(UserError, match="start them with torchrun"):
-        run_training(adamw(Config()), toy_data, tmp_path, shard=True)
-
-
 def dropped(data):
     """A batch's loss with the same rows on both processes, which differs only by what is dropped."""
     config, prepared = small(Config(), dropout=0.5), open_prepared(data)
     batches = make_batches(config, prepared, prepared.train, masks=False)
     state = begin(config, prepared)
     torch.nn.init.normal_(state.model.head.weight)
-    loss = divided_loss(config, state, shard=False)
+    loss = divided_loss(state.model, state.model.loss)
     batch = batches.batch(0, batches.order(0)[0])
     torch.manual_seed(0)
     return [part.tolist() for part in loss(batch, Draws.of(batch, 0, 0)).ce.chunk(2)]
@@ -208,7 +192,7 @@ def test_torchrun(toy_text, tmp_path):
     sizes = [word for k, v in {**small_sizes(), "samples": 1}.items() for word in (f"--{k}", str(v))]
     run = tmp_path / "run"
     command = [*torchrun, *COMMAND[1:], "train", str(toy_text), "--out", str(run)]
-    done = subprocess.run([*command, "--steps", "2", "--shard", *sizes], capture_output=True, text=True)
+    done = subprocess.run([*command, "--steps", "2", *sizes], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("trained. Now:") == 1
     assert [m["step"] for m in metrics(run)] == [1, 2]

@@ -48,7 +48,6 @@ class Train(TextOptions):
     recipe: Annotated[str, one_of(RECIPES)] = "modern"
     size: Annotated[str, one_of(SIZES)] | None = None  # width, depth and learning rate together
     config: Path | None = None  # a run, or its config.json, to train with the settings of
-    shard: bool = False  # under torchrun, divide weights, optimiser and gradients among processes (FSDP2)
     finetune_from: Path | None = None  # a run to begin with the weights, the tokenizer and the settings of
     settings: Settings  # one budget of steps, epochs and minutes: 20 minutes when none is given
 
@@ -57,7 +56,7 @@ class Train(TextOptions):
         check(config)
         on_rank_0(lambda: check_free(run))
         data = self.open(self.corpus, run)
-        run_training(config, data, run, shard=self.shard, start_from=self.finetune_from)
+        run_training(config, data, run, start_from=self.finetune_from)
         on_rank_0(lambda: finish(run))
         print(f"trained. Now: sdlm generate {shlex.quote(str(run))}", file=sys.stderr)
 

@@ -27,7 +27,6 @@ from ..core import Config
 from ..core.generate import TextModel
 from ..core.train import Progress, State
 from ..corpus.sealing import digest_of, sealed
-from ..devices.distributed import whole
 from ..devices.processes import pick_device
 from ..errors import UserError
 from .config import MAY_CHANGE
@@ -78,7 +77,7 @@ def model_of(about: dict[str, Any]) -> TextModel:
 
 def model_tensors(state: State) -> dict[str, Tensor]:
     """What generation needs: the weights."""
-    return {name: whole(tensor) for name, tensor in state.model.state_dict().items()}
+    return state.model.state_dict()
 
 
 def state_tensors(state: State) -> dict[str, Tensor]:
@@ -87,7 +86,7 @@ def state_tensors(state: State) -> dict[str, Tensor]:
     for kind, optimizer in state.optimizers.items():
         for number, known in optimizer.state_dict()["state"].items():
             tensors |= {f"{kind}.{number}.{what}": tensor for what, tensor in known.items()}
-    return {name: whole(tensor) for name, tensor in tensors.items()}
+    return tensors
 
 
 def sync_directory(path: Path) -> None:

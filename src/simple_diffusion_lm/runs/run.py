@@ -233,14 +233,12 @@ def run_training(
     *,
     quiet: bool = False,
     pause_at: float = math.inf,
-    shard: bool = False,
     start_from: Path | None = None,
     loss_of: Callable[[TextModel], Loss] = lambda model: model.loss,
 ) -> None:
     """Trains in `run`, resuming what is there. Ends with a checkpoint, whatever the save interval.
 
     pause_at: seconds of training after which to end before the budget is spent.
-    shard: divide parameters and optimiser among the processes (devices/distributed.py).
     start_from: a run whose weights a new one begins with.
     loss_of: makes another loss than the model's own, as a student's (distil.py).
 
@@ -255,8 +253,6 @@ def run_training(
     batches = make_batches(config, data, data.train, masks=True)
     if not len(batches.lengths()):
         raise UserError("the corpus has no line to train on")
-    if shard and world() == 1:
-        raise UserError("--shard divides a model among processes: start them with torchrun")
     about = describe(config, data, batches)
     if not quiet and rank() == 0:
         say_what_is_cut(config, data)
@@ -274,10 +270,9 @@ def run_training(
         held_out = make_batches(config, data, data.valid, masks=False) if measured else None
         validate, progress = partial(log.validate, held_out, data), state.progress
         signals = held.enter_context(Signals())
-        # Layers in shares are not compiled: trying it out would need them whole.
-        signals.leaving_at_once(lambda: log.begin(not shard and compile_layers(config, state.model)))
+        signals.leaving_at_once(lambda: log.begin(compile_layers(config, state.model)))
         loss = loss_of(state.model)
-        loss = divided_loss(config, state, loss, shard) if world() > 1 else loss
+        loss = divided_loss(state.model, loss) if world() > 1 else loss
         own = OwnRows(**vars(batches)) if world() > 1 else batches
         for step in train(config, state, own, loss):
             progress.seconds = largest(progress.seconds)
