@@ -1,14 +1,18 @@
 # make demo: the whole system in a few minutes.  make test: all fast tests.  make check: style, types.
 # make slow: the long tests.  make torture: faults, one after the other (about 20 minutes).
+# make oldest: the fast tests with the oldest versions that pyproject.toml allows.
 PYTHON ?= python3
 BIN = .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
-.PHONY: demo test check slow torture format clean
+.PHONY: demo test oldest check slow torture format clean
 demo: .venv/installed
 	$(BIN)/sdlm demo
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+oldest: .venv-oldest/installed
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -q -n 2 -m "not slow"
 
 slow: .venv/installed
 	$(BIN)/python -m pytest -q -m slow --timeout 5400
@@ -25,11 +29,14 @@ format: .venv/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-.venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[plot,eval,data,tokenizers,serve,dev]"
+.venv/installed: constraints.txt
+.venv-oldest/installed: constraints-oldest.txt
+.venv/installed .venv-oldest/installed: pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c $(filter %.txt,$^) torch
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c $(filter %.txt,$^) \
+		-e ".[plot,eval,data,tokenizers,serve,dev]"
 	touch $@
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .venv-oldest demo

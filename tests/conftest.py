@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from jaxtyping import install_import_hook
 
 torch.set_num_threads(1)
+# Not by --jaxtyping-packages, which in older versions comes after this file.
+install_import_hook("simple_diffusion_lm", "typechecker.check")
 settings.register_profile("no deadline", deadline=None)  # other work takes any time from a test
 settings.load_profile("no deadline")
 

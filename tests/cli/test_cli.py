@@ -307,4 +307,4 @@ def test_on_a_terminal_lines_are_watched_and_stay(toy_run):
     assert process.wait(timeout=60) == 0
     drawn, _, rest = seen.decode().rpartition("\x1b[J")
     assert drawn.count("\x1b[K") >= 3
-    assert [line for line in rest.replace("\x1b[?7h", "").splitlines() if line] == plain
+    assert [line for line in re.sub(r"\x1b\[(\?7h|0m)", "", rest).splitlines() if line] == plain
