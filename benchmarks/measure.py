@@ -11,9 +11,9 @@ from statistics import median
 from typing import Any
 
 from simple_diffusion_lm.errors import UserError
-from simple_diffusion_lm.evaluation.compare import machine
 from simple_diffusion_lm.evaluation.report import table
 from simple_diffusion_lm.runs.checkpoint import write_atomically
+from simple_diffusion_lm.runs.run import machine
 
 
 def about() -> dict[str, Any]:

@@ -21,10 +21,11 @@ from simple_diffusion_lm.cli.exits import exit_cleanly
 from simple_diffusion_lm.cli.options import Settings
 from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.core.generate import Sampling
-from simple_diffusion_lm.evaluation.compare import machine, orders_of, train_by_turns
+from simple_diffusion_lm.evaluation.compare import orders_of, train_by_turns
 from simple_diffusion_lm.evaluation.evaluate import CLUES, puzzle_scores
 from simple_diffusion_lm.evaluation.report import table
 from simple_diffusion_lm.runs.config import with_settings
+from simple_diffusion_lm.runs.run import machine
 from simple_diffusion_lm.tasks.sudoku import Sudoku
 from simple_diffusion_lm.writing.model import DiffusionLM
 

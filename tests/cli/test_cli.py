@@ -12,6 +12,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from small_models import small
+
+from simple_diffusion_lm.cli.training import glance
+from simple_diffusion_lm.core import Config
+from simple_diffusion_lm.runs.run import run_training
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -83,6 +88,21 @@ def test_from_a_text_file_to_text(toy_text, tmp_path):
     assert "<=" in printed
     assert "| its words shuffled |" in printed
     refused("evaluate", run, "--samples", "3", words="too few")
+
+
+def test_there_is_a_page_about_a_run_while_it_is_trained(toy_data, tmp_path):
+    pages = []
+
+    def look(run):
+        glance(run)
+        pages.append((run / "report.html").read_text())
+
+    run = tmp_path / "run"
+    run_training(small(Config(), steps=4, samples=1, validate_every=2), toy_data, run, quiet=True, look=look)
+    for page, step in zip(pages, (2, 4), strict=True):
+        assert "under way" in page
+        assert f"{step} steps" in page
+    glance(tmp_path / "nothing")  # a fault is no reason to stop
 
 
 def test_what_can_be_asked_of_a_line(toy_run, tmp_path):

@@ -2,13 +2,10 @@
 
 import json
 import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 from small_models import small
 
-import simple_diffusion_lm
 from simple_diffusion_lm.baselines import MODELS
 from simple_diffusion_lm.core.data import Corpus
 from simple_diffusion_lm.core.generate import ORDERS, Sampling
@@ -117,27 +114,3 @@ def test_what_cannot_be_measured_is_said_before_anything_is_trained(given, data,
     with pytest.raises(UserError, match=words):
         compare.run_compare(data, tmp_path / "out", contenders=contenders, **settings)
     assert not (tmp_path / "out").exists()
-
-
-def git(folder, *arguments):
-    who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
-    done = subprocess.run(["git", "-C", folder, *who, *arguments], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
-
-
-def test_the_commit_is_the_packages_own(tmp_path):
-    """Installed in an environment inside another repository it has none."""
-    installed = tmp_path / ".venv/lib/simple_diffusion_lm"
-    installed.mkdir(parents=True)
-    (installed / "compare.py").touch()
-    (tmp_path / "analysis.py").touch()
-    git(tmp_path, "init", "--quiet")
-    assert compare.commit_of(installed) is None
-    git(tmp_path, "add", "analysis.py")
-    git(tmp_path, "commit", "--quiet", "-m", "another project")
-    assert compare.commit_of(installed) is None
-    git(tmp_path, "add", "-f", installed)
-    git(tmp_path, "commit", "--quiet", "-m", "the package")
-    assert compare.commit_of(installed) == git(tmp_path, "rev-parse", "--short", "HEAD")
-    package = Path(simple_diffusion_lm.__file__).parent
-    assert compare.machine()["commit"] == compare.commit_of(package)

@@ -5,7 +5,7 @@ from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.core.generate import Sampling
 from simple_diffusion_lm.corpus.prepare import prepare
 from simple_diffusion_lm.evaluation.evaluate import puzzle_scores, score, solve, sudoku_of
-from simple_diffusion_lm.evaluation.report import puzzle_table
+from simple_diffusion_lm.evaluation.report import evaluation_tables
 from simple_diffusion_lm.runs.config import with_objective
 from simple_diffusion_lm.runs.run import run_training
 from simple_diffusion_lm.tasks.sudoku import Sudoku
@@ -33,7 +33,8 @@ def test_puzzles_are_scored_exactly(pairs) -> None:
     assert score(sudoku, pairs, [sudoku.text(wrong), *right[1:]]) == figures(6, 4, 0.75, 39 / 40)
     # A given cell that was changed is no cell of the puzzle's; what is no grid has none right.
     assert score(sudoku, pairs, ["|12|", *right[1:]]) == figures(6, 4, 0.75, 0.75)
-    assert "| 6 | 4 | 75.0% | 97.5% |" in puzzle_table([figures(6, 4, 0.75, 39 / 40)])
+    head = ["clues", "puzzles", "solved", "empty cells right"]
+    assert evaluation_tables({}, [figures(6, 4, 0.75, 39 / 40)]) == [[head, ["6", "4", "75.0%", "97.5%"]]]
 
 
 def test_a_corpus_of_grids_is_known_by_its_lines() -> None:

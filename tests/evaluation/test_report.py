@@ -1,7 +1,6 @@
 import json
 import math
 
-import matplotlib.pyplot as plt
 import pytest
 
 from simple_diffusion_lm.evaluation.report import (
@@ -9,7 +8,6 @@ from simple_diffusion_lm.evaluation.report import (
     figure_table,
     likelihood_lines,
     mean_of,
-    save,
     training_figure,
 )
 
@@ -134,27 +132,17 @@ def test_of_the_toy_language_the_grammatical_share_is_compared():
     assert f"| modern | 2 | 4.0 | 0.100 | {share:.3f} |" in table
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures that are closed, kept."""
-    closed = []
-    monkeypatch.setattr(plt, "close", closed.append)
-    yield closed
-    monkeypatch.undo()
-    plt.close("all")
-
-
-def test_what_is_said_of_training_holds_for_every_objective(toy_run, drawn, tmp_path):
+def test_what_is_said_of_training_holds_for_every_objective(toy_run, tmp_path):
     """Cross-entropy is of noised tokens, masked ones or next ones: no title says which."""
     baseline = tmp_path / "baseline"
     baseline.mkdir()
     records = [json.loads(line) for line in (toy_run / "metrics.jsonl").read_text().splitlines()]
     lines = [json.dumps(record | {"mse": 0.0} if "mse" in record else record) for record in records]
     (baseline / "metrics.jsonl").write_text("\n".join(lines))
-    save(training_figure([toy_run], entropy=1.5), tmp_path / "loss.png")
-    both = training_figure([toy_run, baseline])
+    one, both = training_figure([toy_run], entropy=1.5), training_figure([toy_run, baseline])
+    one.savefig(tmp_path / "loss.png")
     axes = {axis.get_title(): axis for axis in both.axes}
-    assert {axis.get_title() for axis in drawn[0].axes} == set(axes)
+    assert {axis.get_title() for axis in one.axes} == set(axes)
     assert not any("noise" in title for title in axes)
     own = [title for title in axes if title.endswith("in its own training task")]
     assert [title.split()[0] for title in own] == ["cross-entropy", "accuracy"]
@@ -162,8 +150,17 @@ def test_what_is_said_of_training_holds_for_every_objective(toy_run, drawn, tmp_
     assert len(axes["mean squared error of x0"].containers) == 1  # without noise there is no x0
 
 
-def test_a_run_that_was_never_validated_has_curves_all_the_same(toy_run, drawn, tmp_path):
+def test_curves_are_drawn_against_steps(toy_run):
+    lines = (toy_run / "metrics.jsonl").read_text().splitlines()
+    steps = {json.loads(line)["step"] for line in lines}
+    for axis in training_figure([toy_run]).axes:
+        assert axis.get_xlabel() == "steps"
+        assert {x for line in axis.lines for x in line.get_xdata()} <= steps
+
+
+def test_a_run_that_was_never_validated_has_curves_all_the_same(toy_run, tmp_path):
     lines = (toy_run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "metrics.jsonl").write_text("".join(line for line in lines if '"kind": "train"' in line))
-    save(training_figure([tmp_path]), tmp_path / "loss.png")  # a warning would be an error here
-    assert drawn[0].axes[0].get_legend() is None
+    figure = training_figure([tmp_path])
+    figure.savefig(tmp_path / "loss.png")  # a warning would be an error here
+    assert figure.axes[0].get_legend() is None

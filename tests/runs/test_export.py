@@ -16,7 +16,7 @@ from small_models import small
 from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.runs.export import is_on_hub, push
-from simple_diffusion_lm.runs.run import run_training
+from simple_diffusion_lm.runs.run import about_run, run_training
 from simple_diffusion_lm.writing.model import DiffusionLM
 
 FILES = {"README.md", "config.json", "manifest.json", "model.safetensors", "tokenizer.model"}
@@ -40,7 +40,8 @@ def test_an_exported_model_writes_what_the_run_writes(toy_run, exported):
 def test_it_holds_nothing_of_the_machine_and_no_optimiser(toy_run, exported):
     assert {path.name for path in exported.iterdir()} == FILES
     assert [path.name for path in exported.parent.iterdir()] == ["toy"]
-    local = {str(toy_run.parent.parent), str(Path.home()), *sys.argv}
+    processor = about_run(toy_run)["machine"]["processor"]
+    local = {str(toy_run.parent.parent), str(Path.home()), processor, *sys.argv}
     for name in FILES - {"model.safetensors", "tokenizer.model"}:
         said = (exported / name).read_text()
         assert not any(word in said for word in local if len(word) > 4), name

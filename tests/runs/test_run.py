@@ -6,11 +6,14 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import date
+from pathlib import Path
 
 import pytest
 import torch
 from small_models import small, tensors
 
+import simple_diffusion_lm
 from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.core.denoiser import Denoiser
 from simple_diffusion_lm.core.train import Diffusion, NonFinite
@@ -19,7 +22,7 @@ from simple_diffusion_lm.corpus.sealing import sealed
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.runs import checkpoint
 from simple_diffusion_lm.runs.config import RECIPES
-from simple_diffusion_lm.runs.run import load_run, run_training
+from simple_diffusion_lm.runs.run import about_run, commit_of, load_run, machine, run_training
 
 
 def metrics(run):
@@ -288,3 +291,45 @@ def test_what_is_cut_from_long_lines_is_said_before_training(tmp_path, capsys):
     run_training(small(Config(), steps=2, samples=0, crop=512), data, tmp_path / "whole")
     assert "are longer" not in capsys.readouterr().err
     assert load_run(tmp_path / "whole").about["lengths"][longest] == 1
+
+
+def git(folder, *arguments):
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    done = subprocess.run(["git", "-C", folder, *who, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_the_commit_is_the_packages_own(tmp_path):
+    """Installed in an environment inside another repository it has none."""
+    installed = tmp_path / ".venv/lib/simple_diffusion_lm"
+    installed.mkdir(parents=True)
+    (installed / "run.py").touch()
+    (tmp_path / "analysis.py").touch()
+    git(tmp_path, "init", "--quiet")
+    assert commit_of(installed) is None
+    git(tmp_path, "add", "analysis.py")
+    git(tmp_path, "commit", "--quiet", "-m", "another project")
+    assert commit_of(installed) is None
+    git(tmp_path, "add", "-f", installed)
+    git(tmp_path, "commit", "--quiet", "-m", "the package")
+    assert commit_of(installed) == git(tmp_path, "rev-parse", "--short", "HEAD")
+    package = Path(simple_diffusion_lm.__file__).parent
+    assert machine()["commit"] == commit_of(package)
+
+
+def test_a_run_says_what_made_it_and_when(toy_run):
+    made = about_run(toy_run)["machine"]
+    assert made["version"] == simple_diffusion_lm.__version__
+    assert made["date"] <= date.today().isoformat()
+    assert {"commit", "torch", "processor", "gpu"} <= made.keys()
+
+
+def test_a_run_is_looked_at_after_every_validation(toy_data, tmp_path):
+    seen = []
+
+    def look(run):
+        seen.append([record["step"] for record in metrics(run) if record["kind"] == "valid"])
+
+    config = small(Config(), steps=5, samples=1, validate_every=2)
+    run_training(config, toy_data, tmp_path / "run", quiet=True, look=look)
+    assert seen == [[2], [2, 4], [2, 4, 5]]

@@ -17,7 +17,7 @@ from ..devices.processes import alone
 from ..errors import UserError
 from ..evaluation.evaluate import puzzle_scores
 from ..evaluation.likelihood import likelihood
-from ..evaluation.report import puzzle_table, save, training_figure
+from ..evaluation.report import evaluation_tables, table, training_figure
 from ..evaluation.run_report import write_report
 from ..runs.run import run_training
 from ..tasks.sudoku import Sudoku, template
@@ -25,6 +25,7 @@ from ..tasks.toy import ToyLanguage
 from ..writing.model import DiffusionLM
 from ..writing.watching import evenly
 from .options import one_of
+from .training import glance
 
 LINES, VOCAB_SIZE = 60_000, 640
 SURE = Sampling(temperature=0.1)  # of puzzles, which have one right answer
@@ -57,7 +58,7 @@ class Demo:
     def toy(self) -> None:
         """Lines of the toy language: how many are grammatical, and how near the bound is to the entropy."""
         data, language, run = toy_data(self.out), ToyLanguage(), self.out / "run"
-        run_training(Config(steps=self.steps), data, run)
+        run_training(Config(steps=self.steps), data, run, look=glance)
         model = DiffusionLM.from_pretrained(run)
         lines = model.generate(200, seed=1)
         marks = [" " if language.is_grammatical(line) else "*" for line in lines]
@@ -77,7 +78,7 @@ class Demo:
         gap = f"{(nats - entropy) * per_token:.3f} (± {bound['standard_error']:.3f}) nats/token"
         print(f"the language's exact entropy is {entropy:.2f}: a gap of at most {gap}")
         picture, report = self.out / "loss.png", run / "report.html"
-        save(training_figure([run], entropy * per_token), picture)
+        training_figure([run], entropy * per_token).savefig(picture, dpi=120)
         write_report([run], report)
         print(f"loss curve: {picture}\nwhat can be seen of the run: {report}")
 
@@ -94,7 +95,8 @@ class Demo:
         print(f"\nA puzzle, and what the model says after each quarter of {SURE.steps} passes:")
         for row in zip(*(grid.strip("|").split("|") for grid in kept), strict=True):
             print("   " + "   ".join(" ".join(cells) for cells in row))
-        print(f"\n{puzzle_table(puzzle_scores(model, sudoku, SURE))}")
+        ((head, *rows),) = evaluation_tables({}, puzzle_scores(model, sudoku, SURE))
+        print(f"\n{table(head, rows)}")
 
 
 def toy_data(out: Path) -> Prepared:

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,11 +11,13 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from ..devices.processes import alone
+from ..devices.processes import alone, rank
 from ..evaluation.compare import CONTENDERS, run_compare
 from ..evaluation.evaluate import evaluate_run
-from ..evaluation.report import figure_table, likelihood_lines, puzzle_table
+from ..evaluation.report import evaluation_tables, likelihood_lines, table
+from ..runs.checkpoint import run_of
 from ..runs.config import SIZES
+from ..runs.log import add_record
 from .demo import Demo, toy_data
 from .exits import exit_cleanly
 from .options import SamplingOptions, Settings, TextOptions, one_of
@@ -46,12 +48,16 @@ class Evaluate:
         result = evaluate_run(self.run, self.data, sampling=self.sampling.given, judge=self.judge, **counts)
         if self.as_json:
             print(json.dumps(result, indent=1))
-            return
-        print(likelihood_lines(result["likelihood"]))
-        if result["lines"]:
-            print(f"\n{figure_table('lines', result['lines'])}")
-        if result["puzzles"]:
-            print(f"\n{puzzle_table(result['puzzles'])}")
+        else:
+            print(likelihood_lines(result["likelihood"]))
+            for head, *rows in evaluation_tables(result["lines"], result["puzzles"]):
+                print(f"\n{table(head, rows)}")
+        run, about = run_of(self.run), {"data": self.data, "sampling": asdict(self.sampling), **counts}
+        if (run / "metrics.jsonl").exists() and rank() == 0:  # a run, no exported model
+            try:
+                add_record(run, {"kind": "evaluation", "step": result["progress"]["step"], **about, **result})
+            except OSError as error:
+                print(f"{run}: these figures will not be in its report ({error.strerror})", file=sys.stderr)
 
 
 @dataclass(kw_only=True)

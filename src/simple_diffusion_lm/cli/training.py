@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -56,7 +57,7 @@ class Train(TextOptions):
         check(config)
         on_rank_0(lambda: check_free(run))
         data = self.open(self.corpus, run)
-        run_training(config, data, run, start_from=self.finetune_from)
+        run_training(config, data, run, start_from=self.finetune_from, look=glance)
         on_rank_0(lambda: finish(run))
         print(f"trained. Now: sdlm generate {shlex.quote(str(run))}", file=sys.stderr)
 
@@ -97,6 +98,12 @@ class Distil:
         distil(self.teacher, DiffusionLM.trained_on(self.teacher), self.out, self.settings)
         on_rank_0(lambda: finish(self.out))
         print(f"distilled. Now: sdlm generate {shlex.quote(str(self.out))}", file=sys.stderr)
+
+
+def glance(run: Path) -> None:
+    """Writes what report.html has of a run under way. A fault is no reason to stop: finish says it."""
+    with suppress(Exception):
+        write_report([run], run / "report.html", training=True)
 
 
 def finish(run: Path) -> None:

@@ -10,19 +10,14 @@ The first half of the held-out part chooses between the checkpoints of a run; th
 """
 
 import dataclasses
-import datetime
 import json
 import math
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from ..baselines import MODELS
 from ..core import Config
@@ -32,12 +27,12 @@ from ..core.generate import ORDERS, Frame, Sampling
 from ..corpus.prepare import Prepared
 from ..runs import checkpoint
 from ..runs.config import RECIPES, check, with_objective, with_settings
-from ..runs.run import run_training
+from ..runs.run import machine, run_training
 from ..writing.model import DiffusionLM
 from .evaluate import real_rows, reference_texts
 from .judge import AutoregressiveJudge
 from .likelihood import example_texts, likelihood
-from .report import comparison_tables, plot_comparison, pyplot
+from .report import comparison_tables, new_figure, plot_comparison
 from .samples import Reference, check_measurable, sample_metrics
 
 # The recipes, and the default trunk with every other objective.
@@ -83,7 +78,7 @@ def run_compare(
     if any(results.get(key) != value for key, value in about.items()):
         results = {**about, "lines": {}, "runs": {}}
     missing = {name: config for name, config in configs.items() if name not in results["runs"]}
-    pyplot()
+    new_figure(1, 1)  # what is missing is said before all work
     window = next(iter(configs.values())).window
     check_measurable(min(samples, len(measuring.ids) // window if data.stream else len(measuring)))
     train_by_turns({out / name: (config, data._replace(valid=choosing)) for name, config in missing.items()})
@@ -169,30 +164,3 @@ def measure(
         "points": points,
         "samples": shown,
     }
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on, by what, and when."""
-    capabilities = torch.cpu.get_capabilities()
-    return {
-        "processor": capabilities.get("cpu_name", platform.processor()),
-        "cores": capabilities.get("num_physical_cores"),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "commit": commit_of(Path(__file__).parents[1]),
-        "date": datetime.date.today().isoformat(),
-    }
-
-
-def commit_of(folder: Path) -> str | None:
-    """The last commit that changed a folder; None where no repository holds it.
-
-    An installed package may lie inside another project's repository, and has none of that.
-    """
-    command = ["git", "-C", str(folder), "log", "-1", "--format=%h", "--", "."]
-    try:
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
-    except OSError:  # no git
-        return None

@@ -60,15 +60,17 @@ def evaluate_run(
             train = DiffusionLM.trained_on(run).train  # what is missing is said before all work
             check_measurable(min(len(real), samples))
         result = likelihood(model, corpus, examples=examples, seed=seed)
-    if not samples:
-        return {"likelihood": result, "lines": {}, "puzzles": []}
-    reference = Reference(reference_texts(model, train), real, reader)
-    how = model.sampling(sampling or {})
-    lines = model.generate(samples, seed=seed, **asdict(how))
-    rows = {**real_rows(reference), "samples": sample_metrics(lines, reference)}
-    sudoku = sudoku_of(real)
-    puzzles = puzzle_scores(model, sudoku, how, seed=seed) if sudoku else []
-    return {"likelihood": result, "lines": rows, "puzzles": puzzles}
+    found = {"progress": vars(model.progress), "likelihood": result, "lines": {}, "puzzles": list[Any]()}
+    if samples:
+        reference, how = (
+            Reference(reference_texts(model, train), real, reader),
+            model.sampling(sampling or {}),
+        )
+        lines = model.generate(samples, seed=seed, **asdict(how))
+        found["lines"] = {**real_rows(reference), "samples": sample_metrics(lines, reference)}
+        if sudoku := sudoku_of(real):
+            found["puzzles"] = puzzle_scores(model, sudoku, how, seed=seed)
+    return found
 
 
 def reference_texts(model: DiffusionLM, train: Corpus) -> list[str]:

@@ -17,6 +17,7 @@ from ..errors import UserError
 from ..writing.model import DiffusionLM
 
 Split = Callable[[str], list[str]]
+Ids = Int[np.ndarray, " T"]
 START, END, UNKNOWN = 0, 1, 2  # ids before those of words
 FALLBACK = (0.5, 1.0, 1.5)  # discounts where a corpus is too small to estimate them
 
@@ -58,14 +59,14 @@ class KneserNey:
         flat, place = self._flat([self.split(line) for line in lines])
         return float(np.exp(-np.log(self._probability(flat, place)[place > 0]).mean()))
 
-    def _flat(self, texts: list[list[str]]) -> tuple[Int[np.ndarray, " T"], Int[np.ndarray, " T"]]:
+    def _flat(self, texts: list[list[str]]) -> tuple[Ids, Ids]:
         """Word ids of all lines, START and END around each; and each one's place in its line."""
         texts = [text[::-1] for text in texts] if self.reverse else texts
         ids = [[START, *(self.ids.get(w, UNKNOWN) for w in text), END] for text in texts]
         flat = np.array([i for line in ids for i in line], np.int64)
         return flat, np.concatenate([np.arange(len(line)) for line in ids])
 
-    def _fit(self, flat: Int[np.ndarray, " T"], place: Int[np.ndarray, " T"]) -> None:
+    def _fit(self, flat: Ids, place: Ids) -> None:
         """Counts from the highest order down; the lower count how many words come before."""
         grams = [flat]  # the id of the n-gram that ends at each position, -1 at a line's beginning
         keys: list[np.ndarray] = [np.arange(self.size)]
@@ -90,9 +91,7 @@ class KneserNey:
             sums = (np.bincount(prefix, each, minlength=size) for each in (counts, discount))
             self.orders.append(Order(keys[n - 1], counts - discount, *sums))
 
-    def _probability(
-        self, flat: Int[np.ndarray, " T"], place: Int[np.ndarray, " T"]
-    ) -> Float[np.ndarray, " T"]:
+    def _probability(self, flat: Ids, place: Ids) -> Float[np.ndarray, " T"]:
         """Of each word after those before it in its line. Meaningless at a line's START."""
         probability = np.full(len(flat), 1 / (self.size - 1))  # all but START
         here, prefix = flat, np.zeros(len(flat), np.int64)
@@ -133,8 +132,7 @@ class AutoregressiveJudge:
 
     def perplexity(self, lines: Sequence[str], split: Split = str.split) -> float:
         """exp of the mean nats a word, ends of lines included; of a longer line only what fits is read."""
-        model = self.model
-        room = model.longest - len(model.end)
+        model, room = self.model, self.model.longest - len(self.model.end)
         texts = [model.tokenizer.encode(line, model.stream)[:room] for line in lines]
         read = [split(line) for line in map(model.decode, texts)]
         nats = model.nats([ids + model.end for ids in texts])

@@ -40,8 +40,8 @@ COLUMNS = {
     "cells": ("empty cells right", "{:.1%}"),
 }
 WAY = ("stagger", "in_flight")  # how a contender writes, in every table
-PERPLEXITIES = ("ngram_perplexity", "reversed_perplexity", "autoregressive_perplexity")
-FRONTS = (*PERPLEXITIES, "grammatical", "seconds_per_line")  # what the tables at equal entropy are of
+# What the tables at equal entropy are of.
+FRONTS = (*(field for field in COLUMNS if "perplexity" in field), "grammatical", "seconds_per_line")
 AXES = ("passes", "seconds_per_line", "ngram_perplexity")
 # (kind, field) of a record of metrics.jsonl: title. What is predicted in training, and from what, differs
 # from one objective to the next: only runs of the same one have comparable cross-entropies there.
@@ -68,16 +68,23 @@ def cell(field: str, figures: Figures) -> str:
     return "" if value is None else COLUMNS[field][1].format(value, **figures)
 
 
-def figure_table(what: str, rows: Mapping[str, Figures]) -> str:
-    """A Markdown table: a column for each of COLUMNS that any row has."""
+def figure_rows(what: str, rows: Mapping[str, Figures]) -> list[list[str]]:
+    """The head and the rows of a table: a column for each of COLUMNS that any row has."""
     fields = [field for field in COLUMNS if any(cell(field, figures) for figures in rows.values())]
     head = [what, *(COLUMNS[field][0] for field in fields)]
-    return table(head, ([row, *(cell(field, figures) for field in fields)] for row, figures in rows.items()))
+    return [head, *([row, *(cell(field, figures) for field in fields)] for row, figures in rows.items())]
 
 
-def puzzle_table(scores: Sequence[Figures]) -> str:
-    """A Markdown table of puzzles by their number of clues."""
-    return figure_table("clues", {str(score["clues"]): score for score in scores})
+def figure_table(what: str, rows: Mapping[str, Figures]) -> str:
+    """figure_rows in Markdown."""
+    head, *others = figure_rows(what, rows)
+    return table(head, others)
+
+
+def evaluation_tables(lines: Mapping[str, Figures], scores: Sequence[Figures]) -> list[list[list[str]]]:
+    """The tables (figure_rows) of sets of lines, and of puzzles by their clues, where there are any."""
+    puzzles = {str(score["clues"]): score for score in scores}
+    return [figure_rows(what, rows) for what, rows in (("lines", lines), ("clues", puzzles)) if rows]
 
 
 def likelihood_lines(found: Figures) -> str:
@@ -89,36 +96,31 @@ def likelihood_lines(found: Figures) -> str:
         "{sign}{nats_per_text:.3f} nats per text\n"
         "of it prior {prior:.4f}, diffusion {diffusion:.4f}, reconstruction {reconstruction:.4f}, length "
         "{length:.4f} nats per token; {texts:,} texts, {tokens:,} tokens, {characters:,} characters"
-    ).format(sign=sign(found), **found)
-
-
-def sign(found: Figures) -> str:
-    """What stands before a likelihood that is a bound."""
-    return "<= " if found["is_bound"] else ""
+    ).format(sign="<= " if found["is_bound"] else "", **found)
 
 
 def training_figure(runs: Sequence[Path], entropy: float | None = None) -> Any:
-    """The bound, the table, losses, gradient, learning rate and throughput, against minutes.
+    """The bound, the table, losses, gradient, learning rate and throughput, against steps.
 
     entropy, in nats per token, is drawn as the line that the bound cannot cross.
     """
     records = [{kind: read_metrics(run, kind) for kind in ("train", "valid")} for run in runs]
-    figure, axes = pyplot().subplots(2, 4, figsize=(14, 6), layout="constrained")
+    axes = (figure := new_figure(14, 6)).subplots(2, 4)
     for axis, ((kind, field), title) in zip(axes.flat, PANELS.items(), strict=True):
         for run, record in zip(runs, records, strict=True):
             having = [each for each in record[kind] if field in each]
             if not any(each[field] for each in having):
                 continue  # a baseline has no x0, and its squared error is logged as 0
-            minutes = [each["seconds"] / 60 for each in having]
+            steps = [each["step"] for each in having]
             errors = [each[f"{field}_error"] for each in having if f"{field}_error" in each]
             style = {"marker": "o", "markersize": 3} if kind == "valid" else {"linewidth": 1}
             label = run.resolve().name
-            axis.errorbar(minutes, [each[field] for each in having], errors or None, label=label, **style)
-        axis.set(title=title, xlabel="minutes")
+            axis.errorbar(steps, [each[field] for each in having], errors or None, label=label, **style)
+        axis.set(title=title, xlabel="steps")
     if entropy is not None:
         axes[0, 0].axhline(entropy, color="black", linestyle="--", label="exact entropy")
-    if axes[0, 0].get_legend_handles_labels()[0]:  # a short run was never validated
-        axes[0, 0].legend()
+    if len(axes[0, 0].get_legend_handles_labels()[0]) > 1:
+        axes[0, 0].legend(frameon=False)
     return figure
 
 
@@ -144,7 +146,8 @@ def comparison_tables(results: Mapping[str, Any]) -> str:
         found = mean_of([{**run["likelihood"], **run["progress"]} for run in runs])
         nats = [run["likelihood"]["nats_per_token"] for run in runs]
         spread = stdev(nats) if len(runs) > 1 else found["standard_error"]
-        about = {"spread": spread, "sign": sign(found), "millions_seen": found["tokens"] / 1e6}
+        sign, seen = "<= " if found["is_bound"] else "", found["tokens"] / 1e6
+        about = {"spread": spread, "sign": sign, "millions_seen": seen}
         label = f"{name}, {len(runs)} seeds" if len(runs) > 1 else name
         costs[label] = found | about | {field: lines[name][field] for field in (*WAY, "passes")}
     tables = [figure_table("contender", costs), figure_table("lines", lines)]
@@ -227,7 +230,7 @@ def mean_of(several: Sequence[Figures]) -> dict[str, Any]:
 
 def plot_comparison(results: Mapping[str, Any], picture: Path) -> None:
     """N-gram judge perplexity at equal entropy against passes of the network, and against seconds."""
-    figure, axes = pyplot().subplots(1, 2, figsize=(11, 4.5), layout="constrained", sharey=True)
+    axes = (figure := new_figure(11, 4.5)).subplots(1, 2, sharey=True)
     real = results["lines"]["held-out text"]
     fronts = fronts_of(by_contender(results))
     entropy = shared_entropy(fronts, real)
@@ -245,18 +248,13 @@ def plot_comparison(results: Mapping[str, Any], picture: Path) -> None:
     axes[0].xaxis.set_major_formatter("{x:g}")
     axes[0].set(ylabel="n-gram judge perplexity per word: lower is better", title=f"at entropy {entropy:.2f}")
     axes[0].legend()
-    save(figure, picture)
-
-
-def save(figure: Any, picture: Path) -> None:
     figure.savefig(picture, dpi=120)
-    pyplot().close(figure)
 
 
-def pyplot() -> Any:
-    """matplotlib's; raises UserError without the extra `plot`."""
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure, in inches; raises UserError without the extra `plot`."""
     try:
-        import matplotlib.pyplot as plt
+        from matplotlib.figure import Figure  # without pyplot, which keeps all figures and may want a display
     except ImportError:
         raise UserError("pictures need matplotlib: pip install 'simple-diffusion-lm[plot]'") from None
-    return plt
+    return Figure(figsize=(width, height), layout="constrained")

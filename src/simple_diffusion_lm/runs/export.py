@@ -25,7 +25,7 @@ from . import checkpoint
 from .config import MAY_CHANGE
 from .run import Loaded, load_run
 
-LOCAL = ("prepared", "command", "seal")  # what config.json of a run says of its machine
+LOCAL = ("prepared", "machine", "command", "seal")  # what config.json of a run says of its machine
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 KINDS = {
     "continuous": "A continuous diffusion language model: text is written whole, in a few passes",

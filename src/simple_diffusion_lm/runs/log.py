@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,7 @@ class Log:
             self.bar.initial = min(self._done(), 1.0)  # so that the time left is of this session
             self.say(f"resuming at step {self.state.progress.step}")
             if (before := found.manifest.get("ran_on")) != (now := ran_on()):
-                warning = "the same course, but not to the last bit"
-                self.say(f"it ran on {before} before and runs on {now} now: {warning}")
+                self.say(f"it ran on {before} before, now on {now}: the same course, but not to the last bit")
         elif start_from is not None:
             other = checkpoint.to_use(start_from)
             if other is None:
@@ -116,38 +116,35 @@ class Log:
         self.recent, self.last = [], (progress.tokens, progress.seconds)
         self.bar.n = min(self._done(), 1.0)
         self.bar.set_postfix_str(
-            f"step {progress.step} loss {values['total']:.3f} (mse {values['mse']:.3f} "
-            f"ce {values['ce']:.3f}) acc {values['accuracy']:.3f} "
-            f"{values['tokens_per_second']:,.0f} tok/s"
+            "step {step} loss {total:.3f} (mse {mse:.3f} ce {ce:.3f}) acc {accuracy:.3f} "
+            "{tokens_per_second:,.0f} tok/s".format(step=progress.step, **values)
         )
 
     def _done(self) -> float:
         return fraction_done(self.config, self.state.progress, self.batches_in_epoch)
 
-    def validate(self, held_out: Batches | None, data: Prepared) -> None:
-        """The bound on held-out text, its table's health, and some samples."""
+    def validate(self, held_out: Batches | None, data: Prepared, look: Callable[[Path], object]) -> None:
+        """The bound on held-out text, its table's health, and some samples; look at them."""
         step, model = self.state.progress.step, checkpoint.model_of(self.about)
         model.load_state_dict(checkpoint.model_tensors(self.state))
         device, nearest = model.embedding.weight.device, mean_nearest(model.embedding.table.detach())
         values = {"nearest_mean": nearest}
-        message = f"step {step}:"
+        message = f"step {step}: "
         if held_out is not None:
             chosen = held_out.spread(VALIDATION_EXAMPLES)
             batches = (held_out.batch(0, numbers).each(lambda x: x.to(device)) for numbers in chosen)
-            found = held_out_bound(
-                model.bound,
-                batches,
-                texts=sum(map(len, chosen)),
-                draws=1 if model.writes_length else VALIDATION_DRAWS,
-                length_weights=None if data.stream or model.writes_length else self.about["lengths"],
-            )
+            weights = None if data.stream or model.writes_length else self.about["lengths"]
+            texts, draws = sum(map(len, chosen)), 1 if model.writes_length else VALIDATION_DRAWS
+            found = held_out_bound(model.bound, batches, texts=texts, draws=draws, length_weights=weights)
             values |= (bound := {"bound": found.total, "bound_error": found.error})
             self.bounds.append({"step": step, **bound})
-            message += f" held-out nats/token <= {found.total:.3f} ± {found.error:.3f}"
+            message += f"held-out nats/token <= {found.total:.3f} ± {found.error:.3f}; "
         self._write("valid", values)
-        self.say(f"{message}; nearest rows {nearest:.2f} apart on average")
+        self.say(f"{message}nearest rows {nearest:.2f} apart on average")
         if self.config.samples:
             self._sample(model, data)
+        if rank() == 0:
+            look(self.run)
 
     def is_over(self) -> bool:
         """Whether the last validations, as many as the patience, were no better than an earlier one."""
@@ -174,11 +171,7 @@ class Log:
     def save(self) -> None:
         """Writes a checkpoint, with the held-out bound if this step has one."""
         progress = self.state.progress
-        about: dict[str, Any] = {
-            "progress": asdict(progress),
-            "run": checkpoint.identity(self.about),
-            "ran_on": ran_on(),
-        }
+        about = {"progress": asdict(progress), "run": checkpoint.identity(self.about), "ran_on": ran_on()}
         if self.bounds and (last := self.bounds[-1])["step"] == progress.step:
             about |= {key: last[key] for key in ("bound", "bound_error")}
         tensors = checkpoint.model_tensors(self.state), checkpoint.state_tensors(self.state)
@@ -186,12 +179,10 @@ class Log:
         self.saved = progress.step
 
     def _write(self, kind: str, values: dict[str, Any]) -> None:
-        if rank() > 0:
-            return
-        progress = self.state.progress
-        place = {"step": progress.step, "seconds": round(progress.seconds, 2), "tokens": progress.tokens}
-        with (self.run / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"kind": kind, **place, **values}) + "\n")
+        if rank() == 0:
+            now = self.state.progress
+            place = {"step": now.step, "seconds": round(now.seconds, 2), "tokens": now.tokens}
+            add_record(self.run, {"kind": kind, **place, **values})
 
 
 def mean_nearest(table: Table) -> float:
@@ -205,11 +196,16 @@ def mean_nearest(table: Table) -> float:
     return distance.amin(dim=-1).mean().item()
 
 
+def add_record(run: Path, record: dict[str, Any]) -> None:
+    """Adds a line to metrics.jsonl."""
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
 def read_metrics(run: Path, kind: str) -> list[dict[str, Any]]:
-    """The records of one kind, `train` or `valid`, in order."""
+    """The records of one kind, `train`, `valid` or `evaluation`, in order."""
     try:
-        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        records = [json.loads(line) for line in lines]
+        records = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
     except OSError as error:
         raise UserError(f"{run}/metrics.jsonl: {error.strerror}") from None
     except ValueError:

@@ -3,7 +3,7 @@
 RUN/
     config.json       the configuration, and what else generation needs to know
     tokenizer.model   a copy of the tokenizer (or tokenizer.json)
-    metrics.jsonl     one line every few steps and at each validation
+    metrics.jsonl     one line every few steps, at each validation and at each evaluation
     samples.txt       lines generated at each validation
     checkpoints/      see checkpoint.py
     .lock             held by the process that trains here
@@ -12,13 +12,17 @@ RUN/
 import json
 import math
 import os
+import platform
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict
+from datetime import date
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,9 +102,37 @@ def describe(config: Config, data: Prepared, batches: Batches) -> dict[str, Any]
         "prepared": str(data.directory.resolve()),
         "stream": data.stream,
         "lengths": np.bincount(batches.lengths(), minlength=room_of(config, data) + 1).tolist(),
-        "torch": torch.__version__,
+        "machine": machine(),
         "command": " ".join(sys.argv),
     }
+
+
+def machine() -> dict[str, Any]:
+    """What something is trained or measured on, by what, and when."""
+    capabilities = torch.cpu.get_capabilities()
+    return {
+        "processor": capabilities.get("cpu_name", platform.processor()),
+        "cores": capabilities.get("num_physical_cores"),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "version": version("simple-diffusion-lm"),
+        "commit": commit_of(Path(__file__).parents[1]),
+        "date": date.today().isoformat(),
+    }
+
+
+def commit_of(folder: Path) -> str | None:
+    """The last commit that changed a folder; None where no repository holds it.
+
+    An installed package may lie inside another project's repository, and has none of that.
+    """
+    command = ["git", "-C", str(folder), "log", "-1", "--format=%h", "--", "."]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+    except OSError:  # no git
+        return None
 
 
 def about_run(run: str | Path) -> dict[str, Any]:
@@ -235,12 +267,14 @@ def run_training(
     pause_at: float = math.inf,
     start_from: Path | None = None,
     loss_of: Callable[[TextModel], Loss] = lambda model: model.loss,
+    look: Callable[[Path], object] = lambda run: None,
 ) -> None:
     """Trains in `run`, resuming what is there. Ends with a checkpoint, whatever the save interval.
 
     pause_at: seconds of training after which to end before the budget is spent.
     start_from: a run whose weights a new one begins with.
     loss_of: makes another loss than the model's own, as a student's (distil.py).
+    look: is called with the run after each validation, by one process.
 
     Raises:
         UserError: the configuration, the corpus or the directory will not do, or another process
@@ -268,7 +302,7 @@ def run_training(
         # A student's bound is not what it learns to lower: its newest checkpoint is its best.
         measured = len(data.valid) and config.passes is None
         held_out = make_batches(config, data, data.valid, masks=False) if measured else None
-        validate, progress = partial(log.validate, held_out, data), state.progress
+        validate, progress = partial(log.validate, held_out, data, look), state.progress
         signals = held.enter_context(Signals())
         signals.leaving_at_once(lambda: log.begin(compile_layers(config, state.model)))
         loss = loss_of(state.model)
