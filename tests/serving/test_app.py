@@ -191,15 +191,22 @@ def test_the_page_and_all_it_asks_for_come_from_here(client: httpx.Client) -> No
         assert client.get(f"/page/{name}").status_code == 200
 
 
-@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("generate", {"count": 32, "stream": True}),
+        ("generate", {"count": 32}),
+        ("vary", {"texts": ["the goats sleep ."] * 32, "strength": 1}),
+    ],
+)
 def test_a_client_that_leaves_is_not_written_for(
-    client: httpx.Client, served: Model, address: str, stream: bool
+    client: httpx.Client, served: Model, address: str, name: str, asked: dict[str, Any]
 ) -> None:
     host, port = address.removeprefix("http://").split(":")
-    body = json.dumps({"count": 32, "steps": 512, "stream": stream}).encode()
+    body = json.dumps({"steps": 512, **asked}).encode()
     before = served.loop.steps
     with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(head("/v1/generate", len(body)) + body)
+        connection.sendall(head(f"/v1/{name}", len(body)) + body)
         while served.loop.steps < before + 3:
             time.sleep(0.01)
     deadline = time.monotonic() + 5
@@ -211,6 +218,26 @@ def test_a_client_that_leaves_is_not_written_for(
     assert served.loop.steps == before
     assert "sdlm_requests_under_way 0" in client.get("/v1/metrics").text
     assert texts(client.post("/v1/generate", json=FEW))
+
+
+def test_a_blend_whose_client_left_ends(client: httpx.Client, address: str) -> None:
+    """It is not sampled in the loop that requests share, and would run to its end in a thread of its own."""
+    host, port = address.removeprefix("http://").split(":")
+    texts = {"first": "every morning the old woman feeds her goats .", "second": "the goats sleep ."}
+    body = json.dumps({**texts, "count": 12, "steps": 128}).encode()
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head("/v1/blend", len(body)) + body)
+        while under_way(client) == 0:
+            time.sleep(0.01)
+    while under_way(client):
+        time.sleep(0.01)
+    counted = client.get("/v1/metrics").text
+    assert 'sdlm_requests_total{name="blend",status="503"} 1' in counted
+
+
+def under_way(client: httpx.Client) -> int:
+    (line,) = (line for line in client.get("/v1/metrics").text.splitlines() if "under_way" in line)
+    return int(line.split()[1])
 
 
 def test_more_than_it_takes_is_turned_away(toy_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,12 +320,12 @@ def test_a_failure_is_said_and_the_next_request_answered(toy_run: Path) -> None:
     with serving(make_app(model)) as address:
         model.lm.end = None  # type: ignore[assignment]
         for stream in (False, True):
-            failed = httpx.post(f"{address}/v1/generate", json={**FEW, "stream": stream})
+            failed = httpx.post(f"{address}/v1/generate", json={**FEW, "stream": stream}, timeout=60)
             assert failed.status_code == (200 if stream else 500)
             assert "the server failed" in (events(failed)[-1][1] if stream else failed.json())["error"]
         model.lm.end = end
-        assert texts(httpx.post(f"{address}/v1/generate", json=FEW))
-        counted = httpx.get(f"{address}/v1/metrics").text
+        assert texts(httpx.post(f"{address}/v1/generate", json=FEW, timeout=60))
+        counted = httpx.get(f"{address}/v1/metrics", timeout=60).text
     assert 'sdlm_requests_total{name="generate",status="500"} 1' in counted
     assert 'sdlm_requests_total{name="generate",status="200"} 2' in counted
     assert "sdlm_requests_under_way 0" in counted
@@ -309,7 +336,9 @@ def test_the_description_describes_what_there_is(client: httpx.Client, toy_run: 
     described = client.get("/openapi.json").json()
     assert described["openapi"].startswith("3.1")
     names = [answer.__name__ for answer in ANSWERS]
-    assert set(described["paths"]) == {f"/v1/{name}" for name in ["model", "health", "metrics", *names]}
+    assert set(described["paths"]) == {
+        f"/v1/{name}" for name in ["model", "models", "health", "metrics", *names]
+    }
     card = client.get("/v1/model").json()
     assert set(card) == set(described["components"]["schemas"]["Card"]["properties"])
     assert card["abilities"] == names

@@ -1,5 +1,6 @@
 """Completions as OpenAI's own client asks for them."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,13 @@ def ai(address: str) -> "OpenAI":
 
 def texts(answer: Any) -> list[str]:
     return [choice.text for choice in answer.choices]
+
+
+def test_the_model_is_listed(ai: "OpenAI", toy_run: Path) -> None:
+    (model,) = ai.models.list()
+    assert (model.id, model.object) == (toy_run.name, "model")
+    assert 0 <= time.time() - model.created < 3600
+    assert ai.completions.create(model=model.id, prompt="", **FEW).model == model.id
 
 
 def test_a_completion_is_what_infill_puts_into_the_gap(ai: "OpenAI", client: httpx.Client) -> None:

@@ -18,23 +18,10 @@ from ..writing.requests import Watch
 from ..writing.templates import Gap, Template, parse_length
 from ..writing.watching import Onlooker
 from ..writing.writer import Options, Request
-from .requests import (
-    MOST_WORK,
-    Blend,
-    Card,
-    Chosen,
-    Completion,
-    Generate,
-    Infill,
-    Line,
-    Lines,
-    Sampled,
-    Score,
-    Scores,
-    Vary,
-)
+from .requests import Blend, Card, Chosen, Completion, Generate, Infill, Lines, Sampled, Score, Scores, Vary
 from .shared import SharedLoop
 
+MOST_WORK = 32_768  # texts times steps of one request
 Send = Callable[[dict[str, object]], None]
 
 
@@ -50,12 +37,12 @@ def infill(model: DiffusionLM, asked: Infill, send: Send | None) -> Lines:
 def vary(model: DiffusionLM, asked: Vary, send: Send | None) -> Lines:
     options = _options(model, asked, len(asked.texts), send)
     texts = model.vary(asked.texts, asked.strength, asked.seed, **asked.given, **options)
-    return Lines(lines=[Line(text=text) for text in texts])
+    return Lines.model_validate({"lines": [{"text": text} for text in texts]})
 
 
 def blend(model: DiffusionLM, asked: Blend, send: Send | None) -> Lines:
     texts = model.blend(asked.first, asked.second, asked.count, asked.steps)
-    return Lines(lines=[Line(text=text) for text in texts])
+    return Lines.model_validate({"lines": [{"text": text} for text in texts]})
 
 
 def score(model: DiffusionLM, asked: Score, send: Send | None) -> Scores:
@@ -86,7 +73,7 @@ def _write(model: DiffusionLM, requests: list[Request], asked: Chosen, send: Sen
     options = _options(model, asked, len(requests) * asked.candidates, send)
     sampling = model.sampling(asked.given)
     written = model.write(requests, asked.candidates, asked.never, asked.seed, sampling, **options)
-    return Lines(lines=[Line(**line._asdict()) for line in written])
+    return Lines.model_validate({"lines": [line._asdict() for line in written]})
 
 
 def _options(model: DiffusionLM, asked: Sampled, texts: int, send: Send | None) -> Options:
@@ -124,19 +111,26 @@ class Model:
 
     def __init__(self, run: Path) -> None:
         """Raises UserError as DiffusionLM.from_pretrained does."""
-        self.lm = DiffusionLM.from_pretrained(run)
+        self.lm, self.began = DiffusionLM.from_pretrained(run), int(time.time())
+        self.name = run_of(run).resolve().name
         self.loop = SharedLoop(self.lm.model)
         samples = run_of(run) / "samples.txt"
         lines = samples.read_text("utf-8", "replace").splitlines() if samples.exists() else []
         self.examples = [line.partition("\t")[2] for line in lines[-4:]]
 
     def until(self, gone: Event) -> DiffusionLM:
-        """The model for one request, which raises Gone where it samples once `gone` is set."""
-        return self.lm.writing_with(partial(self.loop.write_rows, gone))
+        """The model for one request, which raises Gone within a step once `gone` is set."""
+        model = self.lm.writing_with(partial(self.loop.write_rows, gone))
+        model.heed = partial(self.loop.heed, gone)  # type: ignore[method-assign]
+        return model
+
+    def models(self) -> dict[str, Any]:
+        """The one that there is, as OpenAI's clients list them."""
+        about = {"id": self.name, "object": "model", "created": self.began, "owned_by": "sdlm"}
+        return {"object": "list", "data": [about]}
 
     def card(self) -> Card:
-        config, progress, model = self.lm.config, self.lm.progress, self.lm.model
-        assert config is not None
+        progress, model = self.lm.progress, self.lm.model
         assert progress is not None
         names = [answer.__name__ for answer in ANSWERS]
         return Card(
@@ -144,7 +138,7 @@ class Model:
             vocabulary=len(self.lm.tokenizer),
             longest=self.lm.longest,
             stream=self.lm.stream,
-            objective=config.objective,
+            objective=self.lm.config.objective,
             usual=asdict(self.lm.sampling({})),
             abilities=[name for name in names if model.is_guided or name not in ("vary", "blend")],
             steps_trained=progress.step,

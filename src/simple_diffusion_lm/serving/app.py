@@ -245,6 +245,7 @@ def make_app(model: Model, *, token: str | None = None, hosts: list[str] | None 
     guards = [Depends(guard)] if token else []
     api = APIRouter(prefix="/v1", dependencies=guards, responses={401: DENIED} if token else {})
     api.get("/model")(model.card)
+    api.get("/models")(model.models)
     api.get("/metrics", response_class=PlainTextResponse)(server.metrics)
     for do in ANSWERS:
         types = get_type_hints(do)

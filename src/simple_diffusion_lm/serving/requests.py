@@ -12,7 +12,6 @@ from ..core.generate import ORDERS, Sampling
 from ..core.sampler import SAMPLERS
 
 MOST_TEXTS = 32
-MOST_WORK = 32_768  # texts times steps of one request
 USUAL = Sampling()
 HELP = dict(re.findall(r"^ +(\w+): (.+?)(?=\n +\w+: |\s*\Z)", Sampling.__doc__ or "", re.M | re.S))
 Text = Annotated[str, Field(max_length=2000)]

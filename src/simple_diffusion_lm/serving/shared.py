@@ -7,8 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,8 +23,7 @@ class Gone(Exception):
     """Nobody waits for these texts any more."""
 
 
-@dataclass(eq=False)
-class Order:
+class Order(NamedTuple):
     """The rows of one request."""
 
     rows: Sequence[Row]
@@ -77,6 +75,11 @@ class SharedLoop:
             self.waiting.append(order)
             self.changed.notify()
         return order.texts.result()
+
+    def heed(self, gone: threading.Event) -> None:
+        """Raises Gone where nobody waits for an answer, or the loop is to end."""
+        if self.closed or gone.is_set():
+            raise Gone
 
     def close(self) -> None:
         """Ends the loop with the step that is under way. Orders that wait raise Gone."""

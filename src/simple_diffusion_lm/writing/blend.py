@@ -1,6 +1,6 @@
 """Texts to noise and back along the probability flow: what lies between two texts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -14,15 +14,17 @@ from ..core.train import Diffusion
 from .requests import Forbidden, Row, group_of
 
 Ids = Sequence[int]
+Heed = Callable[[], None]  # is called before each pass of the network (Writer.heed)
 
 
-def two_pass(model: Diffusion, group: Group) -> Denoise:
+def two_pass(model: Diffusion, group: Group, heed: Heed) -> Denoise:
     """A denoiser that is shown its own first prediction: a function of (x_t, level) alone."""
     batch = group.batch
 
     def denoise(x_t: X, level: Level, x0_prev: X) -> Prediction:
         x0_hat = torch.zeros_like(x_t)
         for _ in range(2):
+            heed()
             logits = group.constrain(model(x_t, level, x0_hat, batch).logits, batch.free)
             x0_hat[batch.free] = model.embedding.interpolate(logits)
         return Prediction(x0_hat, logits)
@@ -53,7 +55,7 @@ def between(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
 
 @torch.no_grad()
 def blend(
-    model: Diffusion, texts: Sequence[Ids], end: Ids, forbidden: Forbidden, count: int, steps: int
+    model: Diffusion, texts: Sequence[Ids], end: Ids, forbidden: Forbidden, count: int, steps: int, heed: Heed
 ) -> list[list[int]]:
     """The ids of `count` texts from the first of two to the second, without their end (EOS or nothing).
 
@@ -63,7 +65,7 @@ def blend(
     times = torch.linspace(0, 1, steps + 1, device=device)
     ends = group_of([Row.of(ids, end, n) for n, ids in enumerate(texts)], forbidden, device)
     levels = [model.schedule(t.expand(2, 1, 1)) for t in times]
-    noise = encode(two_pass(model, ends), levels, model.embedding(ends.batch.ids))
+    noise = encode(two_pass(model, ends, heed), levels, model.embedding(ends.batch.ids))
     noise = torch.where(ends.batch.free[..., None], noise, normal(ends.keys, *noise.shape[1:]))
 
     shares = torch.linspace(0, 1, count, device=device)
@@ -74,6 +76,6 @@ def blend(
     x_t = between(noise[0], noise[1], shares[:, None, None])[:, : batch.ids.shape[1]]
     levels = [model.schedule(t.expand(count, 1, 1)) for t in times.flip(0)]
     nothing = torch.zeros_like(x_t)  # DDIM adds no noise
-    *_, (_, prediction) = SAMPLERS["ddim"](two_pass(model, group), x_t, levels, lambda: nothing)
+    *_, (_, prediction) = SAMPLERS["ddim"](two_pass(model, group, heed), x_t, levels, lambda: nothing)
     found = batch.ids.masked_scatter(batch.free, prediction.logits.argmax(-1))
     return [ids[:length] for ids, length in zip(found.tolist(), lengths, strict=True)]

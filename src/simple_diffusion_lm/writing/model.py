@@ -218,7 +218,8 @@ class DiffusionLM(Writer):
         model = diffusion_of(self.model, VARIES)
         check(Sampling(steps))
         both = self._ids_of(first), self._ids_of(second)
-        return [self.decode(ids) for ids in blend(model, both, self.end, self.forbidden(), count, steps)]
+        found = blend(model, both, self.end, self.forbidden(), count, steps, self.heed)
+        return [self.decode(ids) for ids in found]
 
     def score(self, texts: str | Sequence[str]) -> list[float]:
         """-log p of each text with its end, in nats: exact, or the bound (see Writer.nats)."""

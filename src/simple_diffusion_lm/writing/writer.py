@@ -86,6 +86,9 @@ class Writer:
         self.pieces = tokenizer.texts
         self.end = [] if stream else [tokenizer.eos_id]  # of every text, at the latest
 
+    def heed(self) -> None:
+        """Is called before each pass that write_rows does not make. It may raise, and so end the work."""
+
     @property
     def longest(self) -> int:
         """The most tokens the model has seen in one text, EOS included."""
@@ -186,6 +189,7 @@ class Writer:
             if given:  # neither running text nor a model that ends its texts itself has a length to pay for
                 nats += length_cost(batch.length_mask.sum(1), self.length_weights)
             for i in range(draws):
+                self.heed()
                 u, keys = (i + 0.5) / draws + batch.place, make_keys(i).expand(len(some)).to(device)
                 nats += model.bound(batch, u, keys).total.cpu() / draws
             for row, cost in zip(some, nats.tolist(), strict=True):
