@@ -233,6 +233,11 @@ async function introduce() {
     );
     find("about").hidden = false;
     abilities = card.abilities;
+    for (const [name, usual] of Object.entries(card.usual))
+      if (value(name) === DEFAULTS[name] && DEFAULTS[name] !== `${usual}`) {
+        form.elements[name].value = DEFAULTS[name] = `${usual}`; // a student's own
+        form.elements[name].dispatchEvent(new Event("input", { bubbles: true }));
+      }
     modeChanged();
     find("token-field").hidden = true;
     if (!asked) offer(card);
