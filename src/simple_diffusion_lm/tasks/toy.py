@@ -6,86 +6,25 @@ and a number. Then replace symbol after symbol: one in upper case becomes words 
 any other stands for itself. What later symbols must agree with is kept in the `State`, so words far
 apart constrain each other, and choosing each word by itself gives visibly wrong lines.
 
-Every draw is uniform over the options listed. To add a word, add it to its list, once: listed
+Every draw is uniform over the options listed. To add a word, add it to its list in toy.json, once: listed
 twice, it would give a line two derivations. A word that may follow "a" begins with a consonant.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-SHAPES = (
-    "TIME PERSON ACTION PLACE .",
-    "PERSON ACTION PLACE TIME .",
-    "TIME PERSON ACTION because PRONOUN BE FEELING .",
-    "TIME PERSON GIVE to POSSESSIVE RELATIVE because PRONOUN BE FEELING .",
-    "TIME PERSON ACTION while POSSESSIVE RELATIVE REST .",
-    "TIME PERSON ACTION and then PRONOUN REST PLACE .",
-    "TIME PERSON DRESS REFLEXIVE before PRONOUN ACTION .",
-    "TIME ANIMAL ANTIC because PRONOUN BE FEELING .",
-    "PERSON who BE FEELING ACTION TIME .",
-    "why AUXILIARY PERSON ACTION PLACE ?",
-)
-TIMES = {
-    "past": ("yesterday", "last night", "last week", "last winter", "long ago"),
-    "present": ("every morning", "sometimes", "every week", "every winter", "on sundays"),
-    "future": ("tomorrow", "next week", "soon", "next winter", "tonight"),
-}
-PHRASES = ("DETERMINER NOUN", "DETERMINER ADJECTIVE NOUN")
-OBJECT_PHRASES = (*PHRASES, "POSSESSIVE NOUN", "POSSESSIVE ADJECTIVE NOUN")
-DETERMINERS = {"one": ("the", "a", "this"), "many": ("the", "two", "some", "these", "three")}
-NOUNS = {  # one/many
-    "person": "queen/queens king/kings farmer/farmers girl/girls boy/boys child/children "
-    "teacher/teachers robot/robots princess/princesses prince/princes sailor/sailors "
-    "doctor/doctors woman/women man/men",
-    "relative": "sister/sisters brother/brothers friend/friends aunt/aunts uncle/uncles",
-    "animal": "goat/goats dog/dogs horse/horses cat/cats duck/ducks rabbit/rabbits fox/foxes",
-    "food": "cake/cakes pear/pears pie/pies carrot/carrots lemon/lemons tomato/tomatoes",
-    "text": "book/books letter/letters story/stories poem/poems song/songs",
-    "thing": "door/doors boat/boats chair/chairs table/tables cart/carts ring/rings hat/hats",
-}
-LIVING = ("young", "small", "kind", "clever", "quiet", "strong", "noisy", "famous")
-ADJECTIVES = {
-    "person": LIVING,
-    "animal": LIVING,
-    "food": ("fresh", "small", "sweet", "huge", "round"),
-    "text": ("long", "short", "funny", "new", "strange"),
-    "thing": ("red", "wooden", "blue", "green", "new", "golden"),
-}
-# Where something is done, and why.
-PLACES = (
-    "in the garden/near the river/behind the house/at the market/in the village/by the castle/at school"
-    "/under the trees"
-)
-FEELINGS = ("happy", "tired", "curious", "lonely", "hungry", "busy", "proud", "sad")
-# What is done to nouns of a category, or to nothing: infinitive/third person/past.
-VERBS = {
-    "ACTION": {
-        "animal": "feed/feeds/fed brush/brushes/brushed find/finds/found",
-        "food": "eat/eats/ate share/shares/shared buy/buys/bought",
-        "text": "read/reads/read write/writes/wrote copy/copies/copied",
-        "thing": "paint/paints/painted repair/repairs/repaired hide/hides/hid",
-    },
-    "ANTIC": {"animal": "chase/chases/chased watch/watches/watched", "food": "steal/steals/stole"},
-    "GIVE": {"thing": "give/gives/gave lend/lends/lent", "text": "send/sends/sent"},
-    "REST": {"": "sleep/sleeps/slept sing/sings/sang dance/dances/danced wait/waits/waited"},
-    "DRESS": {"": "wash/washes/washed dress/dresses/dressed warm/warms/warmed"},
-}
-# How one of these is referred to; one of any other noun is "it", and many are "they".
-REFERENCES = {
-    "she": ("queen", "girl", "princess", "woman", "sister", "aunt"),
-    "he": ("king", "boy", "prince", "man", "brother", "uncle"),
-    "she or he": ("farmer", "child", "teacher", "sailor", "doctor", "friend"),
-}
-PRONOUNS = {
-    "PRONOUN": {"she": "she", "he": "he", "it": "it", "they": "they"},
-    "POSSESSIVE": {"she": "her", "he": "his", "it": "its", "they": "their"},
-    "REFLEXIVE": {"she": "herself", "he": "himself", "it": "itself", "they": "themselves"},
-}
+# The shapes, and the words of each kind. Nouns are one/many; verbs, by what they are done to ("": to nothing),
+# infinitive/third person/past; references: how one of these nouns is referred to (one of any other: "it").
+GRAMMAR: dict[str, Any] = json.loads(Path(__file__).with_name("toy.json").read_text(encoding="utf-8"))
+SHAPES, TIMES, NOUNS, VERBS = (GRAMMAR[kind] for kind in ("shapes", "times", "nouns", "verbs"))
+DETERMINERS = GRAMMAR["determiners"]
 
 
 class State(NamedTuple):
@@ -109,17 +48,18 @@ def options(state: State) -> list[tuple[str, State]]:
     symbol, rest = state.symbols[0], state._replace(symbols=state.symbols[1:])
     _, tense, number, category, pronoun = state
     lists: dict[str, Sequence[str] | None] = {"TIME": TIMES.get(tense), "DETERMINER": DETERMINERS.get(number)}
-    lists |= {"ADJECTIVE": ADJECTIVES.get(category), "PLACE": PLACES.split("/"), "FEELING": FEELINGS}
+    lists |= {"ADJECTIVE": GRAMMAR["adjectives"].get(category)}
+    lists |= {"PLACE": GRAMMAR["places"], "FEELING": GRAMMAR["feelings"]}
     words = lists.get(symbol) or [symbol]
     match symbol:
         case "SHAPE":  # one of all that follow
             starts = [State((), tense, number) for tense in TIMES for number in DETERMINERS]
             return [("", start.push(shape)) for shape in rest.symbols for start in starts]
         case "PERSON" | "ANIMAL":
-            return [("", rest._replace(category=symbol.lower()).push(p)) for p in PHRASES]
+            return [("", rest._replace(category=symbol.lower()).push(p)) for p in GRAMMAR["phrases"]]
         case "OBJECT":
             starts = [rest._replace(number=number) for number in DETERMINERS]
-            return [("", start.push(phrase)) for phrase in OBJECT_PHRASES for start in starts]
+            return [("", start.push(phrase)) for phrase in GRAMMAR["object phrases"] for start in starts]
         case "RELATIVE":  # whom later pronouns refer to
             rest = rest._replace(category="relative", pronoun="").push("NOUN")
             return [("", rest._replace(number=number)) for number in DETERMINERS]
@@ -129,7 +69,7 @@ def options(state: State) -> list[tuple[str, State]]:
             verbs = [(v, goal) for goal, row in VERBS[symbol].items() for v in row.split()]
             return [verb_option(verb, goal, rest) for verb, goal in verbs]
         case "PRONOUN" | "POSSESSIVE" | "REFLEXIVE":
-            return [(PRONOUNS[symbol][p], rest._replace(pronoun=p)) for p in pronoun.split(" or ")]
+            return [(GRAMMAR["pronouns"][symbol][p], rest._replace(pronoun=p)) for p in pronoun.split(" or ")]
         case "AUXILIARY":
             present = "does" if number == "one" else "do"
             words = [{"past": "did", "present": present, "future": "will"}[tense]]
@@ -145,7 +85,7 @@ def options(state: State) -> list[tuple[str, State]]:
 def noun_option(noun: str, rest: State) -> tuple[str, State]:
     """A noun in its number; the first in a line is what later pronouns refer to."""
     one, many = noun.split("/")
-    named = [pronoun for pronoun, nouns in REFERENCES.items() if one in nouns] or ["it"]
+    named = [pronoun for pronoun, nouns in GRAMMAR["references"].items() if one in nouns] or ["it"]
     word, pronoun = (one, named[0]) if rest.number == "one" else (many, "they")
     return word, rest._replace(pronoun=rest.pronoun or pronoun)
 
