@@ -25,7 +25,7 @@ def test_what_the_readme_shows_runs_in_a_notebook(tmp_path, monkeypatch):
 
     _, trained, generated, infilled, unfolded = (cell.outputs for cell in notebook.cells)
     said = "".join(output.text for output in trained if output.output_type == "stream")
-    assert "step 4: nearest rows" in said
+    assert "step 4:" in said
     assert "Warning" not in said
     texts = literal_eval(generated[0].data["text/plain"])
     assert len(texts) == 8

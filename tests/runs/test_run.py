@@ -72,7 +72,7 @@ def test_a_run_holds_what_it_says(toy_run):
     kinds = {m["kind"] for m in metrics(toy_run)}
     assert kinds == {"train", "valid"}
     valid = [m for m in metrics(toy_run) if m["kind"] == "valid"]
-    assert {"bound", "bound_error", "nearest_mean"} <= valid[-1].keys()
+    assert {"bound", "bound_error"} <= valid[-1].keys()
     assert (toy_run / "samples.txt").read_text().startswith("step 6\t")
 
 

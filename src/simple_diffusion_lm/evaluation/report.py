@@ -50,7 +50,7 @@ PANELS = {
     ("train", "ce"): "cross-entropy in its own training task",
     ("train", "accuracy"): "accuracy in its own training task",
     ("train", "mse"): "mean squared error of x0",
-    ("valid", "nearest_mean"): "nearest rows of the table, apart",
+    ("train", "total"): "what is optimised",
     ("train", "grad_norm"): "norm of the gradient",
     ("train", "learning_rate"): "learning rate",
     ("train", "tokens_per_second"): "tokens a second",

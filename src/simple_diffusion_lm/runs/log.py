@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 from ..core import Config
 from ..core.bound import held_out_bound
 from ..core.data import Batches
-from ..core.embedding import Table
 from ..core.generate import Sampling, TextModel, generate
 from ..core.train import State, Step, autocast_dtype, fraction_done
 from ..corpus.prepare import Prepared
@@ -28,7 +27,6 @@ LOG_EVERY = 20  # steps
 VALIDATION_EXAMPLES = 512
 VALIDATION_DRAWS = 8  # of noise, for each example
 SAMPLE_STEPS = 32
-PROBED = 2048  # rows of the table, at most, whose nearest neighbours are looked for
 BAR = "{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
 
 
@@ -124,23 +122,22 @@ class Log:
         return fraction_done(self.config, self.state.progress, self.batches_in_epoch)
 
     def validate(self, held_out: Batches | None, data: Prepared, look: Callable[[Path], object]) -> None:
-        """The bound on held-out text, its table's health, and some samples; look at them."""
+        """The bound on held-out text, and some samples; look at them."""
         step, model = self.state.progress.step, checkpoint.model_of(self.about)
         model.load_state_dict(checkpoint.model_tensors(self.state))
-        device, nearest = model.embedding.weight.device, mean_nearest(model.embedding.table.detach())
-        values = {"nearest_mean": nearest}
-        message = f"step {step}: "
+        said = f"step {step}:"
         if held_out is not None:
             chosen = held_out.spread(VALIDATION_EXAMPLES)
+            device = model.embedding.weight.device
             batches = (held_out.batch(0, numbers).each(lambda x: x.to(device)) for numbers in chosen)
             weights = None if data.stream or model.writes_length else self.about["lengths"]
             texts, draws = sum(map(len, chosen)), 1 if model.writes_length else VALIDATION_DRAWS
             found = held_out_bound(model.bound, batches, texts=texts, draws=draws, length_weights=weights)
-            values |= (bound := {"bound": found.total, "bound_error": found.error})
+            bound = {"bound": found.total, "bound_error": found.error}
+            self._write("valid", bound)
             self.bounds.append({"step": step, **bound})
-            message += f"held-out nats/token <= {found.total:.3f} ± {found.error:.3f}; "
-        self._write("valid", values)
-        self.say(f"{message}nearest rows {nearest:.2f} apart on average")
+            said += f" held-out nats/token <= {found.total:.3f} ± {found.error:.3f}"
+        self.say(said)
         if self.config.samples:
             self._sample(model, data)
         if rank() == 0:
@@ -183,17 +180,6 @@ class Log:
             now = self.state.progress
             place = {"step": now.step, "seconds": round(now.seconds, 2), "tokens": now.tokens}
             add_record(self.run, {"kind": kind, **place, **values})
-
-
-def mean_nearest(table: Table) -> float:
-    """How far the rows of a table are from the nearest other one, on average: its health.
-
-    0.05 sqrt(D) or less is collapse; random rows are near sqrt(2 D) apart.
-    """
-    some = torch.arange(0, len(table), -(-len(table) // PROBED))
-    distance = torch.cdist(table[some], table)
-    distance[torch.arange(len(some)), some] = torch.inf  # of a row from itself
-    return distance.amin(dim=-1).mean().item()
 
 
 def add_record(run: Path, record: dict[str, Any]) -> None:

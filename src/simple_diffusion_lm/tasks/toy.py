@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# The shapes, and the words of each kind. Nouns are one/many; verbs, by what they are done to ("": to nothing),
-# infinitive/third person/past; references: how one of these nouns is referred to (one of any other: "it").
+# The shapes, and the words of each kind. Nouns are one/many; verbs, by what they are done to ("": nothing),
+# infinitive/third person/past; references: how one of these is referred to (any other noun: "it").
 GRAMMAR: dict[str, Any] = json.loads(Path(__file__).with_name("toy.json").read_text(encoding="utf-8"))
 SHAPES, TIMES, NOUNS, VERBS = (GRAMMAR[kind] for kind in ("shapes", "times", "nouns", "verbs"))
 DETERMINERS = GRAMMAR["determiners"]
