@@ -36,20 +36,20 @@ class Shape:
 def parameters(s: Shape) -> int:
     """All of them, exactly."""
     layer = 12 * s.width**2 + (10 + s.convolution) * s.width
-    return layer * s.layers + (3 * s.embedding + 3) * s.width + (s.width + 1 + s.embedding) * s.vocab
+    return layer * s.layers + (4 * s.embedding + 3) * s.width + (s.width + 1 + s.embedding) * s.vocab
 
 
 def linear_maps(s: Shape) -> list[tuple[int, int]]:
     """The matrices inside the transformer, which Muon moves."""
     m = s.width
-    return [(m, 3 * s.embedding), *([(3 * m, m), (m, m), (4 * m, m), (m, 4 * m)] * s.layers)]
+    return [(m, 4 * s.embedding), *([(3 * m, m), (m, m), (4 * m, m), (m, 4 * m)] * s.layers)]
 
 
 def forward_flops(s: Shape) -> dict[str, float]:
     """FLOPs a token of one pass and its mean prediction, by part."""
     m, d, v = s.width, s.embedding, s.vocab
     return {
-        "trunk": 24 * m**2 * s.layers + 6 * d * m,
+        "trunk": 24 * m**2 * s.layers + 8 * d * m,
         "attention": 4 * s.length * m * s.layers,
         "head": 2 * m * v * s.free,
         "likelihood": 2 * (d + 1) * v * s.free,

@@ -31,14 +31,12 @@ def one_of(names: Iterable[str]) -> PrimitiveConstructorSpec[str]:
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How noise becomes text: fields of core.generate.Sampling."""
+    """How noise becomes text."""
 
     steps: int | None = None  # passes of the network; more is better and slower (64; a student's own)
     sampler: Annotated[str, one_of(SAMPLERS)] | None = None  # of the noise (ddpm; a student's own: ddim)
-    # divides the network's logits; 1 is the model's own distribution, below is less varied
-    temperature: float = Sampling.temperature
-    # random, surest first (confidence), or from left to right (reading)
-    order: Annotated[str, one_of(ORDERS)] = Sampling.order
+    temperature: float = Sampling.temperature  # divides the logits; 1: as the model is, below: less varied
+    order: Annotated[str, one_of(ORDERS)] = Sampling.order  # confidence: surest first; reading: left to right
 
     @property
     def given(self) -> dict[str, Any]:

@@ -28,7 +28,6 @@ from .report import evaluation_tables, likelihood_lines, new_figure, training_fi
 
 NEIGHBOURS_OF = 24  # of the most frequent whole words
 SHOWN = 12  # steps of writing one text, and validations with their samples
-ON_THE_MAP = 160  # words of the table
 BINS = 24  # of noise levels
 FEWEST = 20  # positions that make a mean
 
@@ -43,7 +42,6 @@ def write_report(runs: Sequence[Path], out: Path, *, training: bool = False) -> 
     figures = {"training": training_figure(places)}
     if not training:
         models = [DiffusionLM.from_pretrained(run) for run in runs]
-        figures["table"] = table_figure(models[0])
         if hasattr(models[0].model, "schedule"):
             figures["noise"] = noise_figure(list(zip(places, models, strict=True)))
         way = evenly(list(enumerate(models[0].unfold().steps, start=1)), SHOWN)
@@ -82,10 +80,12 @@ def _settings(configs: Sequence[Config]) -> list[tuple[str, list[Any], Any]]:
 
 
 def _neighbours(model: DiffusionLM) -> list[tuple[str, list[str]]]:
-    """Frequent words, and the tokens of text whose rows of the table are nearest to theirs."""
+    """Frequent words (a vocabulary begins with them), and the tokens of text whose rows are nearest."""
     table = model.model.embedding.table.detach().float().cpu()
     table = table.index_fill(0, torch.tensor(model.tokenizer.special_ids), torch.inf)
-    words = [(i, w) for i, w in frequent_words(model).items() if len(w.encode()) > 2][:NEIGHBOURS_OF]
+    pieces = ((i, piece, piece.strip()) for i, piece in enumerate(model.pieces))
+    whole = [(i, word) for i, piece, word in pieces if word.isalpha() and spaced(word).startswith(piece)]
+    words = [(i, word) for i, word in whole if len(word.encode()) > 2][:NEIGHBOURS_OF]
     nearest = {word: (table - table[i]).norm(dim=1).argsort()[1:6].tolist() for i, word in words}
     return [(word, [model.pieces[i].strip() for i in ids]) for word, ids in nearest.items()]
 
@@ -119,25 +119,6 @@ def noise_figure(seen: Sequence[tuple[Path, DiffusionLM]]) -> Any:
     for axis, what in zip(known, ("cross-entropy", "accuracy"), strict=True):
         axis.set(title=f"{what} (dotted: token alone)", xlabel="log-SNR")
     return figure
-
-
-def table_figure(model: DiffusionLM) -> Any:
-    """The table in two dimensions (principal components)."""
-    table = model.model.embedding.table.detach().float().cpu()
-    plane = (figure := new_figure(11, 7)).subplots()
-    centred = table - table.mean(0)
-    flat = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
-    plane.scatter(*flat.T, s=3, color="0.5", alpha=0.4, linewidths=0)
-    for i, word in list(frequent_words(model).items())[:ON_THE_MAP]:
-        plane.annotate(word, tuple(flat[i].tolist()), fontsize=7, ha="center")
-    plane.set(title=f"the table, two of its {table.shape[1]} dimensions", xticks=[], yticks=[])
-    return figure
-
-
-def frequent_words(model: DiffusionLM) -> dict[int, str]:
-    """Ids and whole words; a SentencePiece vocabulary begins with what was merged first."""
-    words = ((i, piece, piece.strip()) for i, piece in enumerate(model.pieces))
-    return {i: word for i, piece, word in words if word.isalpha() and spaced(word).startswith(piece)}
 
 
 def as_svgs(figure: Any) -> list[Markup]:

@@ -43,7 +43,7 @@ class Checkpoint(NamedTuple):
     manifest: dict[str, Any]
 
     def model(self) -> dict[str, Tensor]:
-        """What generation needs (model_tensors)."""
+        """The weights."""
         return safetensors.torch.load_file(self.path / MODEL)
 
     def state(self) -> dict[str, Tensor]:
@@ -73,11 +73,6 @@ def model_of(about: dict[str, Any]) -> TextModel:
     """The untrained model that config.json describes, on the device where it is to be used."""
     config = Config(**about["config"])
     return MODELS[config.objective](config, about["vocab_size"]).to(pick_device()).eval()
-
-
-def model_tensors(state: State) -> dict[str, Tensor]:
-    """What generation needs: the weights."""
-    return state.model.state_dict()
 
 
 def state_tensors(state: State) -> dict[str, Tensor]:
@@ -162,9 +157,9 @@ def save(
             f"{final}: cannot save it ({error.strerror}); checkpoints before it are "
             "whole, so make room or rights there and run the same command again"
         ) from error
-    spared = best(run)
+    *_, best = min(_bounds(run), default=(None,))
     for old in _steps(run)[KEPT:]:
-        if old != spared:
+        if old != best:
             shutil.rmtree(old)
     return final
 
@@ -175,11 +170,6 @@ def identity(about: dict[str, Any]) -> str:
     config["stagger"] = float(config["stagger"])  # 0 is 0.0
     fixed = [about[key] for key in ("vocab_size", "tokenizer", "corpus", "stream", "lengths")]
     return digest_of([config, fixed])
-
-
-def best(run: Path) -> Path | None:
-    """The checkpoint whose held-out bound was lowest when it was written, if any has one."""
-    return min(_bounds(run), default=(0.0, 0.0, None))[2]
 
 
 def to_use(run: Path) -> Checkpoint | None:

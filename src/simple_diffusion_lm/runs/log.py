@@ -124,7 +124,7 @@ class Log:
     def validate(self, held_out: Batches | None, data: Prepared, look: Callable[[Path], object]) -> None:
         """The bound on held-out text, and some samples; look at them."""
         step, model = self.state.progress.step, checkpoint.model_of(self.about)
-        model.load_state_dict(checkpoint.model_tensors(self.state))
+        model.load_state_dict(self.state.model.state_dict())
         said = f"step {step}:"
         if held_out is not None:
             chosen = held_out.spread(VALIDATION_EXAMPLES)
@@ -171,7 +171,7 @@ class Log:
         about = {"progress": asdict(progress), "run": checkpoint.identity(self.about), "ran_on": ran_on()}
         if self.bounds and (last := self.bounds[-1])["step"] == progress.step:
             about |= {key: last[key] for key in ("bound", "bound_error")}
-        tensors = checkpoint.model_tensors(self.state), checkpoint.state_tensors(self.state)
+        tensors = self.state.model.state_dict(), checkpoint.state_tensors(self.state)
         on_rank_0(lambda: checkpoint.save(self.run, progress.step, *tensors, about))
         self.saved = progress.step
 

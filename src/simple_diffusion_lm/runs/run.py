@@ -305,8 +305,8 @@ def run_training(
         validate, progress = partial(log.validate, held_out, data, look), state.progress
         signals = held.enter_context(Signals())
         signals.leaving_at_once(lambda: log.begin(compile_layers(config, state.model)))
-        loss = loss_of(state.model)
-        loss = divided_loss(state.model, loss) if world() > 1 else loss
+        own_loss = loss_of(state.model)
+        loss = divided_loss(state.model, own_loss) if world() > 1 else own_loss
         own = OwnRows(**vars(batches)) if world() > 1 else batches
         for step in train(config, state, own, loss):
             progress.seconds = largest(progress.seconds)
