@@ -2,7 +2,8 @@
 # make slow: the long tests.  make torture: faults, one after the other (about 20 minutes).
 # make oldest: the fast tests with the oldest versions that pyproject.toml allows.
 PYTHON ?= python3
-BIN = .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+SCRIPTS = $(if $(filter Windows_NT,$(OS)),Scripts,bin)
+BIN = .venv/$(SCRIPTS)
 
 .PHONY: demo test oldest check slow torture format clean
 demo: .venv/installed
@@ -12,7 +13,7 @@ test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 oldest: .venv-oldest/installed
-	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -q -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 .venv-oldest/$(SCRIPTS)/python -m pytest -q -n 2 -m "not slow"
 
 slow: .venv/installed
 	$(BIN)/python -m pytest -q -m slow --timeout 5400
@@ -33,8 +34,8 @@ format: .venv/installed
 .venv-oldest/installed: constraints-oldest.txt
 .venv/installed .venv-oldest/installed: pyproject.toml
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c $(filter %.txt,$^) torch
-	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c $(filter %.txt,$^) \
+	$(@D)/$(SCRIPTS)/python -m pip install --quiet --disable-pip-version-check -c $(filter %.txt,$^) torch
+	$(@D)/$(SCRIPTS)/python -m pip install --quiet --disable-pip-version-check -c $(filter %.txt,$^) \
 		-e ".[plot,eval,data,tokenizers,serve,dev]"
 	touch $@
 
