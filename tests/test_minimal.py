@@ -52,15 +52,16 @@ def both(minimal):
     core = Diffusion(config, V)
     core.start_from_counts(torch.arange(V))
     torch.nn.init.normal_(core.head.weight, std=0.3)
+    # The core is shown x_t itself too, which minimal.py leaves out; and there are no given tokens.
+    x_t, mean, _, previous = torch.arange(4 * minimal.D).chunk(4)
+    with torch.no_grad():
+        core.transformer.project.weight[:, x_t] = 0.0
     small_one = minimal.Denoiser(torch.arange(V).float())
     weights = {
         name.replace("transformer.", "").replace("attention.", ""): weight
         for name, weight in core.state_dict().items()
     }
-    given = slice(minimal.D, 2 * minimal.D)  # the part of the input for given tokens: there are none
-    project = weights["project.weight"]
-    assert project.shape[1] == 3 * minimal.D
-    weights["project.weight"] = torch.cat([project[:, : given.start], project[:, given.stop :]], dim=1)
+    weights["project.weight"] = weights["project.weight"][:, torch.cat([mean, previous])]
     small_one.load_state_dict(weights)
     return core.eval(), small_one.eval()
 

@@ -8,7 +8,7 @@ from small_models import small
 
 from simple_diffusion_lm.baselines import MODELS
 from simple_diffusion_lm.core.data import Corpus
-from simple_diffusion_lm.core.generate import ORDERS, Sampling
+from simple_diffusion_lm.core.generate import ORDERS
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.evaluation import compare
 from simple_diffusion_lm.evaluation.evaluate import evaluate_run
@@ -86,7 +86,7 @@ def test_results_of_another_format_are_measured_anew(data, tmp_path, monkeypatch
 
 def test_a_run_is_measured_on_what_was_held_out_and_judged_by_what_was_not(data, toy_run, monkeypatch):
     monkeypatch.setattr(DiffusionLM, "trained_on", lambda run: data)
-    found = evaluate_run(toy_run, samples=12, sampling=Sampling(steps=2))
+    found = evaluate_run(toy_run, samples=12, sampling={"steps": 2})
     assert found["likelihood"]["texts"] == len(FRESH)
     real = found["lines"]["held-out text"]
     assert real["copied_lines"] == 0.0 == real["copied_4grams"]
