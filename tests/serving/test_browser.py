@@ -274,6 +274,7 @@ def test_nothing_stands_out_of_the_page(browser: "Browser", address: str, width:
     page.fill("#template", "yesterday the ___ .")
     page.click("#go")
     written(page)
-    page.locator(".token.written").first.hover()
+    page.locator(".token.written").first.click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    playwright.expect(page.locator("#token-view")).to_be_in_viewport(ratio=0.99)
     page.close()

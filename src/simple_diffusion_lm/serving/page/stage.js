@@ -189,6 +189,7 @@ export class Stage {
         span.classList.toggle("changed", changed.has(word));
         if (this.token && this.token[0] === number && this.token[1] === place) span.classList.add("chosen");
         for (const kind of ["mouseenter", "focus", "click"]) span.addEventListener(kind, () => this.lookAt([number, place]));
+        span.addEventListener("click", () => find("token-view").scrollIntoView({ block: "nearest" })); // on a phone it is below the screen
       }
       made.append(span);
     });
