@@ -17,7 +17,7 @@ from simple_diffusion_lm.runs import checkpoint
 from simple_diffusion_lm.runs.distil import distil, mean_probabilities, student_loss
 from simple_diffusion_lm.runs.log import read_metrics
 from simple_diffusion_lm.runs.run import run_training
-from simple_diffusion_lm.writing.model import DiffusionLM
+from simple_diffusion_lm.writing.model import DiffusionLM, train
 
 V, B, L = 23, 3, 7
 SMALL = {"batch_tokens": 512, "samples": 1}
@@ -115,3 +115,12 @@ def test_what_has_no_noise_cannot_be_distilled(toy_data, tmp_path):
     with pytest.raises(UserError, match="only diffusion can be distilled"):
         distil(tmp_path / "run", toy_data, tmp_path / "student", {"steps": 1})
     assert not (tmp_path / "student").exists()
+
+
+def test_passes_without_a_teacher_are_refused(toy_data, toy_text, tmp_path):
+    """Wherever a run begins: in Python too, where nobody would notice that nothing was learned of them."""
+    with pytest.raises(UserError, match="sdlm distil"):
+        run_training(small(Config(), steps=1, passes=4), toy_data, tmp_path / "run", quiet=True)
+    with pytest.raises(UserError, match="sdlm distil"):
+        train(toy_text, tmp_path / "run", steps=1, passes=4, quiet=True)
+    assert not (tmp_path / "run" / "config.json").exists()

@@ -76,10 +76,7 @@ class Train(TextOptions):
         if self.finetune_from is not None:
             config = replace(config, steps=None, epochs=None, minutes=None)
             self.tokenizer = str(checkpoint.run_of(self.finetune_from))
-        config = with_settings(config, {"seed": self.seed, **self.settings})
-        if config.passes is not None:
-            raise UserError("passes are a student's, which learns from a teacher: sdlm distil")
-        return config
+        return with_settings(config, {"seed": self.seed, **self.settings})
 
 
 @dataclass(kw_only=True)

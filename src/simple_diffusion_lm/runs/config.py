@@ -81,7 +81,7 @@ CHOICES: dict[str, Iterable[str]] = {
 }
 
 
-def check(config: Config) -> None:
+def check(config: Config, *, has_teacher: bool = False) -> None:
     """Raises UserError with every fault there is, each naming the field and what it must be."""
     faults = []
 
@@ -96,6 +96,8 @@ def check(config: Config) -> None:
         need(name, getattr(config, name) in known, f"one of {', '.join(sorted(known))}")
     pairs = 2 * max(config.heads, 1)
     need("model_dim", config.model_dim % pairs == 0, f"a multiple of twice the heads ({pairs})")
+    if config.passes is not None and not has_teacher:
+        faults.append("passes are a student's, which learns from a teacher: sdlm distil")
     budgets = [name for name in BUDGETS if getattr(config, name) is not None]
     if len(budgets) != 1:
         given = " and ".join(budgets) or "none"

@@ -26,7 +26,7 @@ from ..core.sampler import move, no_fresh_noise
 from ..corpus.prepare import Prepared
 from ..errors import UserError
 from .config import BUDGETS, with_settings
-from .run import about_run, load_run, run_training
+from .run import load_run, run_training
 
 TEACHER_STEPS = Sampling.steps  # from noise to text: as many as it is usually asked for
 # What is a student's own in its configuration. Half of a text is in flight at a time: what one pass takes
@@ -49,19 +49,14 @@ def distil(
     settings: fields of its Config that are neither the teacher's nor those of STUDENT. Raises UserError for
     a teacher that has no noise, and as run_training does.
     """
-    config = Config(**about_run(teacher)["config"])
-    if config.objective != Config.objective:
-        raise UserError(f"{teacher} was trained to be {config.objective}: only diffusion can be distilled")
-    config = with_settings(replace(config, **STUDENT), settings)
     its = load_run(teacher).model
-    run_training(
-        config,
-        data,
-        out,
-        start_from=teacher,
-        loss_of=partial(student_loss, its, config.passes or 1),
-        quiet=quiet,
-    )
+    if its.config.objective != Config.objective:
+        raise UserError(
+            f"{teacher} was trained to be {its.config.objective}: only diffusion can be distilled"
+        )
+    config = with_settings(replace(its.config, **STUDENT), settings)
+    loss_of = partial(student_loss, its, config.passes or 1)
+    run_training(config, data, out, start_from=teacher, loss_of=loss_of, quiet=quiet)
 
 
 def student_loss(teacher: TextModel, passes: int, student: TextModel) -> Loss:

@@ -123,6 +123,7 @@ class Log:
 
     def validate(self, held_out: Batches | None, data: Prepared, look: Callable[[Path], object]) -> None:
         """The bound on held-out text, and some samples; look at them."""
+        # Of a copy: the layers of the one that trains may be compiled, for other shapes.
         step, model = self.state.progress.step, checkpoint.model_of(self.about)
         model.load_state_dict(self.state.model.state_dict())
         said = f"step {step}:"

@@ -266,14 +266,14 @@ def run_training(
     quiet: bool = False,
     pause_at: float = math.inf,
     start_from: Path | None = None,
-    loss_of: Callable[[TextModel], Loss] = lambda model: model.loss,
+    loss_of: Callable[[TextModel], Loss] | None = None,
     look: Callable[[Path], object] = lambda run: None,
 ) -> None:
     """Trains in `run`, resuming what is there. Ends with a checkpoint, whatever the save interval.
 
     pause_at: seconds of training after which to end before the budget is spent.
     start_from: a run whose weights a new one begins with.
-    loss_of: makes another loss than the model's own, as a student's (distil.py).
+    loss_of: makes a student's loss from its model (distil.py).
     look: is called with the run after each validation, by one process.
 
     Raises:
@@ -283,7 +283,7 @@ def run_training(
         Stop: after a signal (see Signals), with a checkpoint of the step that was under way.
     """
     run = Path(run)
-    check(config)
+    check(config, has_teacher=loss_of is not None)
     batches = make_batches(config, data, data.train, masks=True)
     if not len(batches.lengths()):
         raise UserError("the corpus has no line to train on")
@@ -305,10 +305,10 @@ def run_training(
         validate, progress = partial(log.validate, held_out, data, look), state.progress
         signals = held.enter_context(Signals())
         signals.leaving_at_once(lambda: log.begin(compile_layers(config, state.model)))
-        own_loss = loss_of(state.model)
-        loss = divided_loss(state.model, own_loss) if world() > 1 else own_loss
-        own = OwnRows(**vars(batches)) if world() > 1 else batches
-        for step in train(config, state, own, loss):
+        loss = state.model.loss if loss_of is None else loss_of(state.model)
+        if world() > 1:
+            loss, batches = divided_loss(state.model, loss), OwnRows(**vars(batches))
+        for step in train(config, state, batches, loss):
             progress.seconds = largest(progress.seconds)
             log.step(step)
             if progress.step % config.validate_every == 0:
