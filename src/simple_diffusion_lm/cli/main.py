@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,7 +52,7 @@ class Evaluate:
             print(likelihood_lines(result["likelihood"]))
             for head, *rows in evaluation_tables(result["lines"], result["puzzles"]):
                 print(f"\n{table(head, rows)}")
-        run, about = run_of(self.run), {"data": self.data, "sampling": asdict(self.sampling), **counts}
+        run, about = run_of(self.run), {"data": self.data, **counts}
         if (run / "metrics.jsonl").exists() and rank() == 0:  # a run, no exported model
             try:
                 add_record(run, {"kind": "evaluation", "step": result["progress"]["step"], **about, **result})

@@ -62,11 +62,9 @@ def evaluate_run(
         result = likelihood(model, corpus, examples=examples, seed=seed)
     found = {"progress": vars(model.progress), "likelihood": result, "lines": {}, "puzzles": list[Any]()}
     if samples:
-        reference, how = (
-            Reference(reference_texts(model, train), real, reader),
-            model.sampling(sampling or {}),
-        )
-        lines = model.generate(samples, seed=seed, **asdict(how))
+        reference = Reference(reference_texts(model, train), real, reader)
+        how = model.sampling(sampling or {})
+        lines, found["sampling"] = model.generate(samples, seed=seed, **asdict(how)), asdict(how)
         found["lines"] = {**real_rows(reference), "samples": sample_metrics(lines, reference)}
         if sudoku := sudoku_of(real):
             found["puzzles"] = puzzle_scores(model, sudoku, how, seed=seed)
