@@ -35,8 +35,13 @@ from .likelihood import example_texts, likelihood
 from .report import comparison_tables, new_figure, plot_comparison
 from .samples import Reference, check_measurable, sample_metrics
 
-# The recipes, and the default trunk with every other objective.
-CONTENDERS = RECIPES | {name: with_objective(Config(), name) for name in MODELS if name != Config().objective}
+BLANKS = 1000.0  # a stagger at which no position is ever in flight: each is blank to the network, or clean
+# The recipes, the default trunk with every other objective, and the control: blanks in place of noise.
+CONTENDERS = {
+    **RECIPES,
+    "blanks": dataclasses.replace(Config(), stagger=BLANKS),
+    **{name: with_objective(Config(), name) for name in MODELS if name != Config().objective},
+}
 TURNS = 5  # in which each trains, so that other load hits all alike; each of a minute or more
 TEMPERATURES = (0.7, 0.55, 0.85, 1.0)  # the first is that of the table of samples,
 STEPS = (64, 32, 16, 8, 4, 2, 1)  # and the first of these
