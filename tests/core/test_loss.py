@@ -71,7 +71,8 @@ def test_given_tokens_are_seen_and_not_counted(recipe):
 def test_total_is_the_weighted_sum_of_means():
     """mse is per coordinate, over the predicted positions: |x0 - x0_hat|^2 / D."""
     model, batch = network(), texts()
-    parts = loss(model, batch)
+    parts = loss(model, batch, mse_weight=1.0)
+    assert not len(loss(model, batch, mse_weight=0.0).squared_error)  # it is not asked for
     mse = parts.squared_error.mean() / D
     for mse_weight, ce_weight in ((1.0, 0.0), (0.0, 1.0), (0.3, 2.0)):
         total = loss(model, batch, mse_weight=mse_weight, ce_weight=ce_weight).total
@@ -80,7 +81,7 @@ def test_total_is_the_weighted_sum_of_means():
 
 def test_the_loss_is_that_of_one_prediction():
     """Recomputed by hand at one level for all positions, without self-conditioning."""
-    model, batch = network(stagger=0.0, self_cond_rate=0.0), texts()
+    model, batch = network(stagger=0.0, self_cond_rate=0.0, mse_weight=1e-9), texts()
     draws = Draws.of(batch, 0, 0)
     losses = model.loss(batch, draws)
     x0 = model.embedding(batch.ids)

@@ -244,7 +244,7 @@ def test_the_logged_error_is_the_mean_over_predicted_positions(toy_data, tmp_pat
     found = []
     loss = Diffusion.loss
     monkeypatch.setattr(Diffusion, "loss", lambda *given: found.append(loss(*given)) or found[-1])
-    config = small(Config(), steps=3, samples=0)
+    config = small(Config(), steps=3, samples=0, mse_weight=0.1)
     run_training(config, toy_data, tmp_path, quiet=True)
     told = [record["mse"] for record in metrics(tmp_path) if record["kind"] == "train"]
     error = found[0].squared_error

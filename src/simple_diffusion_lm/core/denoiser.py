@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from . import Config
 from .embedding import NORMALISERS, TokenEmbedding, in_blocks, log_frequencies
-from .noise import SCHEDULES, Level, Logits, Mask, PerText, X
+from .noise import SCHEDULES, Level, Logits, Mask, PerText, X, useful_range
 from .transformer import Transformer
 
 
@@ -51,9 +51,9 @@ class Denoiser(nn.Module):
     last prediction; then the condition, if there is one. What is seen of x_t:
         posterior=False  x_t at unit scale (the original README, CDCD), and the level is told
         posterior=True   x_t, and the posterior mean of each token by itself: softmax(log unigram +
-                         log-likelihood of x_t) @ E. Near the unigram mean at pure noise, the token
-                         when clean, and never a random vector that looks like some token. It shows
-                         how much is known, so the level need not be told; x_t is what tells a student
+                         log-likelihood of x_t) @ E. The unigram mean at pure noise, the token when
+                         clean, and never a random vector that looks like some token. It shows how
+                         much is known, so the level need not be told; x_t is what tells a student
                          (runs/distil.py) which noise it has (docs/log.md). The log-likelihood is added
                          to the network's logits too: it has to learn only what the other positions
                          say (Plaid, 2305.18619; LangFlow, 2604.11748).
@@ -69,6 +69,7 @@ class Denoiser(nn.Module):
         self.embedding = TokenEmbedding(vocab_size, dim, NORMALISERS[config.normaliser])
         self.transformer = Transformer(config, inputs=3 + config.posterior, told_level=not config.posterior)
         self.schedule = SCHEDULES[config.schedule](dim, vocab_size)
+        self.pure_noise = useful_range(dim)[0] + 1e-3  # the highest log-SNR of it: levels are rounded
         self.regress = nn.Linear(config.model_dim, dim) if config.regress else None
         self.head = nn.Linear(config.model_dim, vocab_size)
         self.register_buffer("log_unigram", torch.zeros(vocab_size))
@@ -88,7 +89,8 @@ class Denoiser(nn.Module):
         how noisy x_t is stays a fact. Else the noise would be taken for knowledge (docs/log.md).
         """
         free = batch.free
-        seen, likelihood = self.network_input(x_t, level, free)
+        in_flight = free & (level.log_snr.squeeze(-1) > self.pure_noise)
+        seen, likelihood = self.network_input(x_t, level, free, in_flight)
         given = self.embedding(batch.ids).masked_fill(~batch.cond_mask[..., None], 0.0)
         unseen = batch.cond_mask | (self.config.self_cond_rate == 0)  # what training never showed
         inputs = [seen, given, x0_prev.masked_fill(unseen[..., None], 0.0)]
@@ -100,20 +102,23 @@ class Denoiser(nn.Module):
         logits = in_blocks(self.head, hidden).float()
         if likelihood is None:
             return Output(logits / temperature, regressed)
-        return Output((logits + self.log_unigram) / temperature + likelihood, regressed)
+        logits.add_(self.log_unigram).div_(temperature)  # in place: copies of (N, V) are dear
+        rows = in_flight[free].nonzero().squeeze(1)
+        return Output(logits.index_add_(0, rows, likelihood), regressed)
 
     def network_input(
-        self, x_t: X, level: Level, free: Mask
-    ) -> tuple[Float[Tensor, "B L D_or_2D"], Float[Tensor, "N V"] | None]:
-        """What the network sees of x_t, and the log-likelihood of x_t under each token."""
+        self, x_t: X, level: Level, free: Mask, in_flight: Mask
+    ) -> tuple[Float[Tensor, "B L D_or_2D"], Float[Tensor, "F V"] | None]:
+        """What the network sees of x_t, and the log-likelihood of x_t under each token at the F positions in
+        flight. At pure noise it is nearly the same for all, and is left out."""
         scale = (level.alpha**2 + level.sigma**2).sqrt()
         seen = (x_t / scale).masked_fill(~free[..., None], 0.0)
         if not self.config.posterior:
             return seen, None
-        likelihood = self.log_likelihood(x_t[free], level.at(free))
-        mean = torch.zeros_like(x_t)
+        likelihood = self.log_likelihood(x_t[in_flight], level.at(in_flight))
         with torch.no_grad():  # a gradient did not help, and took 15% of a step (docs/log.md)
-            mean[free] = self.embedding.interpolate(likelihood + self.log_unigram)
+            mean = self.embedding.interpolate(self.log_unigram) * free[..., None]
+            mean[in_flight] = self.embedding.interpolate(likelihood + self.log_unigram)
         return torch.cat([seen, mean], dim=-1), likelihood
 
     def log_likelihood(self, x_t: Float[Tensor, "*S D"], level: Level) -> Float[Tensor, "*S V"]:

@@ -34,7 +34,7 @@ class Losses(NamedTuple):
     tokens: Int[Tensor, ""]
     ce: Float[Tensor, " N"]  # cross-entropy, nats
     correct: Bool[Tensor, " N"]  # the most probable token is the right one
-    squared_error: Float[Tensor, " N_or_0"]  # |x0 - x0_hat|^2, or empty
+    squared_error: Float[Tensor, " N_or_0"]  # |x0 - x0_hat|^2, or empty: not in the loss
 
 
 Loss = Callable[[Batch, Draws], Losses]
@@ -65,10 +65,10 @@ def diffusion_loss(model: Denoiser, batch: Batch, draws: Draws) -> Losses:
             x0_prev[chosen[:, None] & free] = model.embedding.interpolate(first)
 
     logits, x0_hat = model(x_t, level, x0_prev, batch)
-    if x0_hat is None:
-        with torch.set_grad_enabled(config.mse_weight > 0):  # its gradient is a tenth of a step's time
-            x0_hat = model.embedding.interpolate(logits)
-    squared_error = (x0_hat - x0.detach()[free]).square().sum(-1)
+    squared_error = logits.new_empty(0)
+    if config.mse_weight > 0:  # else it would take a tenth of a step's time for nothing
+        x0_hat = model.embedding.interpolate(logits) if x0_hat is None else x0_hat
+        squared_error = (x0_hat - x0.detach()[free]).square().sum(-1)
     ce = F.cross_entropy(logits, ids, reduction="none")
     tokens = free.sum()
     mse = squared_error.sum() / tokens.clamp(min=1) / x0.shape[-1]

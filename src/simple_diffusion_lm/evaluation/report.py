@@ -49,8 +49,6 @@ PANELS = {
     ("valid", "bound"): "held-out text, nats per token",
     ("train", "ce"): "cross-entropy in its own training task",
     ("train", "accuracy"): "accuracy in its own training task",
-    ("train", "mse"): "mean squared error of x0",
-    ("train", "total"): "what is optimised",
     ("train", "grad_norm"): "norm of the gradient",
     ("train", "learning_rate"): "learning rate",
     ("train", "tokens_per_second"): "tokens a second",
@@ -105,12 +103,12 @@ def training_figure(runs: Sequence[Path], entropy: float | None = None) -> Any:
     entropy, in nats per token, is drawn as the line that the bound cannot cross.
     """
     records = [{kind: read_metrics(run, kind) for kind in ("train", "valid")} for run in runs]
-    axes = (figure := new_figure(14, 6)).subplots(2, 4)
+    axes = (figure := new_figure(12, 6)).subplots(2, 3)
     for axis, ((kind, field), title) in zip(axes.flat, PANELS.items(), strict=True):
         for run, record in zip(runs, records, strict=True):
             having = [each for each in record[kind] if field in each]
-            if not any(each[field] for each in having):
-                continue  # a baseline has no x0, and its squared error is logged as 0
+            if not having:
+                continue
             steps = [each["step"] for each in having]
             errors = [each[f"{field}_error"] for each in having if f"{field}_error" in each]
             style = {"marker": "o", "markersize": 3} if kind == "valid" else {"linewidth": 1}

@@ -95,14 +95,13 @@ class Log:
             return
 
         def mean(name: str) -> float:
-            """Over all predicted positions. Without noise there are no squared errors: 0."""
+            """Over all predicted positions."""
             values = torch.cat([getattr(step.losses, name).float() for step in self.recent])
             return values.sum().item() / max(len(values), 1)
 
         tokens, seconds = self.last
         values = {
             "total": sum(step.losses.total.item() for step in self.recent) / len(self.recent),
-            "mse": mean("squared_error") / self.config.embedding_dim,  # of a coordinate
             "ce": mean("ce"),
             "accuracy": mean("correct"),
             "grad_norm": sum(step.grad_norm for step in self.recent) / len(self.recent),
@@ -110,13 +109,13 @@ class Log:
             "learning_rate": step.learning_rate,
             "tokens_per_second": (progress.tokens - tokens) / (progress.seconds - seconds),
         }
+        if self.config.mse_weight:  # of a coordinate
+            values["mse"] = mean("squared_error") / self.config.embedding_dim
         self._write("train", values)
         self.recent, self.last = [], (progress.tokens, progress.seconds)
         self.bar.n = min(self._done(), 1.0)
-        self.bar.set_postfix_str(
-            "step {step} loss {total:.3f} (mse {mse:.3f} ce {ce:.3f}) acc {accuracy:.3f} "
-            "{tokens_per_second:,.0f} tok/s".format(step=progress.step, **values)
-        )
+        said = "loss {total:.3f} acc {accuracy:.3f} {tokens_per_second:,.0f} tok/s".format(**values)
+        self.bar.set_postfix_str(f"step {progress.step} {said}")
 
     def _done(self) -> float:
         return fraction_done(self.config, self.state.progress, self.batches_in_epoch)
