@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .denoiser import Batch, Denoiser
-from .noise import Keys, Level, PerText, make_keys, normal, position_times, uniform
+from .noise import Keys, PerText, make_keys, normal, position_times, uniform
 
 FOR_LEVELS, FOR_ORDER, FOR_SELF_CONDITIONING = -1, 0, 1  # last number of a key; texts have 0, 1, 2, ...
 
@@ -58,11 +58,9 @@ def diffusion_loss(model: Denoiser, batch: Batch, draws: Draws) -> Losses:
     x0_prev = torch.zeros_like(x0)
     chosen = uniform(make_keys(draws.keys, FOR_SELF_CONDITIONING), 1).squeeze(1) < config.self_cond_rate
     if chosen.any():
-        with torch.no_grad():
-            here = Level(level.alpha[chosen], level.sigma[chosen])
-            some = batch.each(lambda x: x[chosen])
-            first = model(x_t[chosen], here, x0_prev[chosen], some).logits
-            x0_prev[chosen[:, None] & free] = model.embedding.interpolate(first)
+        with torch.no_grad():  # of all texts, since a batch of every other size costs time and memory
+            x0_prev[free] = model.embedding.interpolate(model(x_t, level, x0_prev, batch).logits)
+            x0_prev[~chosen] = 0.0
 
     logits, x0_hat = model(x_t, level, x0_prev, batch)
     squared_error = logits.new_empty(0)

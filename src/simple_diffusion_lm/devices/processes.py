@@ -19,6 +19,9 @@ from torch.distributed.rendezvous import rendezvous
 from ..errors import UserError
 
 PATIENCE = timedelta(hours=6)  # the others wait while rank 0 prepares a corpus or saves
+# oneDNN keeps the code it made for each size of product it has met, up to 1,024 of them: 32 cost no time, and
+# are some hundred megabytes less (docs/scaling.md). It reads this at its first product.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
 BEFORE_SPEAKING = timedelta(seconds=10)  # that rank 0 has to report an error which all have
 
 _store: Any = None  # what the processes first met through; None: there is only one
