@@ -12,7 +12,6 @@ import numpy as np
 import sentencepiece as spm
 import torch
 from jaxtyping import Bool, Int, Integer
-from torch.nn.utils.rnn import pad_sequence
 
 from . import Config
 from .denoiser import Batch
@@ -164,16 +163,17 @@ class Batches:
         """The examples of these numbers; rows: a process's part of them."""
         number = torch.from_numpy(numbers.astype(np.int64))[rows]
         place = (torch.arange(len(numbers)) / len(numbers))[rows]
-        texts = [torch.from_numpy(self.example(epoch, i)) for i in number.tolist()]
-        given = [torch.zeros(len(text), dtype=torch.bool) for text in texts]
-        length_mask = pad_sequence([~mask for mask in given], batch_first=True)
-        for i, mask in zip(number.tolist(), given if self.masks else [], strict=False):
-            drawn = draw_cond_mask(self.config, self._rng(epoch, FOR_EXAMPLE, i), len(mask))
-            mask |= torch.from_numpy(drawn)
-        ids = pad_sequence(texts, batch_first=True, padding_value=self.pad_id)
-        cond_mask = pad_sequence(given, batch_first=True)
+        texts = [self.example(epoch, i) for i in number.tolist()]
+        ids = np.full((len(texts), max(map(len, texts))), self.pad_id)
+        length_mask, cond_mask = np.zeros(ids.shape, bool), np.zeros(ids.shape, bool)
+        for row, (i, text) in enumerate(zip(number.tolist(), texts, strict=True)):
+            here = row, slice(len(text))
+            ids[here], length_mask[here] = text, True
+            if self.masks:
+                cond_mask[here] = draw_cond_mask(self.config, self._rng(epoch, FOR_EXAMPLE, i), len(text))
         cond = None if self.conditions is None else self.conditions[number]
-        return Batch(ids, length_mask, cond_mask, number, place, cond)
+        made = map(torch.from_numpy, (ids, length_mask, cond_mask))
+        return Batch(*made, number, place, cond)  # type: ignore[call-arg]
 
     def _rng(self, *purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.config.seed % 2**63, *purpose])
