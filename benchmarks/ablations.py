@@ -32,17 +32,14 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "self-conditioning": ("self_cond_rate=0", "self_cond_rate=0.5"),
     "given": ("cond_rate=0", "span_share=0", "span_share=1"),
     "schedule": ("schedule=cosine",),
-    "objective": (
-        *("mse_weight=1", "objective=bound,mse_weight=1", "objective=bound,mse_weight=1,ce_weight=0"),
-        "objective=pure_noise",
-    ),
+    "objective": ("mse_weight=1",),
     "network": ("width=0", "posterior=False", "objective=told_level"),
     "shape": ("model_dim=96,layers=7", "model_dim=184,layers=2"),
     "table": (
         *("cooccurrence=False", "embedding_dim=32", "embedding_dim=128"),
         *("normaliser=layer_norm", "objective=tied"),
     ),
-    "batch": ("batch_tokens=1024", "batch_tokens=4096", "objective=two_draws"),
+    "batch": ("batch_tokens=1024", "batch_tokens=4096"),
     "dropout": ("dropout=0", "dropout=0.4", "dropout_from=0"),
     "rate": (
         *("learning_rate=2e-3", "learning_rate=8e-3", "decay_steps=1000000000"),  # the last: constant

@@ -15,8 +15,9 @@ PASSES = 5  # Newton-Schulz iterations of Muon
 # Bytes that backward needs, of bfloat16 autocast: for each token and each predicted one. Measured.
 SAVED_PER_WIDTH, SAVED_PER_VOCABULARY = 47, 5.4
 GIVEN = 0.16  # share of the tokens, by the recipe's masks
-# Share of those that are not given which are not clean, a mean over time: all of them without stagger.
+# Shares of those that are not given, means over time: not clean, in flight. Without stagger both are 1.
 NOISY = (2 + Config().stagger) / (2 + 2 * Config().stagger)
+IN_FLIGHT = 1 / (1 + Config().stagger)
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,10 @@ class Shape:
     length: int  # L, tokens of a text
     embedding: int = 64  # D
     convolution: int = 5
-    self_cond: float = 0.9  # share of the texts with a first pass
-    free: float = (1 - GIVEN) * NOISY  # share of the positions that are predicted; the rest is clean or given
+    first_passes: int = 1  # for self-conditioning
+    # Shares of the positions: predicted (the rest is clean or given), and in flight.
+    free: float = (1 - GIVEN) * NOISY
+    in_flight: float = (1 - GIVEN) * IN_FLIGHT
 
 
 def parameters(s: Shape) -> int:
@@ -52,17 +55,18 @@ def forward_flops(s: Shape) -> dict[str, float]:
         "trunk": 24 * m**2 * s.layers + 8 * d * m,
         "attention": 4 * s.length * m * s.layers,
         "head": 2 * m * v * s.free,
-        "likelihood": 2 * (d + 1) * v * s.free,
-        "mean embeddings": 2 * 2 * d * v * s.free,  # what is shown, what is predicted
+        "likelihood": 2 * (d + 1) * v * s.in_flight,
+        "posterior mean": 2 * d * v * s.in_flight,
+        "predicted mean": 2 * d * v * s.free,
     }
 
 
 def training_flops(s: Shape) -> dict[str, float]:
-    """FLOPs a token of a training step, by part: the main pass, and the first one of some texts."""
+    """FLOPs a token of a training step, by part: the main pass, and the first one."""
     once = forward_flops(s)
     main = {part: 3 * flops for part, flops in once.items()}  # to weights and to inputs too
-    main["mean embeddings"] = once["mean embeddings"]  # without gradient
-    return {**main, "self-conditioning": s.self_cond * sum(once.values())}
+    main |= {"posterior mean": once["posterior mean"], "predicted mean": 0.0}  # no gradient; not asked for
+    return {**main, "first pass": s.first_passes * sum(once.values())}
 
 
 def muon_flops(s: Shape) -> int:
@@ -104,9 +108,9 @@ def flops_table() -> str:
     rows = []
     for name, s in SIZES.items():
         parts = training_flops(s)
-        total, vocabulary = sum(parts.values()), parts["likelihood"] + parts["mean embeddings"]
+        total, vocabulary = sum(parts.values()), parts["likelihood"] + parts["posterior mean"]
         inside = [parts[name] for name in ("trunk", "attention", "head")]
-        shown = [*inside, vocabulary, parts["self-conditioning"]]
+        shown = [*inside, vocabulary, parts["first pass"]]
         muon = muon_flops(s) / total
         rows.append(
             [name, str(s.length), f"{s.vocab:,}", f"{parameters(s) / 1e6:,.1f} M",
@@ -126,7 +130,7 @@ def growth_table() -> str:
         "length x 2": replace(LARGEST, length=2 * LARGEST.length),
         "length x 16": replace(LARGEST, length=16 * LARGEST.length),
         "vocabulary x 2": replace(LARGEST, vocab=2 * LARGEST.vocab),
-        "no self-conditioning": replace(LARGEST, self_cond=0.0),
+        "no self-conditioning": replace(LARGEST, first_passes=0),
     }
     base = sum(training_flops(LARGEST).values())
     rows = []
@@ -142,7 +146,7 @@ def sampling_table() -> str:
     """A text in 64 steps, and the same trunk writing it token by token from a cache."""
     rows = []
     for name, s in SIZES.items():
-        once = forward_flops(replace(s, free=NOISY))  # none given
+        once = forward_flops(replace(s, free=NOISY, in_flight=IN_FLIGHT))  # none given
         step = s.length * sum(once.values())
         head = 2 * s.width * s.vocab  # at each token
         cached = s.length * (once["trunk"] + once["attention"] / 2 + head)

@@ -9,7 +9,7 @@ those that are reported. Writes DIR/sudoku.json, and prints a table of the puzzl
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from simple_diffusion_lm.cli.exits import exit_cleanly
 from simple_diffusion_lm.cli.options import Settings
 from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.core.generate import Sampling
-from simple_diffusion_lm.evaluation.compare import orders_of, train_by_turns
+from simple_diffusion_lm.evaluation.compare import CONTENDERS, orders_of, train_by_turns
 from simple_diffusion_lm.evaluation.evaluate import CLUES, puzzle_scores
 from simple_diffusion_lm.evaluation.report import table
 from simple_diffusion_lm.runs.config import with_settings
@@ -52,10 +52,8 @@ class Solve:
     out: Path  # directory for the runs and the results
     size: int = 6  # 4, 6 or 9
     seeds: int = 1  # runs of each
-    # Settings, as flags have them. stagger=1000 is the control: blanks in place of noise.
-    contenders: tuple[str, ...] = (
-        *("stagger=8", "stagger=0", "stagger=1000", "objective=masked", "objective=autoregressive"),
-    )
+    # As `sdlm compare` names them, or settings of the recipe.
+    contenders: tuple[str, ...] = ("modern", "stagger=0", "blanks", "masked", "autoregressive")
     count: int = 200  # puzzles of each number of clues
     settings: Settings  # as for `sdlm train`, for all of them; 20 minutes when no budget is given
 
@@ -67,11 +65,13 @@ class Solve:
         runs = {}
         for seed in range(self.seeds):
             for name in self.contenders:
+                changed = {} if name in CONTENDERS else settings_of(name)
                 # Cells are given in most examples, here and there.
-                config = Config(minutes=20.0, seed=seed, cond_rate=0.9, span_share=0.0)
-                config, data = with_settings(config, {**self.settings, **settings_of(name)}), grids
+                own = {"seed": seed, "cond_rate": 0.9, "span_share": 0.0, **changed}
+                config, data = CONTENDERS.get(name, Config()), grids
                 if config.objective == "autoregressive":
-                    config, data = replace(config, cond_rate=0.0), clues_first
+                    own, data = own | {"cond_rate": 0.0}, clues_first
+                config = with_settings(config, {**own, **self.settings})
                 runs[self.out / f"{name}-{seed}"] = config, data
         train_by_turns(runs)
         results: dict[str, Any] = {"settings": {"size": self.size, **self.settings}, "runs": {}}

@@ -14,48 +14,9 @@ from torch import Tensor, nn
 
 from simple_diffusion_lm.cli.options import Settings
 from simple_diffusion_lm.core import Config
-from simple_diffusion_lm.core.bound import PIECES
-from simple_diffusion_lm.core.denoiser import Batch, Output
 from simple_diffusion_lm.core.embedding import log_frequencies
-from simple_diffusion_lm.core.loss import Draws, Losses
-from simple_diffusion_lm.core.noise import Level, X
 from simple_diffusion_lm.core.train import Diffusion
 from simple_diffusion_lm.core.transformer import Transformer
-
-CLOSE = 1e-3  # log-SNRs as close as this are the same
-
-
-class PureNoise(Diffusion):
-    """Positions at pure noise, most of them far from what is known, weigh 0.3 of the others."""
-
-    def forward(self, x_t: X, level: Level, x0_prev: X, batch: Batch, temperature: float = 1.0) -> Output:
-        logits, x0_hat = super().forward(x_t, level, x0_prev, batch, temperature)
-        last = self.schedule(torch.ones(1, device=x_t.device)).log_snr
-        weight = torch.where(level.at(batch.free).log_snr > last + CLOSE, 1.0, 0.3)
-        return Output(torch.lerp(logits.detach(), logits, weight), x0_hat)  # of the gradient
-
-
-class BoundIntegrand(Diffusion):
-    """The MSE, weighed so that it is the bound's integrand, in nats a token (see core/bound.py)."""
-
-    def forward(self, x_t: X, level: Level, x0_prev: X, batch: Batch, temperature: float = 1.0) -> Output:
-        logits, _ = super().forward(x_t, level, x0_prev, batch, temperature)
-        x0_hat, log_snr = self.embedding.interpolate(logits), level.at(batch.free).log_snr
-        edges = self.schedule(torch.linspace(0, 1, PIECES + 1, device=x_t.device)).log_snr
-        place = torch.searchsorted(-edges, -log_snr).clamp(1, PIECES)
-        fall = (edges[place - 1] - edges[place]) * PIECES  # -d log-SNR / dt, of a position's own time
-        # The MSE is a mean over coordinates and over positions, and of these some are at pure noise.
-        scale = self.embedding.dim * (1 + self.config.stagger / 2)
-        weight = torch.where(log_snr > edges[-1] + CLOSE, 0.5 * log_snr.exp() * fall * scale, 0.0)
-        return Output(logits, torch.lerp(x0_hat.detach(), x0_hat, weight))  # of the gradient
-
-
-class TwoDraws(Diffusion):
-    """Batches of half as many texts, each at two noise levels."""
-
-    def loss(self, batch: Batch, draws: Draws) -> Losses:
-        rows = torch.arange((len(batch.ids) + 1) // 2).repeat(2)[: len(batch.ids)]
-        return super().loss(batch.each(lambda x: x[rows.to(x.device)]), draws)
 
 
 class ToldLevel(Diffusion):
@@ -90,10 +51,4 @@ def settings_of(name: str) -> dict[str, Any]:
     return tyro.cli(Settings, args=flags)  # type: ignore[call-overload]
 
 
-VARIANTS = {
-    "pure_noise": PureNoise,
-    "bound": BoundIntegrand,
-    "two_draws": TwoDraws,
-    "told_level": ToldLevel,
-    "tied": Tied,
-}
+VARIANTS = {"told_level": ToldLevel, "tied": Tied}

@@ -45,34 +45,43 @@ def test_parameters_are_counted_exactly(config: Config) -> None:
 def test_a_pass_costs_what_the_formula_says(config: Config, training: bool) -> None:
     """Exactly, with the predicted positions counted: a first pass, and a step's loss that has none."""
     batch, vocab = batch_of(6, 20, 300), 300
+    draws, noisy = Draws.of(batch, 0, 0), batch.where_clean(torch.rand(6, 20).round())
     model = Diffusion(replace(config, self_cond_rate=0.0), vocab).requires_grad_(training)
     with FlopCounterMode(display=False) as counter:
         if training:
-            losses = model.loss(batch, Draws.of(batch, 0, 0))
+            losses = model.loss(batch, draws)
             losses.total.backward()
-            free = int(losses.tokens)
         else:
-            noisy, x = batch.where_clean(torch.rand(6, 20).round()), torch.randn(6, 20, config.embedding_dim)
+            x = torch.randn(6, 20, config.embedding_dim)
             model.embedding.interpolate(model(x, level_at(torch.zeros(6, 20, 1)), x, noisy).logits)
-            free = int(noisy.free.sum())
-    count = batch.ids.numel()
-    assert 0 < free < count
-    shape = replace(shape_of(config, vocab, 20), self_cond=0.0, free=free / count)
+    count, free = batch.ids.numel(), int(losses.tokens if training else noisy.free.sum())
+    times = times_of(batch, draws)
+    level = model.schedule(times[..., None])
+    flying = int((batch.free & (level.log_snr.squeeze(-1) > model.pure_noise) & (times > 0)).sum())
+    shape = replace(shape_of(config, vocab, 20), first_passes=0, free=free / count)
+    shape = replace(shape, in_flight=(flying if training else free) / count)
     parts = scaling.training_flops(shape) if training else scaling.forward_flops(shape)
-    assert counter.get_total_flops() == pytest.approx(count * sum(parts.values()), rel=1e-9)
+    unigram_mean = 2 * config.embedding_dim * vocab  # once a pass
+    assert counter.get_total_flops() == pytest.approx(count * sum(parts.values()) + unigram_mean, rel=1e-9)
+
+
+def times_of(batch: Batch, draws: Draws) -> torch.Tensor:
+    """Each position's own, as training draws it."""
+    order = uniform(make_keys(draws.keys, FOR_ORDER), batch.ids.shape[1]).float()
+    return position_times(draws.t, order, batch.free, Config().stagger)
 
 
 def test_the_share_of_positions_is_the_recipes(toy_data: Any) -> None:
-    batches, free, tokens = Training(small(Config()), toy_data).batches, 0, 0
+    batches, free, flying, tokens = Training(small(Config()), toy_data).batches, 0, 0, 0
     for epoch in range(10):
         for examples in batches.order(epoch):
             batch = batches.batch(epoch, examples)
-            draws = Draws.of(batch, 0, epoch)
-            order = uniform(make_keys(draws.keys, FOR_ORDER), batch.ids.shape[1]).float()
-            times = position_times(draws.t, order, batch.free, Config().stagger)
+            times = times_of(batch, Draws.of(batch, 0, epoch))
+            flying += int((batch.free & (times > 0) & (times < 1)).sum())
             free += int(batch.where_clean(times).free.sum())
             tokens += int(batch.length_mask.sum())
     assert free / tokens == pytest.approx(Shape(1, 1, 1, 1).free, rel=0.1)
+    assert flying / tokens == pytest.approx(Shape(1, 1, 1, 1).in_flight, rel=0.2)
 
 
 @pytest.fixture
