@@ -1,16 +1,20 @@
 # make demo: the whole system in a few minutes.  make test: all fast tests.  make check: style, types.
+# make docs: the documentation as a site, site/index.html (to search it: python -m http.server -d site).
 # make slow: the long tests.  make torture: faults, one after the other (about 20 minutes).
 # make oldest: the fast tests with the oldest versions that pyproject.toml allows.
 PYTHON ?= python3
 SCRIPTS = $(if $(filter Windows_NT,$(OS)),Scripts,bin)
 BIN = .venv/$(SCRIPTS)
 
-.PHONY: demo test oldest check slow torture format clean
+.PHONY: demo test docs oldest check slow torture format clean
 demo: .venv/installed
 	$(BIN)/sdlm demo
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 oldest: .venv-oldest/installed
 	OMP_NUM_THREADS=1 .venv-oldest/$(SCRIPTS)/python -m pytest -q -n 2 -m "not slow"
@@ -36,8 +40,8 @@ format: .venv/installed
 	$(PYTHON) -m venv $(@D)
 	$(@D)/$(SCRIPTS)/python -m pip install --quiet --disable-pip-version-check -c $(filter %.txt,$^) torch
 	$(@D)/$(SCRIPTS)/python -m pip install --quiet --disable-pip-version-check -c $(filter %.txt,$^) \
-		-e ".[plot,eval,data,tokenizers,serve,dev]"
+		-e ".[plot,eval,data,tokenizers,serve,docs,dev]"
 	touch $@
 
 clean:
-	rm -rf .venv .venv-oldest demo
+	rm -rf .venv .venv-oldest demo site

@@ -4,20 +4,19 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
-from .errors import UserError
-
 # Loaded when asked for, so that core/ runs by itself: `python -m simple_diffusion_lm.core.train`.
 PUBLIC = {
-    "RECIPES": "runs.config",
-    "Config": "core.train",
+    "train": "writing.model",
     "DiffusionLM": "writing.model",
     "Sampling": "core.generate",
-    "open_prepared": "corpus.prepare",
+    "Config": "core",
+    "RECIPES": "runs.config",
     "prepare": "corpus.prepare",
+    "open_prepared": "corpus.prepare",
     "run_training": "runs.run",
-    "train": "writing.model",
+    "UserError": "errors",
 }
-__all__ = ["UserError", *PUBLIC, "__version__"]
+__all__ = [*PUBLIC, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

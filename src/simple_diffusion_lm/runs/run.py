@@ -271,10 +271,11 @@ def run_training(
 ) -> None:
     """Trains in `run`, resuming what is there. Ends with a checkpoint, whatever the save interval.
 
-    pause_at: seconds of training after which to end before the budget is spent.
-    start_from: a run whose weights a new one begins with.
-    loss_of: makes a student's loss from its model (distil.py).
-    look: is called with the run after each validation, by one process.
+    Args:
+        pause_at: seconds of training after which to end before the budget is spent.
+        start_from: a run whose weights a new one begins with.
+        loss_of: makes a student's loss from its model (distil.py).
+        look: is called with the run after each validation, by one process.
 
     Raises:
         UserError: the configuration, the corpus or the directory will not do, or another process

@@ -39,15 +39,16 @@ class SamplingOptions(Options, total=False):
 class DiffusionLM(Writer):
     """A trained model with its tokenizer: text in, text out.
 
-    generate, infill, vary and unfold take these options too:
-        steps, sampler, temperature, order: see core.generate.Sampling.
-        seed: the same one gives the same texts; None: others each time.
-        batch_size: texts at a time, 64 by default.
-        top_p: of each position only the most probable tokens, with this probability together; 1 is all.
-        guidance: a score of texts that is to be high (guidance.Score).
-        watch: is called after each step with the texts as they are (requests.Watch).
+    What generate, infill, vary and unfold also take:
 
-    Attributes (more in Writer):
+    - steps, sampler, temperature, order: see core.generate.Sampling.
+    - seed: the same one gives the same texts; None: others each time.
+    - batch_size: texts at a time, 64 by default.
+    - top_p: of each position only the most probable tokens, with this probability together; 1 is all.
+    - guidance: a score of texts that is to be high (guidance.Score).
+    - watch: is called after each step with the texts as they are (requests.Watch).
+
+    Attributes:
         progress: how far the run had come, None for a model put together by hand.
         bound: nats a token of held-out text, at most, None likewise or where it was not measured.
         about, source: what is known of the run, in words, and where it is.
