@@ -137,7 +137,7 @@ def test_a_muon_step_keeps_the_directions_and_evens_the_lengths(shape, dtype, mo
     monkeypatch.setattr(train, "autocast_dtype", lambda device: dtype)
     torch.manual_seed(0)
     u, _, vh = torch.linalg.svd(torch.randn(shape), full_matrices=False)
-    found = orthogonal(u * torch.linspace(0.3, 3, min(shape)) @ vh)
+    found = orthogonal((u * torch.linspace(0.3, 3, min(shape)) @ vh)[None])[0]
     assert found.dtype == (dtype or torch.float32)
     inside = u.T @ found.float() @ vh.T
     assert inside.diagonal().min() > 0.65

@@ -26,7 +26,7 @@ def rotary_angles(length: int, dim: int, device: torch.device) -> Angles:
     return torch.stack([angles.cos(), angles.sin()])
 
 
-def rotate(x: Heads, angles: Angles) -> Heads:
+def rotate(x: Float[Tensor, "*S L K"], angles: Angles) -> Float[Tensor, "*S L K"]:
     """Turns each pair of coordinates by an angle that grows with position."""
     cos, sin = angles.to(x.dtype)
     x1, x2 = x.chunk(2, dim=-1)
@@ -50,9 +50,10 @@ class Attention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Hidden, angles: Angles, attended: Attended) -> Hidden:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        (q, k), v = rotate(qkv[:2], angles), qkv[2]
         attend = attend_on_cpu if x.device.type == "cpu" else F.scaled_dot_product_attention
-        mixed = attend(rotate(q, angles), rotate(k, angles), v, attended)
+        mixed = attend(q, k, v, attended)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 
