@@ -52,7 +52,7 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 
 
 def orthogonal(matrices: Float[Tensor, "B M N"]) -> Float[Tensor, "B M N"]:
-    """Near U V' of each matrix U S V': five Newton-Schulz steps with Jordan's coefficients (2024), which leave
+    """Near U V' of each matrix U S V': five Newton-Schulz steps with Jordan's coefficients (2024) leave
     singular values of 0.7 to 1.2. In bfloat16 only where it is not emulated: that takes 40 times as long."""
     x = matrices.to(autocast_dtype(matrices.device) or torch.float32)
     x = x if x.shape[1] <= x.shape[2] else x.mT
