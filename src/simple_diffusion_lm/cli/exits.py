@@ -11,7 +11,7 @@ import torch
 
 from ..core.train import NonFinite
 from ..devices.processes import joined, keep_to_quota, say_once
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..runs.signals import Stop
 
 
@@ -50,7 +50,7 @@ def exit_cleanly(command: Callable[[], None]) -> None:
 
 def _advice(error: Exception) -> tuple[str, int]:
     """The last line for what a machine refuses, or for a fault of ours; and the exit code."""
-    said = (str(error).strip().splitlines() or [""])[0]
+    said = first_line(error)
     no_memory = "can't allocate memory" in str(error) or "DefaultCPUAllocator" in str(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or no_memory:
         fewer = "a smaller --batch-tokens, with --accumulate for as many a step; a smaller --crop"
@@ -58,4 +58,4 @@ def _advice(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}: make room there; the same command resumes", 2
-    return f"unforeseen {type(error).__name__}: {said} (SDLM_DEBUG=1 shows where)", 1
+    return f"unforeseen {said} (SDLM_DEBUG=1 shows where)", 1

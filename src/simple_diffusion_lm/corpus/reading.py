@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from ..errors import UserError
+from ..errors import UserError, installed
 from .tokenizer import BORDER, is_unicode
 
 OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -161,12 +161,9 @@ def _table(file: Path, field: str) -> Iterator[tuple[str, Any]]:
 
 
 def _parquet(file: Path, field: str) -> Iterator[tuple[str, Any]]:
-    try:
-        import pyarrow
-        from pyarrow.parquet import ParquetFile
-    except ImportError:
-        need = "pip install 'simple-diffusion-lm[data]'"
-        raise UserError(f"{file}: .parquet files need pyarrow: {need}") from None
+    pyarrow = installed("pyarrow", f"{file}: .parquet files need pyarrow", "simple-diffusion-lm[data]")
+    from pyarrow.parquet import ParquetFile
+
     try:
         with ParquetFile(file) as table:
             _check_column(str(file), field, table.schema_arrow.names)

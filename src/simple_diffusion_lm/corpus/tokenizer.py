@@ -15,7 +15,7 @@ from typing import Any, SupportsInt
 import numpy as np
 
 from ..core import data
-from ..errors import UserError
+from ..errors import UserError, installed
 
 TRAINED = ("bpe", "chars", "bytes")  # the tokenizers that are trained here
 APART = "\ue000"  # a character that no piece has: it separates a text from what stands before it
@@ -111,12 +111,9 @@ class Tokenizer(data.Tokenizer):
 
 def hugging_face(content: bytes) -> SimpleNamespace:
     """A tokenizer.json, asked as a SentencePieceProcessor is. BOS and EOS are ids after its vocabulary."""
+    library = installed("tokenizers", "a tokenizer.json needs tokenizers", "simple-diffusion-lm[tokenizers]")
     try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise UserError("a tokenizer.json needs pip install 'simple-diffusion-lm[tokenizers]'") from None
-    try:
-        whole, model = Tokenizer.from_buffer(content), json.loads(content)["model"]
+        whole, model = library.Tokenizer.from_buffer(content), json.loads(content)["model"]
     except Exception as error:  # the library raises no class of its own
         raise UserError(f"not a tokenizer.json that tokenizers can read ({error})") from None
     whole.encode_special_tokens = True  # "<|endoftext|>" in a text is text

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import installed
 from ..runs.log import read_metrics
 
 Figures = Mapping[str, Any]  # by name: of a set of lines, of a way of sampling (a point), of a run
@@ -251,8 +251,6 @@ def plot_comparison(results: Mapping[str, Any], picture: Path) -> None:
 
 def new_figure(width: float, height: float) -> Any:
     """An empty figure, in inches; raises UserError without the extra `plot`."""
-    try:
-        from matplotlib.figure import Figure  # without pyplot, which keeps all figures and may want a display
-    except ImportError:
-        raise UserError("pictures need matplotlib: pip install 'simple-diffusion-lm[plot]'") from None
-    return Figure(figsize=(width, height), layout="constrained")
+    # Without pyplot, which keeps all figures and may want a display.
+    library = installed("matplotlib.figure", "pictures need matplotlib", "simple-diffusion-lm[plot]")
+    return library.Figure(figsize=(width, height), layout="constrained")

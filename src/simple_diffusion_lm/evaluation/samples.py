@@ -7,12 +7,11 @@ through the same functions as samples do.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, installed
 from ..tasks.toy import ToyLanguage
 from .judge import AutoregressiveJudge, KneserNey, Split
 
@@ -70,8 +69,7 @@ def sample_metrics(lines: Sequence[str], reference: Reference) -> dict[str, Any]
 
 def check_measurable(lines: int) -> None:
     """Raises UserError without the extra `eval`, and for fewer than FEWEST_LINES lines: before any work."""
-    if find_spec("sacrebleu") is None:
-        raise UserError("sample metrics need sacrebleu: pip install 'simple-diffusion-lm[eval]'")
+    installed("sacrebleu", "sample metrics need sacrebleu", "simple-diffusion-lm[eval]")
     if lines < FEWEST_LINES:
         raise UserError(
             f"{lines} lines are too few to be measured: {FEWEST_LINES} or more have to be held out, and as "

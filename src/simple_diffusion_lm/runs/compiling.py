@@ -10,6 +10,7 @@ from ..core import Config
 from ..core.generate import TextModel
 from ..core.train import autocast_dtype
 from ..core.transformer import Transformer
+from ..errors import first_line
 
 WORTH_MINUTES = 10  # of training, from which on the minute that compiling may take comes back
 RECOMPILATIONS = 256  # torch gives up at 8, which is fewer than the models of one comparison need
@@ -30,8 +31,7 @@ def compile_layers(config: Config, model: TextModel) -> bool:
     try:
         _try(config, copy.deepcopy(trunk))  # what is compiled for a copy is used for the layers too
     except Exception as error:  # whatever compilers raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        print(f"torch.compile cannot ({reason}): training continues without it", file=sys.stderr)
+        print(f"torch.compile cannot ({first_line(error)}): training continues without it", file=sys.stderr)
         return False
     for layer in trunk.layers:
         layer.compile(dynamic=True)

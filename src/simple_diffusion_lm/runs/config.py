@@ -60,17 +60,12 @@ def with_objective(config: Config, objective: str) -> Config:
 
 # What fields must be: in words, as a condition, and their names. None is always allowed.
 RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("at least 1", lambda x: x >= 1, "embedding_dim model_dim layers heads batch_tokens batch_size"),
-    (
-        "at least 1",
-        lambda x: x >= 1,
-        "accumulate decay_steps steps epochs patience passes validate_every save_every",
-    ),
+    ("at least 1", lambda x: x >= 1, "embedding_dim model_dim layers heads batch_tokens batch_size patience"),
+    ("at least 1", lambda x: x >= 1, "accumulate decay_steps steps epochs passes validate_every save_every"),
     ("at least 0", lambda x: x >= 0, "dropout_from cond_dim stagger mse_weight ce_weight samples"),
     ("at least 2", lambda x: x >= 2, "crop window"),
     ("above 0", lambda x: x > 0, "minutes learning_rate clip"),
-    ("between 0 and 1", lambda x: 0 <= x <= 1, "dropout self_cond_rate"),
-    ("between 0 and 1", lambda x: 0 <= x <= 1, "cond_rate span_share"),
+    ("between 0 and 1", lambda x: 0 <= x <= 1, "dropout self_cond_rate cond_rate span_share"),
     ("odd, or 0", lambda x: x == 0 or x % 2 == 1, "width"),
 )
 CHOICES: dict[str, Iterable[str]] = {

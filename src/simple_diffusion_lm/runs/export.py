@@ -14,18 +14,18 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 
 from ..core import Config
 from ..corpus.sealing import sealed
-from ..errors import UserError
+from ..errors import UserError, first_line, installed
 from . import checkpoint
 from .config import MAY_CHANGE
 from .run import Loaded, load_run
 
 LOCAL = ("prepared", "machine", "command", "seal")  # what config.json of a run says of its machine
+HUB = ("huggingface_hub", "the hub needs huggingface_hub", "simple-diffusion-lm[hub]")
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 KINDS = {
     "continuous": "A continuous diffusion language model: text is written whole, in a few passes",
@@ -101,12 +101,12 @@ def push(folder: Path, name: str) -> str:
     """
     if not checkpoint.is_exported(folder):
         raise UserError(f"{folder} is no exported model: sdlm export makes one of a run")
-    hub = _hub()
+    hub = installed(*HUB)
     try:
         hub.HfApi().create_repo(name, exist_ok=True)
         return str(hub.HfApi().upload_folder(repo_id=name, folder_path=folder))
     except Exception as error:  # of the network, of the hub, or of the name
-        raise UserError(f"{name}: the hub refuses ({_first_line(error)})") from None
+        raise UserError(f"{name}: the hub refuses ({first_line(error)})") from None
 
 
 def pulled(name: str) -> Path:
@@ -114,21 +114,8 @@ def pulled(name: str) -> Path:
 
     Raises UserError as push does.
     """
+    hub = installed(*HUB)
     try:
-        return Path(_hub().snapshot_download(name))
-    except UserError:
-        raise
+        return Path(hub.snapshot_download(name))
     except Exception as error:
-        raise UserError(f"{name}: no such directory, and the hub refuses ({_first_line(error)})") from None
-
-
-def _hub() -> Any:
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise UserError("the hub needs huggingface_hub: pip install 'simple-diffusion-lm[hub]'") from None
-    return huggingface_hub
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        raise UserError(f"{name}: no such directory, and the hub refuses ({first_line(error)})") from None
