@@ -1,14 +1,20 @@
 # make demo: the whole system in a few minutes.  make test: all fast tests.  make check: style, types.
 # make docs: the documentation as a site, site/index.html (to search it: python -m http.server -d site).
+# make toy-model: the demo's model, for the package (sdlm generate toy).
 # make slow: the long tests.  make torture: faults, one after the other (about 20 minutes).
 # make oldest: the fast tests with the oldest versions that pyproject.toml allows.
 PYTHON ?= python3
 SCRIPTS = $(if $(filter Windows_NT,$(OS)),Scripts,bin)
 BIN = .venv/$(SCRIPTS)
 
-.PHONY: demo test docs oldest check slow torture format clean
+.PHONY: demo toy-model test docs oldest check slow torture format clean
 demo: .venv/installed
 	$(BIN)/sdlm demo
+
+TOY = src/simple_diffusion_lm/runs/models/toy
+toy-model: demo
+	rm -rf $(TOY)
+	$(BIN)/sdlm export demo/run --out $(TOY) --license mit --half
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow"

@@ -71,7 +71,9 @@ def wheel(source) -> Path:
 
 def test_both_hold_all_files_of_the_package_and_the_license(source, wheel):
     package = {name.removeprefix("src/") for name in files(PACKAGE)}
-    assert {"py.typed", "runs/card.md"} <= {name.split("/", 1)[1] for name in package}
+    assert {"py.typed", "runs/card.md", "runs/models/toy/model.safetensors"} <= {
+        name.split("/", 1)[1] for name in package
+    }
     inside = set(zipfile.ZipFile(wheel).namelist())
     about = {name for name in inside if ".dist-info/" in name}
     assert inside - about == package
@@ -93,3 +95,6 @@ def test_the_wheel_runs_from_a_directory_of_any_name(wheel, tmp_path):
     assert Path(where.strip()).is_relative_to(target)
     said = run("-m", "simple_diffusion_lm", "--version", cwd=tmp_path, **path)
     assert said == f"simple-diffusion-lm {PROJECT['version']}\n"
+    lines = run("-m", "simple_diffusion_lm", "generate", "toy", "--count", "2", cwd=tmp_path, **path)
+    assert all(line.endswith((".", "?")) for line in lines.splitlines())
+    assert len(lines.splitlines()) == 2

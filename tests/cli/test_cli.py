@@ -37,9 +37,9 @@ COMMANDS = ["demo", "prepare", "train", "distil", "generate", "infill", "vary", 
 COMMANDS += ["evaluate", "compare", "report"]
 
 
-def sdlm(*arguments, module=("-m", "simple_diffusion_lm")):
+def sdlm(*arguments, module=("-m", "simple_diffusion_lm"), cwd=ROOT):
     command = [sys.executable, *module, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd)
 
 
 def refused(*arguments, words, **options):
@@ -140,6 +140,38 @@ def test_what_can_be_asked_of_a_line(toy_run, tmp_path):
     refused("vary", toy_run, "a door .", "--strength", "2", words="at most 1, not 2")
     refused("vary", toy_run, "goat " * 300, words="was trained on texts of 1 to")
     refused("generate", toy_run, "--batch-size", "0", words="at least 1, not 0")
+
+
+def test_the_model_in_the_package_is_taken_by_its_name_by_every_command_that_takes_a_run(toy_text, tmp_path):
+    def toy(*arguments):
+        done = sdlm(*arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        said = done.stderr.splitlines()
+        assert re.fullmatch(
+            r"toy: the language of a grammar with 260 words, trained in \d+ minutes by sdlm demo: "
+            r"<= 1\.\d\d nats a held-out token",
+            said[0],
+        )
+        return done.stdout, said[1:]
+
+    words = {word for line in toy_text.read_text().splitlines() for word in line.split()}
+    assert abs(len(words) - 260) < 20
+    few = ["--steps", "4"]
+    lines, said = toy("generate", "toy", "--count", "3", *few)
+    assert len(lines.splitlines()) == 3
+    assert said == []
+    filled, said = toy("infill", "toy", "yesterday the ___ .", *few)
+    assert filled.startswith("yesterday the ")
+    assert said == []
+    for command in (["vary", "toy", "the goats sleep ."], ["blend", "toy", "the goats sleep .", "a door ."]):
+        assert toy(*command, *few)[0]
+    assert toy("score", "toy", "the goats sleep .")[0].endswith("\tthe goats sleep .\n")
+    evaluated = toy("evaluate", "toy", "--data", toy_text, "--samples", "0", "--examples", "20")
+    assert "nats per token" in evaluated[0]
+    assert toy("export", "toy", "--out", "mine")[0] == ""
+    assert (tmp_path / "mine" / "model.safetensors").is_file()
+    toy("train", toy_text, "--finetune-from", "toy", "--out", "run", "--steps", "2", "--samples", "0")
+    assert (tmp_path / "run" / "checkpoints" / "step-2").is_dir()
 
 
 @pytest.mark.parametrize("objective", ["masked", "autoregressive"])

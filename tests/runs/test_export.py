@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,8 +16,10 @@ from small_models import small
 
 from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.errors import UserError
-from simple_diffusion_lm.runs.export import is_on_hub, push
+from simple_diffusion_lm.runs import export
+from simple_diffusion_lm.runs.export import TOY, found, push
 from simple_diffusion_lm.runs.run import about_run, run_training
+from simple_diffusion_lm.tasks.toy import ToyLanguage
 from simple_diffusion_lm.writing.model import DiffusionLM
 
 FILES = {"README.md", "config.json", "manifest.json", "model.safetensors", "tokenizer.model"}
@@ -112,8 +115,31 @@ def test_a_run_does_not_go_on_in_it_but_may_begin_with_it(toy_data, exported, tm
 def test_a_name_of_the_hub_is_no_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    assert is_on_hub("somebody/captions")
-    assert not any(map(is_on_hub, ("runs/captions", "captions", "a/b/c", tmp_path / "run", "../run", "./a")))
+    monkeypatch.setattr(export, "pulled", lambda name: tmp_path / "from the hub" / name)
+    assert found("somebody/captions") == tmp_path / "from the hub" / "somebody" / "captions"
+    for name in ("runs/captions", "captions", "a/b/c", tmp_path / "run", "../run", "./a"):
+        assert found(name) == Path(name)
+
+
+def test_the_model_in_the_package_has_its_name_where_no_directory_has(toy_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert found("toy") == TOY
+    shutil.copytree(toy_run, "toy")
+    assert found("toy") == Path("toy")
+    assert DiffusionLM.from_pretrained("toy").progress.step == 6
+
+
+def test_the_model_in_the_package_is_small_and_knows_its_language(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert {path.name for path in TOY.iterdir()} == FILES
+    assert sum(path.stat().st_size for path in TOY.iterdir()) < 2_000_000
+    model, language = DiffusionLM.from_pretrained("toy"), ToyLanguage()
+    lines = model.generate(100, seed=3)
+    assert sum(map(language.is_grammatical, lines)) >= 80
+    assert len(set(lines)) >= 95
+    card = (TOY / "README.md").read_text()
+    assert "license: mit" in card
+    assert f"at most {model.bound:.3f} nats a token" in card
 
 
 class Hub(BaseHTTPRequestHandler):

@@ -20,7 +20,7 @@ from ..runs.config import SIZES
 from ..runs.log import add_record
 from .demo import Demo, toy_data
 from .exits import exit_cleanly
-from .options import SamplingOptions, Settings, TextOptions, one_of
+from .options import Run, SamplingOptions, Settings, TextOptions, one_of
 from .serving import Serve
 from .sharing import Export, Push
 from .training import Distil, Prepare, Report, Train
@@ -34,13 +34,13 @@ class Evaluate:
     The likelihood of held-out text, and what can be said of generated lines.
     """
 
-    run: Positional[Path]  # a run directory
+    run: Positional[Run]  # a run directory
     sampling: OmitArgPrefixes[SamplingOptions]
     data: tuple[str, ...] = ()  # held-out text files; by default the part that was held out in training
     examples: int = 2000  # the most texts to measure
     samples: int = 500  # lines to generate and measure; 0 for the likelihood alone
     seed: int = 0  # of the noise, and of the lines
-    judge: Path | None = None  # a run with --objective autoregressive on the same corpus, to judge lines by
+    judge: Run | None = None  # a run with --objective autoregressive on the same corpus, to judge lines by
     as_json: Annotated[bool, arg(name="json")] = False  # print all figures as JSON
 
     def __call__(self) -> None:
@@ -76,22 +76,16 @@ class Compare(TextOptions):
     seeds: int = 1  # runs of each contender, with this seed and those after it
     examples: int = 5000  # the most held-out texts to measure
     lines: int = 500  # to generate at each way of sampling
-    judge: Path | None = None  # a run with --objective autoregressive on the same corpus, to judge lines by
+    judge: Run | None = None  # a run with --objective autoregressive on the same corpus, to judge lines by
     settings: Settings  # as for `sdlm train`, for all contenders, the budget too
 
     def __call__(self) -> None:
         alone("sdlm compare")
-        tables = run_compare(
-            self.open(self.corpus, self.out) if self.corpus else toy_data(self.out),
-            self.out,
-            contenders={name: replace(CONTENDERS[name], **SIZES[self.size]) for name in self.contenders},
-            seeds=range(self.seed, self.seed + self.seeds),
-            examples=self.examples,
-            samples=self.lines,
-            settings=self.settings,
-            judge=self.judge,
-        )
-        print(tables)
+        data = self.open(self.corpus, self.out) if self.corpus else toy_data(self.out)
+        configs = {name: replace(CONTENDERS[name], **SIZES[self.size]) for name in self.contenders}
+        options: dict[str, Any] = {"examples": self.examples, "samples": self.lines, "judge": self.judge}
+        options["seeds"] = range(self.seed, self.seed + self.seeds)
+        print(run_compare(data, self.out, contenders=configs, settings=self.settings, **options))
 
 
 COMMANDS = (

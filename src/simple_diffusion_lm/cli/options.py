@@ -4,7 +4,9 @@ A command is a dataclass: its fields are the flags, the comments beside them the
 """
 
 import inspect
+import json
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,6 +22,8 @@ from ..corpus.prepare import Prepared, is_prepared, open_prepared, prepare
 from ..corpus.tokenizer import TRAINED, Tokenizer
 from ..devices.processes import on_rank_0
 from ..errors import UserError
+from ..runs.checkpoint import MANIFEST
+from ..runs.export import TOY, found
 
 
 def one_of(names: Iterable[str]) -> PrimitiveConstructorSpec[str]:
@@ -27,6 +31,22 @@ def one_of(names: Iterable[str]) -> PrimitiveConstructorSpec[str]:
     known = tuple(names)
     shown = f"{{{','.join(known)}}}"
     return PrimitiveConstructorSpec(1, shown, "".join, known.__contains__, lambda name: [name], choices=known)
+
+
+def run_named(words: list[str]) -> Path:
+    """See runs.export.found. Of the model in the package one line on stderr says what it is."""
+    if (run := found(words[0])) == TOY:
+        made = json.loads((TOY / MANIFEST).read_text())
+        minutes, bound = made["progress"]["seconds"] / 60, made["bound"]
+        trained = f"trained in {minutes:.0f} minutes by sdlm demo: <= {bound:.2f} nats a held-out token"
+        print(f"toy: the language of a grammar with 260 words, {trained}", file=sys.stderr)
+    return run
+
+
+# A trained model by its name: a run's directory, an exported model's, USER/NAME of the hub, or toy.
+Run = Annotated[
+    Path, PrimitiveConstructorSpec(1, "RUN", run_named, lambda x: isinstance(x, Path), lambda x: [str(x)])
+]
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ import os
 import signal
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from socket import socket
 
 from tyro.conf import Positional
 
 from ..errors import UserError
+from .options import Run
 
 SECONDS_TO_END = 5  # that requests under way have, once the server is asked to stop
 
@@ -23,7 +23,7 @@ class Serve:
     A page to write with the model and to watch it, and the API behind it, at http://127.0.0.1:8000.
     """
 
-    run: Positional[Path]  # a run directory
+    run: Positional[Run]  # a run directory
     host: str = "127.0.0.1"  # address to listen at; others than this machine's own need a token
     port: int = 8000  # 0 takes a free one
     token: str | None = None  # what requests have to bear; by default $SDLM_TOKEN, if there is one

@@ -8,6 +8,7 @@ from tyro.conf import Positional
 
 from ..runs.export import push
 from ..writing.model import DiffusionLM
+from .options import Run
 
 
 @dataclass(kw_only=True)
@@ -18,7 +19,7 @@ class Export:
     commands take it in place of a run.
     """
 
-    run: Positional[Path]  # a run directory
+    run: Positional[Run]  # a run directory
     out: Path  # directory to make
     license: str = "unknown"  # of the model, as the Hugging Face Hub names it, for the card
     half: bool = False  # weights in bfloat16, which take half the room

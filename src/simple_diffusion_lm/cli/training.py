@@ -18,7 +18,7 @@ from ..runs.config import RECIPES, SIZES, check, with_objective, with_settings
 from ..runs.distil import distil
 from ..runs.run import about_run, check_free, run_training
 from ..writing.model import DiffusionLM
-from .options import Settings, TextOptions, one_of
+from .options import Run, Settings, TextOptions, one_of
 
 
 @dataclass(kw_only=True)
@@ -48,8 +48,8 @@ class Train(TextOptions):
     # modern is the best known; original is the document's own system
     recipe: Annotated[str, one_of(RECIPES)] = "modern"
     size: Annotated[str, one_of(SIZES)] | None = None  # width, depth and learning rate together
-    config: Path | None = None  # a run, or its config.json, to train with the settings of
-    finetune_from: Path | None = None  # a run to begin with the weights, the tokenizer and the settings of
+    config: Run | None = None  # a run, or its config.json, to train with the settings of
+    finetune_from: Run | None = None  # a run to begin with the weights, the tokenizer and the settings of
     settings: Settings  # one budget of steps, epochs and minutes: 20 minutes when none is given
 
     def __call__(self) -> None:
@@ -86,7 +86,7 @@ class Distil:
     Trains a student, which writes in a few passes what its teacher, the run, writes in 64.
     """
 
-    teacher: Positional[Path]  # a run directory, with its corpus
+    teacher: Positional[Run]  # a run directory, with its corpus
     out: Path  # directory of the student, a run like any other
     settings: Settings  # as for `sdlm train`; else the teacher's, or what is usual for a student
 
@@ -124,7 +124,7 @@ class Report:
     One page about a run, or about several side by side: curves, noise, table, text.
     """
 
-    runs: Positional[tuple[Path, ...]]  # run directories
+    runs: Positional[tuple[Run, ...]]  # run directories
     out: Path | None = None  # where the page goes; by default report.html in the run, if it is one
 
     def __call__(self) -> None:

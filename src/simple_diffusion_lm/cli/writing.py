@@ -17,14 +17,14 @@ from ..writing.model import DiffusionLM, seed_of
 from ..writing.templates import parse_length
 from ..writing.watching import Onlooker, Terminal
 from ..writing.writer import AT_ONCE, Options, Request
-from .options import SamplingOptions
+from .options import Run, SamplingOptions
 
 
 @dataclass(kw_only=True)
 class Writing:
     """What generate, infill and vary share."""
 
-    run: Positional[Path]  # a run directory
+    run: Positional[Run]  # a run directory, or toy: a small model to try
     jsonl: bool = False  # print JSON: each text, its gaps, their tokens, its score, the seed
     sampling: OmitArgPrefixes[SamplingOptions]
     seed: int | Literal["random"] = 0  # the same seed gives the same texts; random: one that is printed
@@ -127,7 +127,7 @@ class Blend:
     Texts from the first to the second, evenly apart in the noise they come from.
     """
 
-    run: Positional[Path]  # a run directory
+    run: Positional[Run]  # a run directory
     first: Positional[str]  # the text to begin with
     second: Positional[str]  # the text to end with
     count: int = 5  # how many, with both ends
@@ -147,7 +147,7 @@ class Score:
     How improbable each text is: nats, a tab and the text.
     """
 
-    run: Positional[Path]  # a run directory
+    run: Positional[Run]  # a run directory
     text: Positional[tuple[str, ...]]  # texts to score
 
     def __call__(self) -> None:

@@ -208,13 +208,9 @@ def _write(
             if not counts["train"]["lines"]:
                 raise UserError("no text in the corpus: every line is empty once it is normalised")
             (directory / tokenizer.name).write_bytes(tokenizer.model)
-            about |= {
-                "dtype": dtype.name,
-                "vocab_size": len(tokenizer),
-                "tokenizer": tokenizer.fingerprint,
-                "parts": counts,
-                "sha256": {part: {kind: _digest(paths[part, kind]) for kind in KINDS} for part in PARTS},
-            }
+            digests = {part: {kind: _digest(paths[part, kind]) for kind in KINDS} for part in PARTS}
+            about |= {"dtype": dtype.name, "vocab_size": len(tokenizer), "tokenizer": tokenizer.fingerprint}
+            about |= {"parts": counts, "sha256": digests}
             text = json.dumps(sealed(about), indent=2, ensure_ascii=False)
             (directory / "corpus.json").write_text(text + "\n", encoding="utf-8")
             directory.replace(out)

@@ -33,6 +33,7 @@ KINDS = {
     "autoregressive": "An autoregressive language model: text is written from left to right, token by token",
 }
 CARD_LINES = 8  # texts in a model card
+TOY = Path(__file__).with_name("models") / "toy"  # an export that the package has (make toy-model)
 CARD = Path(__file__).with_name("card.md")  # the model card, with its facts to be filled in
 
 
@@ -89,9 +90,13 @@ def card_of(name: str, loaded: Loaded, lines: list[str], license: str) -> str:
     )
 
 
-def is_on_hub(run: str | Path) -> bool:
-    """Whether this is the name of a model on the Hugging Face Hub, and not that of a directory here."""
-    return HUB_NAME.fullmatch(str(run)) is not None and not Path(str(run).split("/")[0]).exists()
+def found(run: str | Path) -> Path:
+    """Where the model of a name is: in this directory, or, where there is none, in the package (`toy`), or on
+    the Hugging Face Hub (USER/NAME), from where it is fetched. Raises UserError as pulled does."""
+    if str(run) == TOY.name and not Path(run).is_dir():
+        return TOY
+    on_hub = HUB_NAME.fullmatch(str(run)) is not None and not Path(str(run).split("/")[0]).exists()
+    return pulled(str(run)) if on_hub else Path(run)
 
 
 def push(folder: Path, name: str) -> str:

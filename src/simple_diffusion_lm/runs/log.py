@@ -193,7 +193,7 @@ def read_metrics(run: Path, kind: str) -> list[dict[str, Any]]:
     try:
         records = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
     except OSError as error:
-        raise UserError(f"{run}/metrics.jsonl: {error.strerror}") from None
+        raise UserError(f"{run}/metrics.jsonl: {error.strerror} (an export has none)") from None
     except ValueError:
         raise UserError(f"{run}/metrics.jsonl is damaged") from None
     return [record for record in records if record["kind"] == kind]

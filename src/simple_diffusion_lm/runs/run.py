@@ -60,11 +60,9 @@ def make_batches(config: Config, data: Prepared, corpus: Corpus, *, masks: bool)
     """
     batches = Batches(config, corpus, data.tokenizer.pad_id, data.stream, masks)
     if (longest := batches.lengths().max(initial=0)) > config.batch_tokens:
-        name = "window" if data.stream else "crop"
-        raise UserError(
-            f"an example of {longest} ids does not fit into batch_tokens={config.batch_tokens}: "
-            f"set batch_tokens to {longest} or more, or {name} to {config.batch_tokens} or less"
-        )
+        name, most = "window" if data.stream else "crop", config.batch_tokens
+        advice = f"set batch_tokens to {longest} or more, or {name} to {most} or less"
+        raise UserError(f"an example of {longest} ids does not fit into batch_tokens={most}: {advice}")
     return batches
 
 

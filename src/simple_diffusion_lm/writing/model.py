@@ -15,7 +15,7 @@ from ..corpus.prepare import Prepared, is_prepared, open_prepared, prepare
 from ..errors import UserError
 from ..runs.checkpoint import is_exported, run_of
 from ..runs.config import RECIPES, SIZES, with_settings
-from ..runs.export import CARD_LINES, export_run, is_on_hub, pulled, push
+from ..runs.export import CARD_LINES, export_run, found, push
 from ..runs.run import about_run, load_run, run_training
 from .blend import blend
 from .guidance import diffusion_of
@@ -62,16 +62,16 @@ class DiffusionLM(Writer):
     @classmethod
     def from_pretrained(cls, run: str | Path) -> "DiffusionLM":
         """Reads a run's directory, that of one of its checkpoints, or an exported model's. Where there is no
-        such directory, USER/NAME is one of the Hugging Face Hub, which is fetched.
+        such directory, `toy` is the model that the package has, and USER/NAME one of the Hugging Face Hub.
 
         Raises UserError when there is none, or its files do not belong together (see runs.run.load_run).
         """
-        source = pulled(str(run)) if is_on_hub(run) else Path(run)
-        found = load_run(source)
-        model = cls(found.model, found.tokenizer, found.about["lengths"], stream=found.about["stream"])
-        model.progress, model.bound, model.source = found.progress, found.bound, source
-        bound = "" if found.bound is None else f", <= {found.bound:.3f} nats a token of held-out text"
-        model.about = f"{run}, {model.config.objective}, {found.progress.step:,} steps{bound}"
+        source = found(run)
+        loaded = load_run(source)
+        model = cls(loaded.model, loaded.tokenizer, loaded.about["lengths"], stream=loaded.about["stream"])
+        model.progress, model.bound, model.source = loaded.progress, loaded.bound, source
+        bound = "" if loaded.bound is None else f", <= {loaded.bound:.3f} nats a token of held-out text"
+        model.about = f"{run}, {model.config.objective}, {loaded.progress.step:,} steps{bound}"
         return model
 
     @property
@@ -104,7 +104,7 @@ class DiffusionLM(Writer):
         it was; else UserError."""
         about, inside = about_run(run), run_of(Path(run)) / "corpus"
         if is_exported(Path(run)):
-            raise UserError(f"{run} has no corpus, being an export: give --data FILE and --samples 0")
+            raise UserError(f"{run} has no corpus, being an export: give evaluate --data and --samples 0")
         where = inside if is_prepared(inside) else about["prepared"]
         data = open_prepared(where)
         if data.meta["key"] != about["corpus"]:
