@@ -37,7 +37,7 @@ def shown(rows: Sequence[Mapping[str, Any]]) -> str:
             return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
         return "" if value is None else str(value)
 
-    return table(list(rows[0]), [[cell(value) for value in row.values()] for row in rows])
+    return table([list(rows[0]), *([cell(value) for value in row.values()] for row in rows)])
 
 
 def write_results(path: Path, results: Mapping[str, Any]) -> None:

@@ -118,7 +118,7 @@ def flops_table() -> str:
              *(f"{part / total:.0%}" for part in shown),
              f"+ {muon / 2048:.0%}", f"+ {muon / 1e6:.1%}"]
         )  # fmt: skip
-    return table(head, rows)
+    return table([head, *rows])
 
 
 def growth_table() -> str:
@@ -139,7 +139,7 @@ def growth_table() -> str:
         rows.append([name, f"{parameters(s) / 1e9:.2f} B", f"{total / 1e9:.2f}",
                      f"{total / base:.2f}", f"{activation_bytes(s, TOKENS) / 1e9:.0f}"])  # fmt: skip
     head = ["", "parameters", "training GFLOP a token", "ratio", "activations of 16,384 tokens, GB"]
-    return table(head, rows)
+    return table([head, *rows])
 
 
 def sampling_table() -> str:
@@ -155,7 +155,7 @@ def sampling_table() -> str:
                      str(s.length)])  # fmt: skip
     head = ["size", "L", "GFLOP a step", "GFLOP in 64 steps", "GFLOP token by token", "ratio",
             "passes one after the other, token by token"]  # fmt: skip
-    return table(head, rows)
+    return table([head, *rows])
 
 
 TABLES = (flops_table, growth_table, sampling_table)

@@ -22,11 +22,11 @@ from simple_diffusion_lm.cli.options import Settings
 from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.core.generate import Sampling
 from simple_diffusion_lm.evaluation.compare import CONTENDERS, orders_of, train_by_turns
-from simple_diffusion_lm.evaluation.evaluate import CLUES, puzzle_scores
+from simple_diffusion_lm.evaluation.evaluate import puzzle_scores
 from simple_diffusion_lm.evaluation.report import table
 from simple_diffusion_lm.runs.config import with_settings
 from simple_diffusion_lm.runs.run import machine
-from simple_diffusion_lm.tasks.sudoku import Sudoku
+from simple_diffusion_lm.tasks.sudoku import CLUES, Sudoku
 from simple_diffusion_lm.writing.model import DiffusionLM
 
 STEPS = (1, 2, 4, 8, 16, 64)
@@ -87,7 +87,7 @@ class Solve:
                 own = {p["steps"]: p["puzzles"][0]["solved"] for p in found["points"] if p["order"] == order}
                 cells = [f"{own[steps]:.1%}" if steps in own else "" for steps in STEPS]
                 rows.append([name if order is None else f"{name}, {order}", *cells])
-        print(table([f"solved, {CLUES[self.size][0]} clues; steps:", *map(str, STEPS)], rows))
+        print(table([[f"solved, {CLUES[self.size][0]} clues; steps:", *map(str, STEPS)], *rows]))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ import pytest
 
 from simple_diffusion_lm.evaluation.report import (
     comparison_tables,
-    figure_table,
+    figure_rows,
     likelihood_lines,
     mean_of,
+    table,
     training_figure,
 )
 
@@ -85,11 +86,12 @@ def test_means_are_figure_by_figure():
 
 
 def test_a_table_has_a_column_for_each_figure_that_any_row_has():
-    table = figure_table("lines", {"a": METRICS, "b": METRICS | {"grammatical": 0.25}}).splitlines()
-    assert table[0].endswith("| copied 4-grams | grammatical |")
-    assert table[2].endswith("| 40% |  |")
-    assert table[3].endswith("| 40% | 25.0% |")
-    assert "autoregressive" not in table[0]
+    rows = figure_rows("lines", {"a": METRICS, "b": METRICS | {"grammatical": 0.25}})
+    lines = table(rows).splitlines()
+    assert lines[0].endswith("| copied 4-grams | grammatical |")
+    assert lines[2].endswith("| 40% |  |")
+    assert lines[3].endswith("| 40% | 25.0% |")
+    assert "autoregressive" not in lines[0]
 
 
 def test_a_likelihood_is_said_in_every_unit():

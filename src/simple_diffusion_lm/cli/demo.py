@@ -95,8 +95,8 @@ class Demo:
         print(f"\nA puzzle, and what the model says after each quarter of {SURE.steps} passes:")
         for row in zip(*(grid.strip("|").split("|") for grid in kept), strict=True):
             print("   " + "   ".join(" ".join(cells) for cells in row))
-        ((head, *rows),) = evaluation_tables({}, puzzle_scores(model, sudoku, SURE))
-        print(f"\n{table(head, rows)}")
+        (scores,) = evaluation_tables({}, puzzle_scores(model, sudoku, SURE))
+        print(f"\n{table(scores)}")
 
 
 def toy_data(out: Path) -> Prepared:

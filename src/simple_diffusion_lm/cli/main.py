@@ -50,8 +50,8 @@ class Evaluate:
             print(json.dumps(result, indent=1))
         else:
             print(likelihood_lines(result["likelihood"]))
-            for head, *rows in evaluation_tables(result["lines"], result["puzzles"]):
-                print(f"\n{table(head, rows)}")
+            for rows in evaluation_tables(result["lines"], result["puzzles"]):
+                print(f"\n{table(rows)}")
         run, about = run_of(self.run), {"data": self.data, **counts}
         if (run / "metrics.jsonl").exists() and rank() == 0:  # a run, no exported model
             try:

@@ -14,14 +14,13 @@ from ..core.generate import Sampling
 from ..corpus.prepare import prepare
 from ..errors import UserError
 from ..runs.checkpoint import run_of
-from ..tasks.sudoku import BOXES, SOLUTION, Sudoku, template
+from ..tasks.sudoku import BOXES, CLUES, SOLUTION, Sudoku, template
 from ..writing.model import DiffusionLM
 from .judge import AutoregressiveJudge
 from .likelihood import example_texts, likelihood, plain_batches
 from .samples import Reference, check_measurable, sample_metrics, shuffled_words
 
 REFERENCE_TOKENS = 5_000_000  # of the training part, for the n-gram judge and for what is copied
-CLUES = {4: (4, 5, 6), 6: (10, 12, 16), 9: (26, 32, 40)}  # of the puzzles of each size: hard, medium, easy
 PUZZLES = 200  # of each number of clues
 
 

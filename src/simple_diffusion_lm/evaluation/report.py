@@ -1,7 +1,7 @@
 """Tables and pictures of what was measured."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -55,9 +55,10 @@ PANELS = {
 }
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; its head is the first row."""
+    head, *others = rows
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *others))
 
 
 def cell(field: str, figures: Figures) -> str:
@@ -71,12 +72,6 @@ def figure_rows(what: str, rows: Mapping[str, Figures]) -> list[list[str]]:
     fields = [field for field in COLUMNS if any(cell(field, figures) for figures in rows.values())]
     head = [what, *(COLUMNS[field][0] for field in fields)]
     return [head, *([row, *(cell(field, figures) for field in fields)] for row, figures in rows.items())]
-
-
-def figure_table(what: str, rows: Mapping[str, Figures]) -> str:
-    """figure_rows in Markdown."""
-    head, *others = figure_rows(what, rows)
-    return table(head, others)
 
 
 def evaluation_tables(lines: Mapping[str, Figures], scores: Sequence[Figures]) -> list[list[list[str]]]:
@@ -148,7 +143,7 @@ def comparison_tables(results: Mapping[str, Any]) -> str:
         about = {"spread": spread, "sign": sign, "millions_seen": seen}
         label = f"{name}, {len(runs)} seeds" if len(runs) > 1 else name
         costs[label] = found | about | {field: lines[name][field] for field in (*WAY, "passes")}
-    tables = [figure_table("contender", costs), figure_table("lines", lines)]
+    tables = [table(figure_rows("contender", costs)), table(figure_rows("lines", lines))]
     return "\n\n".join([*tables, front_tables(contenders, results["lines"]["held-out text"])])
 
 
@@ -167,13 +162,12 @@ def front_tables(contenders: Mapping[str, Sequence[Figures]], real: Figures) -> 
     for field in FRONTS:
         if real.get(field, 0) is None:
             continue
-        rows = []
+        rows = [[f"{COLUMNS[field][0]}, at entropy {entropy:.2f}; steps:", *ways, *map(str, steps)]]
         for label, curves in fronts.items():
             (point, *_), *_ = curves[max(curves)]
             found = (shown(values_at(curves.get(count, []), field, entropy)) for count in steps)
             rows.append([label, *(cell(way, point) for way in WAY), *found])
-        title = f"{COLUMNS[field][0]}, at entropy {entropy:.2f}; steps:"
-        tables.append(table([title, *ways, *map(str, steps)], rows))
+        tables.append(table(rows))
     return "\n\n".join(tables)
 
 

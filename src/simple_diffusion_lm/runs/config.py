@@ -16,7 +16,6 @@ BUDGETS = ("steps", "epochs", "minutes")
 # Fields that a run may be resumed with another value of.
 MAY_CHANGE = (*BUDGETS, "patience", "samples", "validate_every", "save_every", "compile")
 
-
 RECIPES = {
     "modern": Config(),  # the default, and the best known
     # The document's system: x0 from a linear head, MSE and cross-entropy, all positions at one level. The

@@ -78,14 +78,11 @@ class Log:
 
     def begin(self, compiled: bool) -> None:
         """Says what is about to be trained, and on what."""
-        model, many = self.state.model, f"{world()} x " * (world() > 1)
-        device = model.embedding.weight.device
-        self.say(
-            f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
-            f"{sum(self.about['lengths']):,} examples, {many}{device.type} in "
-            f"{'bfloat16' if autocast_dtype(device) else 'float32'}, "
-            f"{torch.get_num_threads()} threads{', compiled' * compiled}"
-        )
+        model, device = self.state.model, self.state.model.embedding.weight.device
+        size = f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters"
+        place = f"{f'{world()} x ' * (world() > 1)}{device.type}, {torch.get_num_threads()} threads"
+        kind = ("bfloat16" if autocast_dtype(device) else "float32") + ", compiled" * compiled
+        self.say(f"{size}, {sum(self.about['lengths']):,} examples, {place}, {kind}")
 
     def step(self, step: Step) -> None:
         """Records means over the last steps, every LOG_EVERY steps."""

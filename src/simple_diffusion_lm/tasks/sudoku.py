@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import UserError
 
 BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}  # rows and columns of a box
-CLUES = {4: 5, 6: 12, 9: 32}  # of a puzzle, by default: about a third
+CLUES = {4: (4, 5, 6), 6: (10, 12, 16), 9: (26, 32, 40)}  # of the puzzles of each size: hard, medium, easy
 EMPTY, ROW, SOLUTION = ".", "|", "="
 ATTEMPTS = 1000  # grids of which one is to have a puzzle with so few clues
 
@@ -71,11 +71,11 @@ class Sudoku:
         return next(self.solutions([0] * self.size**2, rng))
 
     def puzzle(self, rng: np.random.Generator, clues: int | None = None) -> tuple[list[int], list[int]]:
-        """A puzzle with that many clues (CLUES by default) and one solution, and the solution.
+        """A puzzle with that many clues (by default a medium one) and one solution, and the solution.
 
         Raises UserError where none is found with so few clues.
         """
-        clues = CLUES[self.size] if clues is None else clues
+        clues = CLUES[self.size][1] if clues is None else clues
         for _ in range(ATTEMPTS):
             solution = self.grid(rng)
             cells = list(solution)

@@ -52,9 +52,8 @@ class Row(NamedTuple):
         """The row from a position on, its beginning given as it was written; with other random numbers."""
         ids, cond_mask = self.ids.clone(), self.cond_mask.clone()
         ids[: len(written)], cond_mask[: len(written)] = torch.tensor(written), True
-        return self._replace(ids=ids, cond_mask=cond_mask, key=make_keys(self.key, start)).part(
-            start, len(ids)
-        )
+        whole = self._replace(ids=ids, cond_mask=cond_mask, key=make_keys(self.key, start))
+        return whole.part(start, len(ids))
 
 
 def batches_of(rows: Iterable[Row], batch_size: int) -> Iterator[list[Row]]:

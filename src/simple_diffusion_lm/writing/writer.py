@@ -28,8 +28,6 @@ LEFT_TO_RIGHT = (
     "an autoregressive model writes from left to right and ends its lines itself: "
     "give it nothing, or a prompt (text and then ___)"
 )
-
-
 Run = Callable[[list[Row]], dict[int, list[int]]]  # the ids of each row by its number
 
 
