@@ -98,7 +98,13 @@ def test_there_is_a_page_about_a_run_while_it_is_trained(toy_data, tmp_path):
         pages.append((run / "report.html").read_text())
 
     run = tmp_path / "run"
-    run_training(small(Config(), steps=4, samples=1, validate_every=2), toy_data, run, quiet=True, look=look)
+    run_training(
+        small(Config(), steps=4, samples=1, validate_every=2),
+        toy_data,
+        run,
+        quiet=True,
+        after_validation=look,
+    )
     for page, step in zip(pages, (2, 4), strict=True):
         assert "under way" in page
         assert f"{step} steps" in page

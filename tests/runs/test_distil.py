@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_models import denoiser, small, tensors
 
+from simple_diffusion_lm.cli.training import glance
 from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.core.denoiser import Batch
 from simple_diffusion_lm.core.loss import Draws
@@ -85,8 +86,15 @@ def test_the_loss_is_a_divergence_of_what_moves_and_the_teacher_stays_as_it_is()
 
 
 def test_a_student_is_a_run_like_any_other(toy_data, toy_run, tmp_path):
-    run = tmp_path / "student"
-    distil(toy_run, toy_data, run, {**SMALL, "steps": 4, "save_every": 2, "passes": 3}, quiet=True)
+    run, pages = tmp_path / "student", []
+
+    def look(run):
+        glance(run)
+        pages.append((run / "report.html").read_text())
+
+    few = {**SMALL, "steps": 4, "save_every": 2, "validate_every": 2, "passes": 3}
+    distil(toy_run, toy_data, run, few, quiet=True, after_validation=look)
+    assert "under way" in pages[0]
     model = DiffusionLM.from_pretrained(run)
     assert torch.equal(
         model.model.embedding.weight, DiffusionLM.from_pretrained(toy_run).model.embedding.weight
@@ -98,7 +106,7 @@ def test_a_student_is_a_run_like_any_other(toy_data, toy_run, tmp_path):
     assert "the" in model.infill("the ___")[0]
     whole = tensors(run)
     shutil.rmtree(checkpoint.newest(run).path)
-    distil(toy_run, toy_data, run, {**SMALL, "steps": 4, "save_every": 2, "passes": 3}, quiet=True)
+    distil(toy_run, toy_data, run, few, quiet=True)
     assert all(torch.equal(whole[name], tensor) for name, tensor in tensors(run).items())
 
 

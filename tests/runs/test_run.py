@@ -331,5 +331,5 @@ def test_a_run_is_looked_at_after_every_validation(toy_data, tmp_path):
         seen.append([record["step"] for record in metrics(run) if record["kind"] == "valid"])
 
     config = small(Config(), steps=5, samples=1, validate_every=2)
-    run_training(config, toy_data, tmp_path / "run", quiet=True, look=look)
+    run_training(config, toy_data, tmp_path / "run", quiet=True, after_validation=look)
     assert seen == [[2], [2, 4], [2, 4, 5]]

@@ -50,15 +50,12 @@ class Demo:
 
     def __call__(self) -> None:
         alone("sdlm demo")
-        if self.task == "toy":
-            self.toy()
-        else:
-            self.sudoku()
+        (self.toy if self.task == "toy" else self.sudoku)()
 
     def toy(self) -> None:
         """Lines of the toy language: how many are grammatical, and how near the bound is to the entropy."""
         data, language, run = toy_data(self.out), ToyLanguage(), self.out / "run"
-        run_training(Config(steps=self.steps), data, run, look=glance)
+        run_training(Config(steps=self.steps), data, run, after_validation=glance)
         model = DiffusionLM.from_pretrained(run)
         lines = model.generate(200, seed=1)
         marks = [" " if language.is_grammatical(line) else "*" for line in lines]

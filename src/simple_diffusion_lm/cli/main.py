@@ -88,10 +88,8 @@ class Compare(TextOptions):
         print(run_compare(data, self.out, contenders=configs, settings=self.settings, **options))
 
 
-COMMANDS = (
-    *(Demo, Prepare, Train, Distil, Generate, Infill, Vary, Blend, Score, Serve),
-    *(Evaluate, Compare, Report, Export, Push),
-)
+WRITING = (Generate, Infill, Vary, Blend, Score)
+COMMANDS = (Demo, Prepare, Train, Distil, *WRITING, Serve, Evaluate, Compare, Report, Export, Push)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from ..evaluation.run_report import write_report
 from ..runs import checkpoint
 from ..runs.config import RECIPES, SIZES, check, with_objective, with_settings
 from ..runs.distil import distil
+from ..runs.log import TRACKERS
 from ..runs.run import about_run, check_free, run_training
 from ..writing.model import DiffusionLM
 from .options import Run, Settings, TextOptions, one_of
@@ -50,6 +51,7 @@ class Train(TextOptions):
     size: Annotated[str, one_of(SIZES)] | None = None  # width, depth and learning rate together
     config: Run | None = None  # a run, or its config.json, to train with the settings of
     finetune_from: Run | None = None  # a run to begin with the weights, the tokenizer and the settings of
+    log: Annotated[str, one_of(TRACKERS)] | None = None  # where metrics go, besides metrics.jsonl
     settings: Settings  # one budget of steps, epochs and minutes: 20 minutes when none is given
 
     def __call__(self) -> None:
@@ -57,7 +59,9 @@ class Train(TextOptions):
         check(config)
         on_rank_0(lambda: check_free(run))
         data = self.open(self.corpus, run)
-        run_training(config, data, run, start_from=self.finetune_from, look=glance)
+        run_training(
+            config, data, run, start_from=self.finetune_from, after_validation=glance, tracker=self.log
+        )
         on_rank_0(lambda: finish(run))
         print(f"trained. Now: sdlm generate {shlex.quote(str(run))}", file=sys.stderr)
 
@@ -88,11 +92,13 @@ class Distil:
 
     teacher: Positional[Run]  # a run directory, with its corpus
     out: Path  # directory of the student, a run like any other
+    log: Annotated[str, one_of(TRACKERS)] | None = None  # where metrics go, besides metrics.jsonl
     settings: Settings  # as for `sdlm train`; else the teacher's, or what is usual for a student
 
     def __call__(self) -> None:
         on_rank_0(lambda: check_free(self.out))
-        distil(self.teacher, DiffusionLM.trained_on(self.teacher), self.out, self.settings)
+        data = DiffusionLM.trained_on(self.teacher)
+        distil(self.teacher, data, self.out, self.settings, after_validation=glance, tracker=self.log)
         on_rank_0(lambda: finish(self.out))
         print(f"distilled. Now: sdlm generate {shlex.quote(str(self.out))}", file=sys.stderr)
 

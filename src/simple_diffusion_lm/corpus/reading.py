@@ -22,8 +22,7 @@ OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".
 REFUSED = {
     ".zst": "unpack it first (zstd -d)",
     ".zip": "unpack it first (unzip)",
-    ".tar": "unpack it first (tar -xf)",
-    ".tgz": "unpack it first (tar -xf)",
+    **dict.fromkeys((".tar", ".tgz"), "unpack it first (tar -xf)"),
     ".pdf": "save its text first (pdftotext)",
     ".docx": "save it as plain text first",
     ".arrow": "save it as .parquet or .jsonl first",

@@ -71,10 +71,8 @@ def check_measurable(lines: int) -> None:
     """Raises UserError without the extra `eval`, and for fewer than FEWEST_LINES lines: before any work."""
     installed("sacrebleu", "sample metrics need sacrebleu", "simple-diffusion-lm[eval]")
     if lines < FEWEST_LINES:
-        raise UserError(
-            f"{lines} lines are too few to be measured: {FEWEST_LINES} or more have to be held out, and as "
-            "many generated (sdlm evaluate --samples 0 does without)"
-        )
+        fault = f"{lines} lines are too few to be measured: {FEWEST_LINES} or more have to be held out"
+        raise UserError(f"{fault}, and as many generated (sdlm evaluate --samples 0 does without)")
 
 
 def units_of(lines: Sequence[str]) -> Split:
@@ -96,9 +94,8 @@ def self_bleu(lines: Sequence[str]) -> float:
 
     bleu = BLEU(tokenize="none", effective_order=True)
     some = list(lines[:SELF_BLEU_LINES])
-    return float(
-        np.mean([bleu.sentence_score(x, some[:i] + some[i + 1 :]).score for i, x in enumerate(some)])
-    )
+    scores = [bleu.sentence_score(x, some[:i] + some[i + 1 :]).score for i, x in enumerate(some)]
+    return float(np.mean(scores))
 
 
 def _grams(texts: Iterable[list[str]], n: int) -> list[tuple[str, ...]]:

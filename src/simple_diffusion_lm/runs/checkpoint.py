@@ -153,10 +153,8 @@ def save(
         sync_directory(folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise UserError(
-            f"{final}: cannot save it ({error.strerror}); checkpoints before it are "
-            "whole, so make room or rights there and run the same command again"
-        ) from error
+        advice = "checkpoints before it are whole: make room or rights there, and run the same command again"
+        raise UserError(f"{final}: cannot save it ({error.strerror}); {advice}") from error
     *_, best = min(_bounds(run), default=(None,))
     for old in _steps(run)[KEPT:]:
         if old != best:

@@ -41,22 +41,18 @@ STUDENT: dict[str, Any] = {
 }
 
 
-def distil(
-    teacher: Path, data: Prepared, out: Path, settings: Mapping[str, Any], *, quiet: bool = False
-) -> None:
+def distil(teacher: Path, data: Prepared, out: Path, settings: Mapping[str, Any], **options: Any) -> None:
     """Trains a student of the run `teacher` in the directory `out`, resuming what is there.
 
-    settings: fields of its Config that are neither the teacher's nor those of STUDENT. Raises UserError for
-    a teacher that has no noise, and as run_training does.
+    settings: fields of its Config that are neither the teacher's nor those of STUDENT. options: others of
+    run_training. Raises UserError for a teacher that has no noise, and as run_training does.
     """
     its = load_run(teacher).model
     if its.config.objective != Config.objective:
-        raise UserError(
-            f"{teacher} was trained to be {its.config.objective}: only diffusion can be distilled"
-        )
+        raise UserError(f"{teacher} is {its.config.objective}: only diffusion can be distilled")
     config = with_settings(replace(its.config, **STUDENT), settings)
     loss_of = partial(student_loss, its, config.passes or 1)
-    run_training(config, data, out, start_from=teacher, loss_of=loss_of, quiet=quiet)
+    run_training(config, data, out, start_from=teacher, loss_of=loss_of, **options)
 
 
 def student_loss(teacher: TextModel, passes: int, student: TextModel) -> Loss:

@@ -1,12 +1,14 @@
-"""What a run reports while it trains: the bar, metrics.jsonl, samples.txt; and its checkpoints."""
+"""What a run reports while it trains: the bar, metrics.jsonl, samples.txt, a tracker; and its checkpoints."""
 
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from ..core.generate import Sampling, TextModel, generate
 from ..core.train import State, Step, autocast_dtype, fraction_done
 from ..corpus.prepare import Prepared
 from ..devices.processes import on_rank_0, rank, world
-from ..errors import UserError
+from ..errors import UserError, first_line, installed
 from . import checkpoint
 from .config import usual_sampling
 
@@ -27,6 +29,11 @@ LOG_EVERY = 20  # steps
 VALIDATION_EXAMPLES = 512
 VALIDATION_DRAWS = 8  # of noise, for each example
 SAMPLE_STEPS = 32
+# Trackers of experiments, each a package of this name, and the module that is asked.
+TRACKERS = {"trackio": "trackio", "wandb": "wandb", "tensorboard": "torch.utils.tensorboard"}
+PROJECT = "simple-diffusion-lm"  # there
+Track = Callable[[dict[str, float], int], object]  # logs numbers by name, at a step
+FIGURES = "loss {total:.3f} (mse {mse:.3f} ce {ce:.3f}) acc {accuracy:.3f} {tokens_per_second:,.0f} tok/s"
 BAR = "{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
 
 
@@ -40,6 +47,7 @@ class Log:
         self.recent: list[Step] = []  # since the last record
         self.last = 0, 0.0  # tokens and seconds there
         self.saved = 0  # the step of the last checkpoint
+        self.tracks: list[Track] = []  # where metrics go, too
         self.bounds: list[dict[str, Any]] = []  # on held-out text: step, bound and bound_error of each
 
     def say(self, text: str) -> None:
@@ -64,8 +72,7 @@ class Log:
             other = checkpoint.to_use(start_from)
             if other is None:
                 raise UserError(f"{start_from}: no whole checkpoint to begin with")
-            advice = "keep its network and its vocabulary"
-            other.load_into(self.state.model, advice)
+            other.load_into(self.state.model, "keep its network and its vocabulary")
         progress = self.state.progress
         self.saved, self.last = progress.step, (progress.tokens, progress.seconds)
         metrics = self.run / "metrics.jsonl"
@@ -111,14 +118,13 @@ class Log:
         self._write("train", values)
         self.recent, self.last = [], (progress.tokens, progress.seconds)
         self.bar.n = min(self._done(), 1.0)
-        said = "loss {total:.3f} acc {accuracy:.3f} {tokens_per_second:,.0f} tok/s".format(**values)
-        self.bar.set_postfix_str(f"step {progress.step} {said}")
+        self.bar.set_postfix_str(f"step {progress.step} {FIGURES.format_map(values)}")
 
     def _done(self) -> float:
         return fraction_done(self.config, self.state.progress, self.batches_in_epoch)
 
-    def validate(self, held_out: Batches | None, data: Prepared, look: Callable[[Path], object]) -> None:
-        """The bound on held-out text, and some samples; look at them."""
+    def validate(self, held_out: Batches | None, data: Prepared, after: Callable[[Path], object]) -> None:
+        """The bound on held-out text, and some samples."""
         # Of a copy: the layers of the one that trains may be compiled, for other shapes.
         step, model = self.state.progress.step, checkpoint.model_of(self.about)
         model.load_state_dict(self.state.model.state_dict())
@@ -138,7 +144,7 @@ class Log:
         if self.config.samples:
             self._sample(model, data)
         if rank() == 0:
-            look(self.run)
+            after(self.run)
 
     def is_over(self) -> bool:
         """Whether the last validations, as many as the patience, were no better than an earlier one."""
@@ -175,8 +181,38 @@ class Log:
     def _write(self, kind: str, values: dict[str, Any]) -> None:
         if rank() == 0:
             now = self.state.progress
-            place = {"step": now.step, "seconds": round(now.seconds, 2), "tokens": now.tokens}
-            add_record(self.run, {"kind": kind, **place, **values})
+            record = {"seconds": round(now.seconds, 2), "tokens": now.tokens, **values}
+            add_record(self.run, {"kind": kind, "step": now.step, **record})
+            for track in self.tracks:
+                track({f"{kind}/{name}": value for name, value in record.items()}, now.step)
+
+
+@contextmanager
+def tracking(name: str, run: Path, config: dict[str, Any], step: int) -> Iterator[Track]:
+    """Logs a run to one of TRACKERS: as a new one, or, from `step` on, as the one that it is there already.
+
+    Raises UserError where the tracker is not installed, or refuses.
+    """
+    library = installed(TRACKERS[name], f"--log {name} needs {name}", name)
+    if name == "tensorboard":
+        with library.SummaryWriter(run / name, purge_step=step + 1) as writer:
+            writer.add_text("config", json.dumps(config))
+            yield lambda values, at: [writer.add_scalar(key, values[key], at) for key in values]
+        return
+    tracked_as = run / "tracked-as.txt"
+    if not (step and tracked_as.exists()):
+        tracked_as.write_text(f"{run.resolve().name}-{uuid4().hex[:8]}", encoding="utf-8")
+    label = tracked_as.read_text(encoding="utf-8")
+    own = {"id": label[-8:], "dir": run, "allow_val_change": True} if name == "wandb" else {}
+    with redirect_stdout(sys.stderr):  # which trackio writes to
+        try:
+            library.init(project=PROJECT, name=label, config=config, resume="allow", **own)
+        except Exception as error:  # of the network, or of an account
+            raise UserError(f"{name}: cannot log there ({first_line(error)})") from None
+        try:
+            yield lambda values, at: library.log(values, step=at)
+        finally:
+            library.finish()
 
 
 def add_record(run: Path, record: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ RUN/
     tokenizer.model   a copy of the tokenizer (or tokenizer.json)
     metrics.jsonl     one line every few steps, at each validation and at each evaluation
     samples.txt       lines generated at each validation
+    tracked-as.txt    its name in a tracker (--log); tensorboard/, wandb/: that tracker's files
     checkpoints/      see checkpoint.py
     .lock             held by the process that trains here
 """
@@ -45,7 +46,7 @@ from ..errors import UserError
 from . import checkpoint
 from .compiling import compile_layers
 from .config import MAY_CHANGE, check
-from .log import Log
+from .log import Log, tracking
 from .signals import Signals, Stop
 
 FORMAT = 3  # of config.json and the checkpoints
@@ -265,7 +266,8 @@ def run_training(
     pause_at: float = math.inf,
     start_from: Path | None = None,
     loss_of: Callable[[TextModel], Loss] | None = None,
-    look: Callable[[Path], object] = lambda run: None,
+    after_validation: Callable[[Path], object] = lambda run: None,
+    tracker: str | None = None,
 ) -> None:
     """Trains in `run`, resuming what is there. Ends with a checkpoint, whatever the save interval.
 
@@ -273,7 +275,8 @@ def run_training(
         pause_at: seconds of training after which to end before the budget is spent.
         start_from: a run whose weights a new one begins with.
         loss_of: makes a student's loss from its model (distil.py).
-        look: is called with the run after each validation, by one process.
+        after_validation: is called with the run after each validation, by one process.
+        tracker: a name in log.TRACKERS, where metrics go too.
 
     Raises:
         UserError: the configuration, the corpus or the directory will not do, or another process
@@ -301,7 +304,10 @@ def run_training(
         # A student's bound is not what it learns to lower: its newest checkpoint is its best.
         measured = len(data.valid) and config.passes is None
         held_out = make_batches(config, data, data.valid, masks=False) if measured else None
-        validate, progress = partial(log.validate, held_out, data, look), state.progress
+        validate, progress = partial(log.validate, held_out, data, after_validation), state.progress
+        if tracker is not None:
+            logged = tracking(tracker, run, about["config"], progress.step)
+            on_rank_0(lambda: log.tracks.append(held.enter_context(logged)))
         signals = held.enter_context(Signals())
         signals.leaving_at_once(lambda: log.begin(compile_layers(config, state.model)))
         loss = state.model.loss if loss_of is None else loss_of(state.model)

@@ -43,11 +43,7 @@ class Sampled(Strict):
     order: Literal[ORDERS] = Field(USUAL.order, description=HELP["order"])  # type: ignore[valid-type]
     top_p: float = Field(1.0, gt=0, le=1, description="only the most probable tokens, with this probability")
     seed: Whole = Field(0, ge=0, le=2**31 - 1, description="the same seed gives the same texts")
-    stream: bool = Field(
-        False,
-        description="answer with server-sent events: `frame` after every step, and `done` (the "
-        "answer that there would have been) or `error` at the end",
-    )
+    stream: bool = Field(False, description="answer with events: `frame` each step, then `done` or `error`")
 
     @property
     def given(self) -> dict[str, Any]:
@@ -131,10 +127,7 @@ class Line(BaseModel):
     text: str
     fills: list[str] | None = Field(default=None, description="what stands in each gap")
     widths: list[int] | None = Field(default=None, description="the tokens of each gap")
-    nats: float | None = Field(
-        default=None,
-        description="of the whole text, as score has it; null where there was nothing to choose from",
-    )
+    nats: float | None = Field(default=None, description="of the text, as score has it; null: no candidates")
     fits: bool = Field(default=True, description="it has none of the words it was not to have")
 
 

@@ -44,9 +44,8 @@ class Row(NamedTuple):
 
     def part(self, start: int, end: int) -> "Row":
         """The positions from start to end."""
-        return self._replace(
-            **{name: getattr(self, name)[start:end] for name in ("ids", "cond_mask", "rule")}
-        )
+        ids, cond_mask, rule = (numbers[start:end] for numbers in self[:3])
+        return self._replace(ids=ids, cond_mask=cond_mask, rule=rule)
 
     def after(self, written: Sequence[int], start: int) -> "Row":
         """The row from a position on, its beginning given as it was written; with other random numbers."""

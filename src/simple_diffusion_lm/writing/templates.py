@@ -51,10 +51,9 @@ def parse(template: str) -> Template:
         try:
             gaps.append(Gap() if mark["any"] else parse_length((mark["length"] or "").removesuffix("]]")))
         except UserError:
-            raise UserError(
-                f"template {template!r}, character {mark.start() + 1}: {mark[0]} is no length; write [[5]] "
-                "or [[2-6]], or \\[[ for the characters"
-            ) from None
+            where = f"template {template!r}, character {mark.start() + 1}: {mark[0]}"
+            advice = "write [[5]] or [[2-6]], or \\[[ for the characters"
+            raise UserError(f"{where} is no length; {advice}") from None
         texts.append("")
     texts[-1] += template[place:]
     return Template(tuple(texts), tuple(gaps))

@@ -55,9 +55,8 @@ class Onlooker:
         share = probability.gather(-1, standing[:, None]).squeeze(-1)
         numbers = batch.number.tolist()
         columns = (places, best.indices, best.values, standing, share, written)
-        for (row, i), ids, shares, own, own_share, stands in zip(
-            *(column.tolist() for column in columns), strict=True
-        ):
+        predicted = zip(*(column.tolist() for column in columns), strict=True)
+        for (row, i), ids, shares, own, own_share, stands in predicted:
             if stands and own not in ids:  # drawn, though others were likelier
                 ids, shares = [*ids, own], [*shares, own_share]
             self.likely[numbers[row], i] = list(zip(ids, shares, strict=True))

@@ -172,12 +172,8 @@ class Writer:
         """
         model, device, end = self.model.eval(), self.model.embedding.weight.device, len(self.end)
         given, draws = (0, 1) if model.writes_length else (end, DRAWS)
-        # Of running text past the window each part is paid for by itself; any other text is one part.
-        parts = [
-            (n, ids[i : i + self.longest])
-            for n, ids in enumerate(texts)
-            for i in range(0, len(ids), self.longest)
-        ]
+        window = self.longest  # past which each part of running text is paid for by itself
+        parts = [(n, ids[i : i + window]) for n, ids in enumerate(texts) for i in range(0, len(ids), window)]
         rows = [Row.of(ids[: len(ids) - given], ids[len(ids) - given :], n) for n, ids in parts]
         found = dict.fromkeys(range(len(texts)), 0.0)
         for some in batches_of(rows, batch_size=64):
@@ -213,10 +209,8 @@ class Writer:
             longest = max(longest, request.length.most or 0, least + longest // 2)
         room = longest - end - least
         if room < 0:
-            raise UserError(
-                f"{''.join(template.texts)!r} with its gaps needs {least + end} tokens; "
-                f"the model was trained on texts of at most {self.longest}"
-            )
+            limit = f"the model was trained on texts of at most {self.longest}"
+            raise UserError(f"{''.join(template.texts)!r} with its gaps needs {least + end} tokens; {limit}")
         widths, most = map(np.array, encoded.widths(room))
         if self.model.writes_length:
             if len(widths) > 1 or template.texts[-1] or (most < room).any():
@@ -245,10 +239,8 @@ class Writer:
             raise UserError(f"top_p must be above 0 and at most 1, not {top_p}")
         if options.get("guidance"):
             diffusion_of(self.model, "can be guided")
-        own = rows[rank() :: world()]
-        texts = self._in_windows(
-            own, partial(self.write_rows, forbidden=forbidden, sampling=sampling, **options)
-        )
+        write = partial(self.write_rows, forbidden=forbidden, sampling=sampling, **options)
+        texts = self._in_windows(rows[rank() :: world()], write)
         if self.end:  # a model may have ended its text before the last position
             texts = {number: ids[: ids.index(self.end[0]) + 1] for number, ids in texts.items()}
         return gathered(texts)
