@@ -1,5 +1,6 @@
 """What is promised to whoever installs the package; and that what is built is whole, and runs anywhere."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from packaging.version import Version
+
+import simple_diffusion_lm
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = "src/simple_diffusion_lm"
@@ -79,6 +82,14 @@ def test_both_hold_all_files_of_the_package_and_the_license(source, wheel):
     assert inside - about == package
     assert any(name.endswith("/licenses/LICENSE") for name in about)
     assert all((source / name).is_file() for name in [*files(PACKAGE), "LICENSE", "pyproject.toml"])
+
+
+def test_type_checkers_know_of_all_that_is_public():
+    """The names are loaded when they are asked for, which is nothing that a type checker sees."""
+    tree = ast.parse((ROOT / PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    known = {alias.asname: each.module for each in block.body for alias in each.names}
+    assert known == simple_diffusion_lm.PUBLIC
 
 
 def test_what_the_readme_links_to_is_in_the_source(source):

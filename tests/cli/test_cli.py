@@ -14,8 +14,10 @@ import httpx
 import pytest
 from small_models import small
 
+from simple_diffusion_lm.cli.demo import Demo
 from simple_diffusion_lm.cli.training import glance
 from simple_diffusion_lm.core import Config
+from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.runs.run import run_training
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +113,13 @@ def test_there_is_a_page_about_a_run_while_it_is_trained(toy_data, tmp_path):
     glance(tmp_path / "nothing")  # a fault is no reason to stop
 
 
+def test_what_the_demo_lacks_is_said_before_it_trains(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UserError, match="pictures need matplotlib"):
+        Demo(out=tmp_path / "demo")()
+    assert not (tmp_path / "demo").exists()
+
+
 def test_what_can_be_asked_of_a_line(toy_run, tmp_path):
     fast = ["--steps", "3"]
     lines = sdlm("generate", toy_run, "--count", "3", "--length", "4-6", "--must", "goats", *fast)
@@ -139,7 +148,11 @@ def test_what_can_be_asked_of_a_line(toy_run, tmp_path):
     assert sdlm("--version").stdout.startswith("simple-diffusion-lm ")
     refused("generate", toy_run, "--count", "0", words="--count must be at least 1")
     refused("generate", toy_run, "--must", "Goats", words="'Goats': the tokenizer has no piece for 'G'")
-    refused("infill", toy_run, words="give templates, or --file")
+    refused("infill", toy_run, words="give templates or --file")
+    refused(
+        "infill", toy_run, "--never", "foo", "a ___", words="before --never, which takes all that follows"
+    )
+    assert float(sdlm("score", toy_run, "--", "- - -").stdout.split("\t")[0]) > 0
     refused("infill", toy_run, "a [[0]] b", words="character 3")
     refused("infill", toy_run, "--file", tmp_path / "none.txt", words="none.txt")
     refused("generate", toy_run, "--length", "7-5", words="'7-5' is no length")

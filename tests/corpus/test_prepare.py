@@ -54,7 +54,7 @@ def test_a_directory_that_holds_another_corpus_is_left_alone(
         ([corpus], {"vocab_size": 60}),
         ([corpus], {"valid": [other]}),
     ):
-        with pytest.raises(UserError, match="holds another corpus: choose another --out, or del"):
+        with pytest.raises(UserError, match=r"holds another corpus: choose another --out$"):
             prepare(inputs, out, quiet=True, **options)
     assert open_prepared(out).meta == before
     (tmp_path / "full").mkdir()

@@ -333,3 +333,18 @@ def test_a_run_is_looked_at_after_every_validation(toy_data, tmp_path):
     config = small(Config(), steps=5, samples=1, validate_every=2)
     run_training(config, toy_data, tmp_path / "run", quiet=True, after_validation=look)
     assert seen == [[2], [2, 4], [2, 4, 5]]
+
+
+def test_a_file_gets_no_bar_but_a_line_a_minute(toy_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("simple_diffusion_lm.runs.log.LOG_EVERY", 1)
+    config = small(Config(), steps=2, samples=0)
+    run_training(config, toy_data, tmp_path, quiet=True)
+    found = checkpoint.newest(tmp_path)
+    about = {**found.manifest, "progress": {**found.manifest["progress"], "seconds": 59.999}}
+    checkpoint.save(tmp_path, 2, found.model(), found.state(), about)
+    capsys.readouterr()
+    run_training(replace(config, steps=8), toy_data, tmp_path)
+    said = capsys.readouterr().err
+    assert "\r" not in said
+    (line,) = (line for line in said.splitlines() if "tok/s" in line)
+    assert line.startswith("38% step 3 loss ")

@@ -17,7 +17,7 @@ from ..devices.processes import alone
 from ..errors import UserError
 from ..evaluation.evaluate import puzzle_scores
 from ..evaluation.likelihood import likelihood
-from ..evaluation.report import evaluation_tables, table, training_figure
+from ..evaluation.report import evaluation_tables, new_figure, table, training_figure
 from ..evaluation.run_report import write_report
 from ..runs.run import run_training
 from ..tasks.sudoku import Sudoku, template
@@ -54,6 +54,7 @@ class Demo:
 
     def toy(self) -> None:
         """Lines of the toy language: how many are grammatical, and how near the bound is to the entropy."""
+        new_figure(1, 1)  # what is missing is said before all work
         data, language, run = toy_data(self.out), ToyLanguage(), self.out / "run"
         run_training(Config(steps=self.steps), data, run, after_validation=glance)
         model = DiffusionLM.from_pretrained(run)

@@ -65,8 +65,7 @@ class Compare(TextOptions):
     """sdlm compare corpus.txt --out comparison --minutes 20
 
     Trains contenders for the same minutes, by turns, or for as many steps, and measures all: a table, a
-    picture, JSON.
-    The same command again resumes.
+    picture, JSON. The same command again resumes.
     """
 
     out: Path  # directory for the runs and the results

@@ -55,13 +55,11 @@ class Train(TextOptions):
     settings: Settings  # one budget of steps, epochs and minutes: 20 minutes when none is given
 
     def __call__(self) -> None:
-        config, run = self.configured(), self.out
+        config, run, start = self.configured(), self.out, self.finetune_from
         check(config)
         on_rank_0(lambda: check_free(run))
         data = self.open(self.corpus, run)
-        run_training(
-            config, data, run, start_from=self.finetune_from, after_validation=glance, tracker=self.log
-        )
+        run_training(config, data, run, start_from=start, after_validation=glance, tracker=self.log)
         on_rank_0(lambda: finish(run))
         print(f"trained. Now: sdlm generate {shlex.quote(str(run))}", file=sys.stderr)
 

@@ -86,7 +86,8 @@ class Infill(Writing):
     Fills the gaps of each template: ___ of any length, [[5]] of five tokens, [[2-6]] of two to six.
     """
 
-    template: Positional[tuple[str, ...]] = ()  # texts with gaps; \___ and \[[ are the characters themselves
+    # texts with gaps; \___ and \[[ are the characters themselves; -- stands before texts that begin with -
+    template: Positional[tuple[str, ...]] = ()
     file: Path | None = None  # templates, one a line, instead
     never: tuple[str, ...] = ()  # words that no gap may be filled with
     candidates: int = 8  # lines to write for each, with gaps of several lengths; the best is printed
@@ -94,7 +95,8 @@ class Infill(Writing):
     def __call__(self) -> None:
         templates: Sequence[str] = self.template
         if (self.file is None) == (not templates):
-            raise UserError("give templates, or --file with one a line")
+            before = ", before --never, which takes all that follows," * bool(self.never)
+            raise UserError(f"give templates{before} or --file with one a line")
         if self.file is not None:
             templates = list(read_lines([self.file], field="template", stream=False))
         model = DiffusionLM.from_pretrained(self.run)
@@ -110,7 +112,7 @@ class Vary(Writing):
     Noises each text part of the way and writes it anew: a dial from a copy to something new.
     """
 
-    text: Positional[tuple[str, ...]]  # texts to vary
+    text: Positional[tuple[str, ...]]  # texts to vary; -- stands before those that begin with -
     strength: float = 0.4  # how far: near 0 a copy, 1 a new text
 
     def __call__(self) -> None:
@@ -148,7 +150,7 @@ class Score:
     """
 
     run: Positional[Run]  # a run directory
-    text: Positional[tuple[str, ...]]  # texts to score
+    text: Positional[tuple[str, ...]]  # texts to score; -- stands before those that begin with -
 
     def __call__(self) -> None:
         model = DiffusionLM.from_pretrained(self.run)

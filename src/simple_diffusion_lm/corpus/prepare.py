@@ -140,7 +140,7 @@ def prepare(
         _write(out, sources, loaded, is_held_out, about, quiet)
     prepared = open_prepared(out)
     if prepared.meta["key"] != key:
-        raise UserError(f"{out}: holds another corpus: choose another --out, or delete it")
+        raise UserError(f"{out}: holds another corpus: choose another --out")
     if not quiet:
         print(_summary(prepared), file=sys.stderr)
     return prepared
@@ -184,7 +184,7 @@ def _write(
     """Writes beside `out` and renames: a corpus is there as a whole or not at all."""
     dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
     size = sum(source.size for source in sources)
-    lines = tqdm(chain(*sources), "encoding", size, unit=" lines", unit_scale=True, disable=quiet)
+    lines = tqdm(chain(*sources), "encoding", size, unit=" lines", unit_scale=True, disable=quiet or None)
     try:
         counts = {part: Counter(lines=0, skipped=0, tokens=0, changed=0) for part in PARTS}
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:

@@ -40,7 +40,7 @@ class Source:
         self.size = self.characters = 0  # how many lines there are, and characters, line ends included
         self.first = ""  # the first line that is not blank
         digest = hashlib.sha256()
-        for line in tqdm(self, "reading", unit=" lines", unit_scale=True, disable=quiet):
+        for line in tqdm(self, "reading", unit=" lines", unit_scale=True, disable=quiet or None):
             digest.update(line.encode() + b"\n")
             self.size += 1
             self.characters += len(line) + 1
@@ -91,7 +91,7 @@ def read_lines(files: Sequence[Path], *, field: str, stream: bool) -> Iterator[s
             continue
         for where, text in RECORDS[kind](file, field):
             if not isinstance(text, str):
-                raise UserError(f"{where}: no text under {field!r}: name the field that holds the text")
+                raise UserError(f"{where}: no text under {field!r}: name what holds it by --field")
             if "\0" in text or not is_unicode(text):  # the escapes of JSON can spell what UTF-8 cannot
                 raise UserError(f"{where}: an escape that is not a character: mend the text")
             lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")

@@ -73,10 +73,9 @@ def joined() -> Iterator[None]:
     dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=PATIENCE)
     _store = store
     if cuda:
-        here, devices = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
-        if here > devices:
-            advice = f"torchrun --nproc-per-node={devices}"
-            raise UserError(f"{here} processes for {devices} CUDA devices: {advice}")
+        here, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+        if here > gpus:
+            raise UserError(f"{here} processes for {gpus} CUDA devices: torchrun --nproc-per-node={gpus}")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     with open(os.devnull, "w") as nowhere, ExitStack() as stack:
         if number:

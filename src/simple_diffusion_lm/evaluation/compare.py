@@ -68,11 +68,8 @@ def run_compare(
     corpus. steps, orders: in how many and which lines are written, where a contender has the choice.
     Raises UserError as training and evaluating do.
     """
-    configs = {
-        f"{name}-{seed}": with_settings(config, {**settings, "seed": seed})
-        for seed in seeds
-        for name, config in contenders.items()
-    }
+    pairs = product(seeds, contenders.items())
+    configs = {f"{name}-{n}": with_settings(config, {**settings, "seed": n}) for n, (name, config) in pairs}
     for config in configs.values():
         check(config)
     reader, reference = AutoregressiveJudge(judge) if judge else None, None

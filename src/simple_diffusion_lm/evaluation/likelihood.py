@@ -25,11 +25,8 @@ def likelihood(
     """
     network, batches = model.model.eval(), plain_batches(model, corpus)
     exact, device = network.writes_length, network.embedding.weight.device
-    if exact:
-        draws = 1
-    elif draws is None:
-        tokens = round(batches.lengths().mean())
-        draws = max(8, tokens) if model.config.stagger > 0 else 8
+    tokens = round(batches.lengths().mean()) if model.config.stagger > 0 else 0
+    draws = 1 if exact else draws or max(8, tokens)
     chosen = batches.spread(examples)
     made = (batches.batch(0, numbers).each(lambda x: x.to(device)) for numbers in chosen)
     with tqdm(total=draws * len(chosen), desc="measuring", disable=None) as bar:

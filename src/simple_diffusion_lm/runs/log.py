@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -33,7 +34,7 @@ SAMPLE_STEPS = 32
 TRACKERS = {"trackio": "trackio", "wandb": "wandb", "tensorboard": "torch.utils.tensorboard"}
 PROJECT = "simple-diffusion-lm"  # there
 Track = Callable[[dict[str, float], int], object]  # logs numbers by name, at a step
-FIGURES = "loss {total:.3f} (mse {mse:.3f} ce {ce:.3f}) acc {accuracy:.3f} {tokens_per_second:,.0f} tok/s"
+FIGURES = "loss {total:.3f} acc {accuracy:.3f} {tokens_per_second:,.0f} tok/s"
 BAR = "{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
 
 
@@ -43,7 +44,8 @@ class Log:
     def __init__(self, run: Path, about: dict[str, Any], state: State, batches: Batches, quiet: bool) -> None:
         self.run, self.about, self.state, self.config = run, about, state, Config(**about["config"])
         self.batches_in_epoch = len(batches.order(0))
-        self.bar = tqdm(total=1.0, disable=quiet, file=sys.stderr, bar_format=BAR)
+        self.quiet, to_file = quiet, isinstance(sys.stderr, TextIOWrapper) and not sys.stderr.isatty()
+        self.bar = tqdm(total=1.0, disable=quiet or to_file, file=sys.stderr, bar_format=BAR)
         self.recent: list[Step] = []  # since the last record
         self.last = 0, 0.0  # tokens and seconds there
         self.saved = 0  # the step of the last checkpoint
@@ -52,7 +54,7 @@ class Log:
 
     def say(self, text: str) -> None:
         """Prints above the bar."""
-        if not self.bar.disable:
+        if not self.quiet:
             self.bar.write(text, file=sys.stderr)
 
     def resume(self, start_from: Path | None) -> None:
@@ -88,7 +90,7 @@ class Log:
         model, device = self.state.model, self.state.model.embedding.weight.device
         size = f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters"
         place = f"{f'{world()} x ' * (world() > 1)}{device.type}, {torch.get_num_threads()} threads"
-        kind = ("bfloat16" if autocast_dtype(device) else "float32") + ", compiled" * compiled
+        kind = ("in bfloat16" if autocast_dtype(device) else "in float32") + ", compiled" * compiled
         self.say(f"{size}, {sum(self.about['lengths']):,} examples, {place}, {kind}")
 
     def step(self, step: Step) -> None:
@@ -117,8 +119,10 @@ class Log:
             values["mse"] = mean("squared_error") / self.config.embedding_dim
         self._write("train", values)
         self.recent, self.last = [], (progress.tokens, progress.seconds)
-        self.bar.n = min(self._done(), 1.0)
-        self.bar.set_postfix_str(f"step {progress.step} {FIGURES.format_map(values)}")
+        self.bar.n, figures = min(self._done(), 1.0), f"step {progress.step} {FIGURES.format_map(values)}"
+        self.bar.set_postfix_str(figures)
+        if self.bar.disable and progress.seconds // 60 > seconds // 60:  # into a file: a line a minute
+            self.say(f"{self.bar.n:.0%} {figures}")
 
     def _done(self) -> float:
         return fraction_done(self.config, self.state.progress, self.batches_in_epoch)

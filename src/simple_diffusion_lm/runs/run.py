@@ -82,12 +82,12 @@ def say_what_is_cut(config: Config, data: Prepared) -> None:
     if data.stream or not beyond.any():
         return
     share, lost = (beyond > 0).mean(), beyond.sum() / lengths.sum()
-    print(
-        f"{(beyond > 0).sum():,} lines ({share:.1%}) are longer than {config.crop} tokens: what is beyond, "
-        f"{lost:.1%} of all tokens, is not trained on. --crop {lengths.max()} takes them whole, in the "
-        "memory of batches that long; --stream reads the corpus as running text, and loses nothing",
-        file=sys.stderr,
+    longer = f"{(beyond > 0).sum():,} lines ({share:.1%}) are longer than {config.crop} tokens"
+    cut = f"what is beyond, {lost:.1%} of all tokens, is not trained on"
+    ways = (
+        f"--crop {lengths.max()} takes them whole, in more memory; --stream, as running text, loses nothing"
     )
+    print(f"{longer}: {cut}. {ways}", file=sys.stderr)
 
 
 def describe(config: Config, data: Prepared, batches: Batches) -> dict[str, Any]:

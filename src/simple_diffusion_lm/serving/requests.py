@@ -59,12 +59,10 @@ class Chosen(Sampled):
 
 
 class Generate(Chosen):
-    """Texts out of noise alone."""
+    """Texts out of noise alone. Lengths are in tokens."""
 
     count: Whole = Field(1, ge=1, le=MOST_TEXTS)
-    length: str | None = Field(
-        None, max_length=9, pattern=r"^[0-9]+(-[0-9]+)?$", description="tokens, as 12 or 8-16"
-    )
+    length: str | None = Field(None, max_length=9, pattern=r"^[0-9]+(-[0-9]+)?$", description="12, or 8-16")
     must: Words = Field([], description="words that every text has, in any order")
     candidates: Candidates = 1
 

@@ -169,9 +169,8 @@ class DiffusionLM(Writer):
     ) -> Unfolding:
         """A text, or a template being filled, at each step out of the noise: see watching.Unfolding."""
         onlooker, steps = Onlooker(self), list[list[Shown]]()
-        sampling, others = self.split(
-            {**options, "watch": lambda *seen: steps.extend(onlooker(*seen).values())}
-        )
+        sampling, others = self.split(options)
+        others["watch"] = lambda *seen: steps.extend(onlooker(*seen).values())
         check(sampling)
         if others.get("guidance"):
             diffusion_of(self.model, "can be guided")

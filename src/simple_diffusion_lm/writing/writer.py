@@ -24,10 +24,8 @@ from .templates import EncodedTemplate, Gap, Template, has_word, parse, spaced
 AT_ONCE = 1024  # lines whose candidates are in memory together
 ATTEMPTS = 4  # rounds of candidates for a line that none of them will do for
 DRAWS = 32  # of the bound of a candidate
-LEFT_TO_RIGHT = (
-    "an autoregressive model writes from left to right and ends its lines itself: "
-    "give it nothing, or a prompt (text and then ___)"
-)
+ITS_WAY = "an autoregressive model writes from left to right and ends its lines itself"
+LEFT_TO_RIGHT = f"{ITS_WAY}: give it nothing, or a prompt (text and then ___)"
 Run = Callable[[list[Row]], dict[int, list[int]]]  # the ids of each row by its number
 
 
