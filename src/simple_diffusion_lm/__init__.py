@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # what type checkers know of PUBLIC
     from .core import Config as Config
     from .core.generate import Sampling as Sampling
-    from .corpus.prepare import open_prepared as open_prepared
-    from .corpus.prepare import prepare as prepare
+    from .corpus.prepare import open_prepared as open_prepared, prepare as prepare
     from .errors import UserError as UserError
     from .runs.config import RECIPES as RECIPES
     from .runs.run import run_training as run_training
-    from .writing.model import DiffusionLM as DiffusionLM
-    from .writing.model import train as train
+    from .writing.model import DiffusionLM as DiffusionLM, train as train
 
 # Loaded when asked for, so that core/ runs by itself: `python -m simple_diffusion_lm.core.train`.
 PUBLIC = {

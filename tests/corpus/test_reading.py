@@ -8,8 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from simple_diffusion_lm.corpus.reading import find_files, read_lines
 from simple_diffusion_lm.corpus.tokenizer import BORDER

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corpora import decoded, write
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from simple_diffusion_lm.corpus.prepare import hold_out, prepare
 from simple_diffusion_lm.corpus.reading import Source

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import sentencepiece as spm
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from json_tokenizers import gpt2, llama
 
 from simple_diffusion_lm.corpus import tokenizer as module

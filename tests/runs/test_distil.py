@@ -3,8 +3,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from small_models import denoiser, small, tensors
 
 from simple_diffusion_lm.cli.training import glance

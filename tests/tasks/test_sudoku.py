@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.tasks.sudoku import BOXES, CLUES, Sudoku, template

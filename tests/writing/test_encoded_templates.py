@@ -5,8 +5,7 @@ from functools import cache
 
 import pytest
 import torch
-from hypothesis import assume, given
-from hypothesis import strategies as st
+from hypothesis import assume, given, strategies as st
 
 from simple_diffusion_lm.core.noise import make_keys
 from simple_diffusion_lm.corpus.tokenizer import train_tokenizer

@@ -1,8 +1,7 @@
 import re
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.writing.templates import Gap, Template, has_word, parse, spaced

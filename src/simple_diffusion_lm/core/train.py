@@ -76,15 +76,14 @@ class Muon(Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            moved: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = {}
+            moved: dict[torch.Size, dict[nn.Parameter, Tensor]] = {}
             for p in (p for p in group["params"] if p.grad is not None):
                 if not self.state[p]:
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p.grad)
                 momentum = self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - self.MOMENTUM)
-                moved.setdefault(p.shape, []).append((p, p.grad.lerp(momentum, self.MOMENTUM)))
-            for shape, pairs in moved.items():  # those of one shape together: fewer and larger products
-                params, directions = zip(*pairs, strict=True)
-                for p, update in zip(params, orthogonal(torch.stack(directions)), strict=True):
+                moved.setdefault(p.shape, {})[p] = p.grad.lerp(momentum, self.MOMENTUM)
+            for shape, same in moved.items():  # those of one shape together: fewer and larger products
+                for p, update in zip(same, orthogonal(torch.stack([*same.values()])), strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
                     # As long as AdamW's steps, so that both take one learning rate (2502.16982, eq. 4).
                     p.add_(update, alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)

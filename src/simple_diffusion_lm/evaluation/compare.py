@@ -35,11 +35,10 @@ from .likelihood import example_texts, likelihood
 from .report import comparison_tables, new_figure, plot_comparison
 from .samples import Reference, check_measurable, sample_metrics
 
-BLANKS = 1000.0  # a stagger at which no position is ever in flight: each is blank to the network, or clean
 # The recipes, the default trunk with every other objective, and the control: blanks in place of noise.
 CONTENDERS = {
     **RECIPES,
-    "blanks": dataclasses.replace(Config(), stagger=BLANKS),
+    "blanks": dataclasses.replace(Config(), stagger=1000.0),  # nothing is ever in flight
     **{name: with_objective(Config(), name) for name in MODELS if name != Config().objective},
 }
 TURNS = 5  # in which each trains, so that other load hits all alike; each of a minute or more

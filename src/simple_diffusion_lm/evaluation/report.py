@@ -102,8 +102,6 @@ def training_figure(runs: Sequence[Path], entropy: float | None = None) -> Any:
     for axis, ((kind, field), title) in zip(axes.flat, PANELS.items(), strict=True):
         for run, record in zip(runs, records, strict=True):
             having = [each for each in record[kind] if field in each]
-            if not having:
-                continue
             steps = [each["step"] for each in having]
             errors = [each[f"{field}_error"] for each in having if f"{field}_error" in each]
             style = {"marker": "o", "markersize": 3} if kind == "valid" else {"linewidth": 1}

@@ -50,8 +50,7 @@ def _try(config: Config, trunk: Transformer) -> None:
         x = torch.zeros(count, length, trunk.project.in_features, device=device)
         log_snr = torch.zeros(count, length if config.stagger else 1, device=device)
         length_mask = torch.ones(count, length, dtype=torch.bool, device=device)
-        autocast = torch.autocast(device.type, dtype, enabled=dtype is not None)
-        with torch.set_grad_enabled(gradient), autocast:
+        with torch.set_grad_enabled(gradient), torch.autocast(device.type, dtype, enabled=dtype is not None):
             out = trunk(x, log_snr, length_mask).sum()
         if gradient:
             out.backward()

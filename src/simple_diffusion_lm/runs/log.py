@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from ..core import Config
 from ..core.bound import held_out_bound
 from ..core.data import Batches
-from ..core.generate import Sampling, TextModel, generate
+from ..core.generate import TextModel, generate
 from ..core.train import State, Step, autocast_dtype, fraction_done
 from ..corpus.prepare import Prepared
 from ..devices.processes import on_rank_0, rank, world
@@ -29,10 +29,8 @@ from .config import usual_sampling
 LOG_EVERY = 20  # steps
 VALIDATION_EXAMPLES = 512
 VALIDATION_DRAWS = 8  # of noise, for each example
-SAMPLE_STEPS = 32
 # Trackers of experiments, each a package of this name, and the module that is asked.
 TRACKERS = {"trackio": "trackio", "wandb": "wandb", "tensorboard": "torch.utils.tensorboard"}
-PROJECT = "simple-diffusion-lm"  # there
 Track = Callable[[dict[str, float], int], object]  # logs numbers by name, at a step
 FIGURES = "loss {total:.3f} acc {accuracy:.3f} {tokens_per_second:,.0f} tok/s"
 BAR = "{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
@@ -101,7 +99,6 @@ class Log:
             return
 
         def mean(name: str) -> float:
-            """Over all predicted positions."""
             values = torch.cat([getattr(step.losses, name).float() for step in self.recent])
             return values.sum().item() / max(len(values), 1)
 
@@ -163,9 +160,8 @@ class Log:
         """Writes some texts, of lengths as training texts have them."""
         weights, count, seed = np.array(self.about["lengths"]), self.config.samples, self.config.seed
         drawn = np.random.default_rng(seed).choice(len(weights), count, p=weights / weights.sum())
-        sampling = Sampling(SAMPLE_STEPS) if self.config.passes is None else usual_sampling(self.config)
         lengths = [len(weights) - 1] * count if model.writes_length else drawn.tolist()
-        texts = generate(model, data.tokenizer, lengths, sampling, seed, data.stream)
+        texts = generate(model, data.tokenizer, lengths, usual_sampling(self.config), seed, data.stream)
         texts = [text.replace("\n", " ⏎ ") for text in texts]  # each is a line of samples.txt
         if rank() == 0:
             with (self.run / "samples.txt").open("a", encoding="utf-8") as file:
@@ -210,7 +206,7 @@ def tracking(name: str, run: Path, config: dict[str, Any], step: int) -> Iterato
     own = {"id": label[-8:], "dir": run, "allow_val_change": True} if name == "wandb" else {}
     with redirect_stdout(sys.stderr):  # which trackio writes to
         try:
-            library.init(project=PROJECT, name=label, config=config, resume="allow", **own)
+            library.init(project="simple-diffusion-lm", name=label, config=config, resume="allow", **own)
         except Exception as error:  # of the network, or of an account
             raise UserError(f"{name}: cannot log there ({first_line(error)})") from None
         try:
