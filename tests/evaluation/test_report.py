@@ -112,15 +112,16 @@ def test_figures_are_compared_at_one_entropy():
     assert "| n-gram judge perplexity, at entropy 4.78; steps: | stagger | in flight | 8 | 64 |" in table
     first, second = 20.0, 5 * 4**0.78
     spread = abs(first - second) / 2**0.5
-    assert (
-        f"| modern | 2 | 4.0 |  | {(first + second) / 2:.1f} ± {spread:.1f} |" in table
-    )  # 8: one temperature
-    assert f"| masked, reading | 2 | 4.0 |  | {80 * 0.25**0.56:.1f} |" in table
+    row = f"{(first + second) / 2:.1f} ± {spread:.1f}"  # in 8 steps there is one temperature, of more entropy
+    assert f"| modern | 2 | 4.0 | 20.0 ± 0.0 | {row} |" in table
+    assert f"| masked, reading | 2 | 4.0 | 20.0 | {80 * 0.25**0.56:.1f} |" in table
     assert "| read backwards, at entropy 4.78" in table
-    assert "| masked, reading | 2 | 4.0 |  | 0.100 |" in table.split("seconds a line, at")[1]
+    assert "| masked, reading | 2 | 4.0 | 0.100 | 0.100 |" in table.split("seconds a line, at")[1]
     assert "grammatical" not in table
     masked[1]["entropy"] = 4.9  # above 4.78 at every temperature
-    assert "| masked, reading | 2 | 4.0 |  |  |" in comparison_tables(found)
+    assert "| masked, reading | 2 | 4.0 | 20.0 | 80.0 |" in comparison_tables(found)
+    masked[2]["entropy"] = 4.7  # below it
+    assert "| masked, reading | 2 | 4.0 |  | 80.0 |" in comparison_tables(found)
 
 
 def test_of_the_toy_language_the_grammatical_share_is_compared():

@@ -115,10 +115,9 @@ def train_by_turns(runs: Mapping[Path, tuple[Config, Prepared]]) -> None:
 
 def halves(corpus: Corpus) -> tuple[Corpus, Corpus]:
     """The first half of the lines, and the others."""
-    middle, offsets = len(corpus) // 2, corpus.offsets
+    ids, offsets, middle = corpus.ids, corpus.offsets, len(corpus) // 2
     start = offsets[middle]
-    first = Corpus(corpus.ids[:start], offsets[: middle + 1])
-    return first, Corpus(corpus.ids[start:], offsets[middle:] - start)
+    return Corpus(ids[:start], offsets[: middle + 1]), Corpus(ids[start:], offsets[middle:] - start)
 
 
 def orders_of(model: DiffusionLM) -> Sequence[str | None]:
@@ -143,8 +142,7 @@ def measure(
     cost, points = likelihood(model, held_out, examples=examples), list[dict[str, Any]]()
     stagger = model.config.stagger if hasattr(model.model, "schedule") else None
     in_flight = None if stagger is None else cost["tokens"] / cost["texts"] / (1 + stagger)
-    passes: list[int] = []  # a text with nothing to predict needs none
-    shown: list[str] = []
+    passes, shown = list[int](), list[str]()  # a text with nothing to predict needs no pass
 
     def watch(batch: Batch, frame: Frame) -> None:
         passes.append(int(frame.where.any(1).sum()))

@@ -140,6 +140,8 @@ def comparison_tables(results: Mapping[str, Any]) -> str:
         sign, seen = "<= " if found["is_bound"] else "", found["tokens"] / 1e6
         about = {"spread": spread, "sign": sign, "millions_seen": seen}
         label = f"{name}, {len(runs)} seeds" if len(runs) > 1 else name
+        if 0 < (lines[name]["in_flight"] or 1) < 0.1:  # the control: hardly a draw of its bound says anything
+            found |= {"nats_per_token": None, "bits_per_character": None}
         costs[label] = found | about | {field: lines[name][field] for field in (*WAY, "passes")}
     tables = [table(figure_rows("contender", costs)), table(figure_rows("lines", lines))]
     return "\n\n".join([*tables, front_tables(contenders, results["lines"]["held-out text"])])
@@ -151,7 +153,7 @@ def front_tables(contenders: Mapping[str, Sequence[Figures]], real: Figures) -> 
 
     Perplexity and entropy can each be had alone by another temperature, so the first is interpolated
     between temperatures to the entropy of held-out text, or to the highest that all reach in their most
-    steps, if that is less. Nothing is said where no temperature has so little or so much.
+    steps, if that is less. Nothing is said where no temperature has so much; where all have more, the lowest.
     """
     fronts = fronts_of(contenders)
     entropy = shared_entropy(fronts, real)
@@ -196,7 +198,7 @@ def values_at(curves: Sequence[Sequence[Figures]], field: str, entropy: float) -
     found = []
     for curve in curves:
         entropies = [point["entropy"] for point in curve]
-        if entropies[0] <= entropy <= entropies[-1]:
+        if entropy <= entropies[-1]:
             values, is_share = [point[field] for point in curve], field == "grammatical"
             value = np.interp(entropy, entropies, values if is_share else np.log(values))
             found.append(float(value if is_share else np.exp(value)))
