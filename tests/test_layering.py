@@ -1,7 +1,9 @@
 """The rooms of the house: who may import whom, and how much there may be of everything (docs/design.md)."""
 
 import ast
+import inspect
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,20 @@ def test_files_and_functions_can_be_taken_in(path: Path) -> None:
             # From the first statement on: a command's flags and their help are a table, not code.
             body = node.body[1:] if ast.get_docstring(node) else node.body
             assert not body or (body[-1].end_lineno or 0) - body[0].lineno < 60, node.name
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: "/".join(p.parts[-2:]))
+def test_all_that_is_public_has_a_docstring(path: Path) -> None:
+    module = import_module(".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts))
+    found = {"the module": module.__doc__}
+    for name, item in vars(module).items():
+        if getattr(item, "__module__", "") != module.__name__:
+            continue
+        if inspect.isroutine(item) or inspect.isclass(item):
+            found[name] = item.__doc__
+        for own in vars(item) if inspect.isclass(item) else ():
+            if inspect.isroutine(method := getattr(item, own)):  # it may inherit its docstring
+                found[f"{name}.{own}"] = own.startswith("_") or inspect.getdoc(method)
+    # Dataclasses and named tuples are given one that is their signature.
+    said = {name for name, text in found.items() if text and not str(text).startswith(f"{name}(")}
+    assert [name for name in found if name not in said and not name.startswith("_")] == []

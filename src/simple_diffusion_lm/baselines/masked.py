@@ -56,8 +56,7 @@ class Masked(TokenPredictor):
     @torch.no_grad()
     def sample(self, group: Group, sampling: Sampling) -> Iterator[Frame]:
         """From all masked to none, equally many in each step, in the order of `sampling`; its sampler has no
-        meaning here. A text of which a step writes nothing costs no network pass.
-        """
+        meaning here. A text of which a step writes nothing costs no network pass."""
         batch, masked = group.batch, group.batch.free
         length, count = masked.shape[1], masked.sum(1)
         u, order = (uniform(make_keys(group.keys, use), length) for use in (FOR_TOKENS, FOR_ORDER))

@@ -1,6 +1,5 @@
 """`sdlm demo`. The toy language's probabilities are known exactly, so it can say what a corpus cannot:
-how many lines are grammatical, and how far the likelihood bound stands above the true entropy.
-"""
+how many lines are grammatical, and how far the likelihood bound stands above the true entropy."""
 
 import sys
 from collections.abc import Sequence

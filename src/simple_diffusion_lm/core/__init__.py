@@ -18,7 +18,7 @@ class Config:
     layers: int = 4  # of the transformer
     heads: int = 4  # of its attention
     width: int = 5  # of the short convolution before each layer, odd; 0: none
-    dropout: float = 0.1
+    dropout: float = 0.1  # share of activations that are dropped
     dropout_from: int = 4  # passes over the corpus, before which there is no dropout
     normaliser: str = "unit_scale"  # a name in core.embedding.NORMALISERS
     cooccurrence: bool = True  # start the table from co-occurrence statistics, or at random

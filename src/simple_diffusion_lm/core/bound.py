@@ -115,10 +115,9 @@ def held_out_bound(
 ) -> HeldOut:
     """The bound on batches of so many texts together, with `draws` noise draws for each text.
 
-    The model of a line is p(length) p(ids | length), and both are paid for where length_weights are
-    given: neither running text nor a model that ends its texts itself has a length to pay for.
-    Two models are compared on the same draws. Levels are spread evenly over the whole set, and over
-    the draws of each text.
+    The model of a line is p(length) p(ids | length), and both are paid for where length_weights are given:
+    neither running text nor a model that ends its texts itself has a length to pay for. Two models are
+    compared on the same draws. Levels are spread evenly over the whole set, and over the draws of each text.
     """
     start = uniform(make_keys(seed), 1).float()
     rows, done = [], 0

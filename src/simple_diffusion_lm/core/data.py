@@ -76,6 +76,7 @@ class Corpus:
 
     @classmethod
     def of(cls, lines: Iterable[Sequence[int]], eos_id: int) -> "Corpus":
+        """From the ids of each line, without EOS."""
         rows = [np.array([*line, eos_id]) for line in lines]
         return cls(np.concatenate(rows), np.cumsum([0, *map(len, rows)]))
 

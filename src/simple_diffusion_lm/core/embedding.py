@@ -1,8 +1,7 @@
 """Token embeddings: the bridge between ids and the continuous space in which noise is added.
 
 Left alone, a mean squared error pulls all embeddings together (the target becomes trivial) and a
-cross-entropy drives them apart without end (a louder signal is always easier). A normalisation
-stops both.
+cross-entropy drives them apart without end (a louder signal is easier). A normalisation stops both.
 """
 
 from collections.abc import Callable

@@ -44,8 +44,7 @@ class Group(NamedTuple):
     """Texts to be sampled side by side. Each has its own key, so that none depends on the others.
     constrain sets logits to minus infinity where a token may not be chosen at these positions.
     guide changes the logits of the free positions; only what is_guided asks it. strength is the time to
-    which batch.ids are noised first; at 1 only given ids are looked at.
-    """
+    which batch.ids are noised first; at 1 only given ids are looked at."""
 
     batch: Batch
     keys: Keys

@@ -43,8 +43,7 @@ Loss = Callable[[Batch, Draws], Losses]
 def diffusion_loss(model: Denoiser, batch: Batch, draws: Draws) -> Losses:
     """MSE to the clean embeddings and cross-entropy of the logits, weighted and summed: means over the free
     positions that are not clean at their times, in a random order. Self-conditioning (Analog Bits,
-    2208.04202, Algorithm 1): some texts are predicted once without gradient, and the network is shown that
-    prediction.
+    2208.04202, Algorithm 1): some texts are predicted once without gradient, which the network is then shown.
     """
     config = model.config
     order = uniform(make_keys(draws.keys, FOR_ORDER), batch.ids.shape[1]).float()

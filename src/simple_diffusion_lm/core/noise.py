@@ -64,10 +64,9 @@ def position_times(
 ) -> Float[Tensor, "B L_or_1"]:
     """Each free position's own time when its text is at t: clamp((1 + w) t - w r / (n - 1), 0, 1).
 
-    r is the position's rank, from 0, among the n free ones in the given order (the last becomes clean
-    first), w the stagger. With
-    w = 0 all take on noise together; else one after the other, and about 1 / (1 + w) of them are in
-    flight (between clean and noise). Related: Rolling Diffusion (2402.09470), Diffusion Forcing (2407.01392).
+    r is the position's rank, from 0, among the n free ones in the given order (the last becomes clean first),
+    w the stagger. With w = 0 all take on noise together; else one after the other, about 1 / (1 + w) of them
+    in flight (between clean and noise). See Rolling Diffusion (2402.09470), Diffusion Forcing (2407.01392).
     """
     if stagger == 0:
         return t[:, None]

@@ -150,6 +150,8 @@ class NonFinite(Exception):
 
 
 class Step(NamedTuple):
+    """What was seen of an optimiser step."""
+
     losses: Losses  # of the step's last batch
     grad_norm: float  # before clipping
     learning_rate: float
@@ -229,6 +231,7 @@ def train(config: Config, state: State, batches: Batches, loss: Loss | None = No
 
 
 def main(path: str, steps: int = 1600, vocab_size: int = 640) -> None:
+    """Trains on a text file, one example a line, and prints samples as it goes."""
     lines = list(read_lines(path))
     tokenizer = Tokenizer.train(lines, vocab_size, hard_vocab_limit=False)
     corpus = Corpus.of(map(tokenizer.encode, lines), tokenizer.eos_id)

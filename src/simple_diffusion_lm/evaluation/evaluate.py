@@ -1,5 +1,4 @@
-"""How good is a run? Its likelihood on held-out text, what can be said of its samples, and, where these are
-grids of Sudoku, how many puzzles it solves."""
+"""How good is a run? The likelihood of held-out text, figures of its samples, and Sudoku puzzles solved."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -41,8 +40,7 @@ def evaluate_run(
     many held-out ones, and need the corpus the run was trained on. judge: an autoregressive run on it.
     sampling: fields of core.generate.Sampling, where they are not as usual.
 
-    Raises UserError when there is no run, when nothing was held out and no file is given, and, for
-    samples, without the extra `eval`.
+    Raises UserError without a run, without held-out text or a file, and, for samples, the extra `eval`.
     """
     model, reader = DiffusionLM.from_pretrained(run), AutoregressiveJudge(judge) if judge else None
     with tempfile.TemporaryDirectory() as directory:

@@ -34,8 +34,7 @@ class Order(NamedTuple):
 class KneserNey:
     """An n-gram model over words; a line ends with an end symbol.
 
-    reverse: of the lines read backwards, their last word first. split: a line to its words, or what counts
-    as such (samples.units_of).
+    reverse: of the lines read backwards, their last word first. split: a line to words (samples.units_of).
     """
 
     def __init__(

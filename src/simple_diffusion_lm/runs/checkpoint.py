@@ -136,9 +136,8 @@ def save(
 ) -> Path:
     """Writes checkpoints/step-N and removes all but the newest and the best. Returns its path.
 
-    The manifest holds `about`. Its "bound", if any, decides which checkpoint is the best, and its
-    "bound_error" how sure that is.
-    Raises UserError when the disk refuses; the checkpoints before it are untouched.
+    The manifest holds `about`. Its "bound", if any, decides which checkpoint is the best, "bound_error" how
+    sure that is. Raises UserError when the disk refuses; the checkpoints before it are untouched.
     """
     folder = run / "checkpoints"
     final, temporary = folder / f"step-{step}", folder / f".step-{step}.tmp"

@@ -58,8 +58,7 @@ class Log:
     def resume(self, start_from: Path | None) -> None:
         """Loads the newest whole checkpoint, and forgets metrics from after it.
 
-        Where there is none it begins with the weights of the run start_from, if given. Raises UserError
-        where they do not fit.
+        Where there is none it begins with start_from's weights, if given; UserError where they do not fit.
         """
         found = checkpoint.newest(self.run)
         if found is not None:

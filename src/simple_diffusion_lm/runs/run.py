@@ -279,8 +279,7 @@ def run_training(
         tracker: a name in log.TRACKERS, where metrics go too.
 
     Raises:
-        UserError: the configuration, the corpus or the directory will not do, or another process
-            trains there; before any training.
+        UserError: configuration, corpus or directory will not do, or are in use; before any training.
         NonFinite: the loss or gradient broke; the last checkpoint is untouched.
         Stop: after a signal (see Signals), with a checkpoint of the step that was under way.
     """

@@ -26,30 +26,36 @@ Send = Callable[[dict[str, object]], None]
 
 
 def generate(model: DiffusionLM, asked: Generate, send: Send | None) -> Lines:
+    """Texts out of noise."""
     length = None if asked.length is None else parse_length(asked.length)
     return _write(model, [model.request(length, asked.must)] * asked.count, asked, send)
 
 
 def infill(model: DiffusionLM, asked: Infill, send: Send | None) -> Lines:
+    """Templates with their gaps filled."""
     return _write(model, [Request.of(template) for template in asked.templates], asked, send)
 
 
 def vary(model: DiffusionLM, asked: Vary, send: Send | None) -> Lines:
+    """Texts noised part of the way and written anew."""
     options = _options(model, asked, len(asked.texts), send)
     texts = model.vary(asked.texts, asked.strength, asked.seed, **asked.given, **options)
     return Lines.model_validate({"lines": [{"text": text} for text in texts]})
 
 
 def blend(model: DiffusionLM, asked: Blend, send: Send | None) -> Lines:
+    """Texts from the first to the second."""
     texts = model.blend(asked.first, asked.second, asked.count, asked.steps)
     return Lines.model_validate({"lines": [{"text": text} for text in texts]})
 
 
 def score(model: DiffusionLM, asked: Score, send: Send | None) -> Scores:
+    """What each text costs, in nats."""
     return Scores(nats=model.score(asked.texts))
 
 
 def completions(model: DiffusionLM, asked: Completion, send: Send | None) -> dict[str, Any]:
+    """What stands between a prompt and a suffix, in the form of OpenAI's completions."""
     gap, given = Gap(1, asked.max_tokens), [(prompt, asked.suffix) for prompt in asked.prompt]
     requests = [Request(Template(texts, (gap,))) for texts in given for _ in range(asked.n)]
     lines = _write(model, requests, asked, send).lines
@@ -130,6 +136,7 @@ class Model:
         return {"object": "list", "data": [about]}
 
     def card(self) -> Card:
+        """What the model is, and what can be asked of it."""
         progress, model = self.lm.progress, self.lm.model
         assert progress is not None
         names = [answer.__name__ for answer in ANSWERS]

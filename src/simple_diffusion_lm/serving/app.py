@@ -200,6 +200,7 @@ def fault(error: Exception) -> tuple[int, str]:
 
 
 async def problem(request: Request, error: Exception) -> JSONResponse:
+    """The answer to a request that failed: one line of JSON, with its status."""
     status, text = fault(error)
     said: object = " ".join(text.splitlines())
     if request.url.path == "/v1/completions":  # in OpenAI's form; its clients repeat what got a 409

@@ -30,11 +30,11 @@ MostProbable = Field(ge=1, le=32, description="written for each; the most probab
 Candidates = Annotated[int, MostProbable, BeforeValidator(whole)]
 
 
-class Strict(BaseModel):
+class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Sampled(Strict):
+class Sampled(_Strict):
     """How noise becomes text, and whether to send every step as it is taken."""
 
     steps: Whole = Field(USUAL.steps, ge=1, le=512, description=HELP["steps"])
@@ -80,7 +80,7 @@ class Vary(Sampled):
     strength: float = Field(0.4, gt=0, le=1, description="near 0 a copy, 1 a new text")
 
 
-class Blend(Strict):
+class Blend(_Strict):
     """Texts from the first to the second, evenly apart in the noise they come from."""
 
     first: Text
@@ -89,7 +89,7 @@ class Blend(Strict):
     steps: Whole = Field(64, ge=1, le=128, description="there, and back")
 
 
-class Score(Strict):
+class Score(_Strict):
     """How improbable texts are."""
 
     texts: Texts
@@ -130,18 +130,21 @@ class Line(BaseModel):
 
 
 class Lines(BaseModel):
+    """The texts that were written, in the order in which they were asked for."""
+
     lines: list[Line]
 
 
 class Scores(BaseModel):
-    nats: list[float] = Field(
-        description="an upper bound of -log p of each text with its end, in nats: the variational bound, "
-        "estimated on noise draws that all texts have in common (exact for an autoregressive model)"
-    )
+    """Variational bounds of -log p, in nats, on noise that all texts share; exact if autoregressive."""
+
+    nats: list[float]
 
 
 class Problem(BaseModel):
-    error: str | dict[str, str | None] = Field(description="one line; in completions an object with it")
+    """What is wrong, in one line; in completions an object with it."""
+
+    error: str | dict[str, str | None]
 
 
 class Card(BaseModel):

@@ -37,6 +37,7 @@ class State(NamedTuple):
     pronoun: str = ""  # what pronouns and verbs agree with: "she or he" is still undecided
 
     def push(self, symbols: str) -> "State":
+        """The state in which these symbols, separated by spaces, come first."""
         return self._replace(symbols=(*symbols.split(), *self.symbols))
 
 

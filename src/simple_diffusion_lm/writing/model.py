@@ -134,8 +134,7 @@ class DiffusionLM(Writer):
         has the words of `must`, in any order, and none of `never`. Of several candidates for a text, the
         most probable is kept. Text n of a seed is the same whatever the count and the batch size.
 
-        Raises UserError for an unknown sampler or a number out of range, and for what a model that
-        writes from left to right cannot do.
+        Raises UserError for unknown samplers, numbers out of range, and what a left-to-right model cannot do.
         """
         room = parse_length(length) if isinstance(length, str) else length
         room = Gap(room, room) if isinstance(room, int) else room
@@ -226,8 +225,7 @@ class DiffusionLM(Writer):
         return self.nats([self._ids_of(text) + self.end for text in several(texts)])
 
     def split(self, options: Any) -> tuple[Sampling, Any]:
-        """Options as users give them: those of how it writes, and the others. Raises UserError for what is
-        neither."""
+        """Options as users give them: of how it writes, and others. Raises UserError for what is neither."""
         own = {field.name: options.pop(field.name) for field in fields(Sampling) if field.name in options}
         if unknown := [name for name in options if name not in Options.__annotations__]:
             known = ", ".join(SamplingOptions.__annotations__)
