@@ -50,13 +50,13 @@ class ExactChain(ExactUniform):
 
     def forward(self, x_t, level, x0_prev, batch):
         known = F.one_hot(batch.ids, V).log()  # given positions are certain
-        evidence = torch.where(batch.cond_mask[..., None], known, self.posterior_logits(x_t, level))
-        forward, backward = [self.first + evidence[:, 0]], [torch.zeros(len(x_t), V)]
+        seen = torch.where(batch.cond_mask[..., None], known, self.posterior_logits(x_t, level))
+        forward, backward = [self.first + seen[:, 0]], [torch.zeros(len(x_t), V)]
         for i in range(1, L):
             reached = torch.logsumexp(forward[-1][:, :, None] + self.transition, dim=1)
-            forward.append(reached + evidence[:, i])
+            forward.append(reached + seen[:, i])
         for i in reversed(range(1, L)):
-            after = backward[0] + evidence[:, i]
+            after = backward[0] + seen[:, i]
             backward.insert(0, torch.logsumexp(after[:, None] + self.transition, dim=2))
         logits = torch.stack(forward, 1) + torch.stack(backward, 1)
         return Output(logits[batch.free], None)

@@ -39,7 +39,7 @@ def recorded(model: DiffusionLM) -> tuple[DiffusionLM, list]:
 def test_a_text_has_the_length_that_was_asked_for(length, model):
     recording, seen = recorded(model)
     texts = recording.generate(3, length=length, steps=2, seed=5)
-    assert texts == [*model.generate(1, length=length, steps=2, seed=5), *texts[1:]]  # whatever the company
+    assert texts == [*model.generate(1, length=length, steps=2, seed=5), *texts[1:]]  # whatever the others
     for number in range(3):
         parts = [ids for window in seen for row, ids in window if row.number == number]
         whole = [token for ids in parts[:-1] for token in ids[: WINDOW // 2]] + parts[-1]

@@ -109,8 +109,8 @@ class EncodedTemplate(NamedTuple):
             ids += [0] * width + part
             given += [False] * width + [True] * len(part)
             rule += [first, *[ANYTHING] * (width - 1)][:width] + [ANYTHING] * len(part)
-        numbers = torch.tensor(ids + end), torch.tensor(given + [True] * len(end))
-        return Row(*numbers, torch.tensor(rule + [ANYTHING] * len(end)), key, number)
+        line = torch.tensor(ids + end), torch.tensor(given + [True] * len(end))
+        return Row(*line, torch.tensor(rule + [ANYTHING] * len(end)), key, number)
 
     def fills(self, widths: Sequence[int], ids: list[int], tokenizer: Tokenizer, stream: bool) -> list[str]:
         """The texts of the gaps, out of the ids of the whole line."""
