@@ -32,10 +32,11 @@ PASSES = (4, 8, 16, 64)
 INTRODUCTION = """# Results
 
 This page is written by `python benchmarks/results.py`, from the files in
-[benchmarks/results/](../benchmarks/results/). [Is it any good?](measuring.md) says what the figures are. In a
-comparison every contender has the same text, tokenizer, trunk, batches and number of steps; its checkpoint is
-chosen on one half of the held-out text and measured on the other. ± is the standard deviation over seeds;
-of one run alone, the standard error over texts. *blanks* is the control: the recipe with a blank in place of noise
+[benchmarks/results/](../benchmarks/results/). [Is it any good?](measuring.md) says what the figures are.
+
+In a comparison every contender has the same text, tokenizer, trunk, batches and number of steps; its checkpoint
+is chosen on one half of the held-out text, and measured on the other. ± is the standard deviation over seeds; of
+one run alone, the standard error over texts. *blanks* is the control: the recipe with a blank in place of noise
 (its bound is not shown: no position is in flight in so few draws). Where a cell is empty no temperature gives
 so high an entropy. No seconds are shown, because other work ran beside some of the runs."""
 SAMPLES = 6  # lines of each contender
@@ -87,8 +88,12 @@ def short_table(results: Results) -> str:
         last = f"{cells[-1]} in {passes:.0f}" if one_way else cells[-1]
         rows.append([name, str(len(runs)), *cells[:-1], last])
     real = results["lines"]["held-out text"]
-    rows.append(["held-out text", "", *[""] * (len(PASSES) - 1), shown([real[field]])])
-    return table([[f"{COLUMNS[field][0]}; passes:", "seeds", *map(str, PASSES)], *rows])
+    entropy = shared_entropy(fronts_of(by_contender(results)), real)
+    label = f"held-out text, entropy {real['entropy']:.2f}"
+    rows.append([label, "", *[""] * (len(PASSES) - 1), shown([real[field]])])
+    return table(
+        [[f"{COLUMNS[field][0]} at entropy {entropy:.2f}; passes:", "seeds", *map(str, PASSES)], *rows]
+    )
 
 
 def comparison(results: Results) -> str:
