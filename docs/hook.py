@@ -26,7 +26,7 @@ def parts_of(notebook):
             data = {kind: "".join(text) for kind, text in output.get("data", output).items()}
             if "image/png" in data:
                 data["text/html"] = f'<img alt="" src="data:image/png;base64,{data["image/png"].strip()}">'
-            text = f"```text\n{data.get('text/plain') or data.get('text')}\n```"
+            text = data.get("text/markdown") or f"```text\n{data.get('text/plain') or data.get('text')}\n```"
             yield f'<div class="output">{data["text/html"]}</div>' if "text/html" in data else text
 
 

@@ -30,6 +30,7 @@ NOTEBOOK = {
             "outputs": [
                 {"output_type": "stream", "name": "stdout", "text": ["<x>\n"]},
                 {"output_type": "display_data", "data": {"text/html": ["<b>bold</b>"], "text/plain": "B"}},
+                {"output_type": "display_data", "data": {"text/markdown": "a *word*", "text/plain": "M"}},
                 {"output_type": "display_data", "data": {"image/png": "aGk=\n", "text/plain": "P"}},
             ],
         },
@@ -109,6 +110,7 @@ def test_links_lead_somewhere_on_the_site_and_out_of_it(pages, tmp_path):
     assert 'href="../idea.html"' in tutorial
     assert "&lt;x&gt;" in tutorial
     assert "<b>bold</b>" in tutorial
+    assert "<p>a <em>word</em></p>" in tutorial
     assert 'src="data:image/png;base64,aGk="' in tutorial
 
 
