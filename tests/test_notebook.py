@@ -15,7 +15,7 @@ def test_what_the_readme_shows_runs_in_a_notebook(tmp_path, monkeypatch):
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     (tmp_path / "corpus.txt").write_text("\n".join(40 * CORPUS) + "\n")
-    (shown,) = re.findall(r"In Python:\n\n```python\n(.*?)```", README, re.DOTALL)
+    (shown,) = re.findall(r"## In Python\n\n```python\n(.*?)```", README, re.DOTALL)
     budget = ", ".join(f"{name}={value}" for name, value in {**SMALL, "steps": 4}.items())
     assert "minutes=20" in shown
     lines = filter(None, shown.replace("minutes=20", budget).splitlines())
