@@ -69,32 +69,36 @@ def field_of(results: Results) -> str:
     return "grammatical" if known else "ngram_perplexity"
 
 
-def best(results: Results, name: str, steps: int) -> list[float]:
-    """Each seed's quality in so many steps, at the entropy of held-out text or nearly, in the order
-    of writing that is best; none where no temperature gives so high an entropy."""
-    fronts = fronts_of(by_contender(results))
-    entropy, field = shared_entropy(fronts, results["lines"]["held-out text"]), field_of(results)
-    own = [curves.get(steps, []) for label, curves in fronts.items() if label.split(",")[0] == name]
-    found = [values for curves in own if (values := values_at(curves, field, entropy))]
-    return (max if field == "grammatical" else min)(found, key=fmean, default=[])
+def best(results: Results) -> tuple[float, dict[str, dict[float, list[float]]]]:
+    """The entropy of held-out text or nearly, and there each contender's quality by passes, of each seed, in
+    the order of writing that is best. None where no temperature gives so high an entropy. A model that
+    writes from left to right has one number of passes: its tokens."""
+    contenders, field = by_contender(results), field_of(results)
+    fronts, better = fronts_of(contenders), max if field == "grammatical" else min
+    entropy = shared_entropy(fronts, results["lines"]["held-out text"])
+    found: dict[str, dict[float, list[float]]] = {}
+    for name, runs in contenders.items():
+        own = [curves for label, curves in fronts.items() if label.split(",")[0] == name]
+        steps = sorted({count for curves in own for count in curves})
+        for count in steps:
+            passes = count if len(steps) > 1 else fmean(run["points"][0]["passes"] for run in runs)
+            orders = (values_at(curves.get(count, []), field, entropy) for curves in own)
+            found.setdefault(name, {})[passes] = better(filter(None, orders), key=fmean, default=[])
+    return entropy, found
 
 
 def short_table(results: Results) -> str:
     """The README's: quality by passes, each contender in its best order of writing."""
-    rows, field = [], field_of(results)
+    (entropy, found), field, real = best(results), field_of(results), results["lines"]["held-out text"]
+    rows = [[f"{COLUMNS[field][0]} at entropy {entropy:.2f}; passes:", "seeds", *map(str, PASSES)]]
     for name, runs in by_contender(results).items():
-        one_way = len({point["steps"] for point in runs[0]["points"]}) == 1  # from left to right
-        cells = [shown(best(results, name, steps)) for steps in PASSES]
-        passes = fmean(run["points"][0]["passes"] for run in runs)
-        last = f"{cells[-1]} in {passes:.0f}" if one_way else cells[-1]
-        rows.append([name, str(len(runs)), *cells[:-1], last])
-    real = results["lines"]["held-out text"]
-    entropy = shared_entropy(fronts_of(by_contender(results)), real)
+        cells = [shown(found[name].get(count, [])) for count in PASSES]
+        if len(found[name]) == 1:
+            ((passes, values),) = found[name].items()
+            cells[-1] = f"{shown(values)} in {passes:.0f}"
+        rows.append([name, str(len(runs)), *cells])
     label = f"held-out text, entropy {real['entropy']:.2f}"
-    rows.append([label, "", *[""] * (len(PASSES) - 1), shown([real[field]])])
-    return table(
-        [[f"{COLUMNS[field][0]} at entropy {entropy:.2f}; passes:", "seeds", *map(str, PASSES)], *rows]
-    )
+    return table([*rows, [label, "", *[""] * (len(PASSES) - 1), shown([real[field]])]])
 
 
 def comparison(results: Results) -> str:
@@ -131,13 +135,9 @@ def picture(panels: Mapping[str, Results]) -> None:
     axes = (figure := new_figure(10, 4)).subplots(1, len(panels))
     for axis, (title, results) in zip(axes, panels.items(), strict=True):
         field, real = field_of(results), results["lines"]["held-out text"]
-        for name, runs in by_contender(results).items():
-            points = runs[0]["points"]
-            steps = sorted({point["steps"] for point in points})
-            found = {count: fmean(values) for count in steps if (values := best(results, name, count))}
-            if len(steps) == 1:  # from left to right: a pass a token
-                found = {points[0]["passes"]: next(iter(found.values()))}
-            axis.plot(found.keys(), found.values(), marker="o" if len(steps) > 1 else "*", label=name)
+        for name, by_passes in best(results)[1].items():
+            means = {passes: fmean(values) for passes, values in by_passes.items() if values}
+            axis.plot(means.keys(), means.values(), marker="o" if len(means) > 1 else "*", label=name)
         axis.axhline(real[field], color="black", linestyle=":", label="held-out text")
         axis.set(title=title, xlabel="passes of the network for a text", ylabel=COLUMNS[field][0])
         axis.set_xscale("log", base=2)
@@ -150,7 +150,10 @@ def picture(panels: Mapping[str, Results]) -> None:
     figure.savefig(PICTURE, dpi=110)
 
 
-COMPARE = "sdlm compare{} --out DIR --steps 1200 --seeds 3 --lines 200 --examples 2000 --compile False"
+COMPARE = (
+    "sdlm compare{} --out DIR --contenders CONTENDERS --seeds SEEDS --steps 1200 --lines 200 --examples 2000 "
+    "--compile False"
+)
 VARYING = "python benchmarks/varying.py RUN --count 100"
 # Heading, file, command, what is written of the results.
 SECTIONS: tuple[tuple[str, str, str, Callable[[Results], str]], ...] = (
@@ -166,6 +169,10 @@ def page() -> str:
     parts = [INTRODUCTION, f"## The demo\n\n{demo(demo_text)}"]
     for heading, name, command, write in SECTIONS:
         results = read(name)
+        if "runs" in results:
+            runs = by_contender(results)
+            command = command.replace("CONTENDERS", " ".join(runs))
+            command = command.replace("SEEDS", str(max(map(len, runs.values()))))
         parts.append(f"## {heading}\n\n`{command}` ({where(results)})\n\n{write(results)}")
     return "\n\n".join(parts) + "\n"
 

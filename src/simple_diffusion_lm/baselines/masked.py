@@ -46,10 +46,10 @@ class Masked(TokenPredictor):
         x0_prev = self.blank.new_zeros(*batch.ids.shape, self.embedding.dim)
         twice = torch.ones_like(u, dtype=torch.bool) if twice is None else twice
         if self.config.self_cond_rate and twice.any():
-            with torch.no_grad():
-                some, here = batch.each(lambda x: x[twice]), masked[twice]
-                first = self.predict(self.show(some.ids, here, x0_prev[twice]), some, here)
-                x0_prev[twice[:, None] & masked] = self.embedding.interpolate(first)
+            with torch.no_grad():  # of all texts, as in core.loss
+                first = self.predict(self.show(batch.ids, masked, x0_prev), batch, masked)
+                x0_prev[masked] = self.embedding.interpolate(first)
+                x0_prev[~twice] = 0.0
         cost = self.cost(self.show(batch.ids, masked, x0_prev), batch, masked)
         return cost._replace(by_text=weight * cost.by_text)
 

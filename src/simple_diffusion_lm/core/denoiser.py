@@ -88,15 +88,14 @@ class Denoiser(nn.Module):
         The temperature divides what the network says, not the likelihood: sharper text is p(x0)^(1/T), and
         how noisy x_t is stays a fact. Else the noise would be taken for knowledge (docs/log.md).
         """
-        free = batch.free
-        in_flight = free & (level.log_snr.squeeze(-1) > self.pure_noise)
+        free, log_snr = batch.free, level.log_snr.squeeze(-1)
+        in_flight = free & (log_snr > self.pure_noise)
         seen, likelihood = self.network_input(x_t, level, free, in_flight)
         given = self.embedding(batch.ids).masked_fill(~batch.cond_mask[..., None], 0.0)
         unseen = batch.cond_mask | (self.config.self_cond_rate == 0)  # what training never showed
         inputs = [seen, given, x0_prev.masked_fill(unseen[..., None], 0.0)]
         if batch.cond is not None:
             inputs.append(batch.cond.expand(-1, x_t.shape[1], -1))
-        log_snr = level.log_snr.squeeze(-1)
         hidden = self.transformer(torch.cat(inputs, dim=-1), log_snr, batch.length_mask)[free]
         regressed = None if self.regress is None else in_blocks(self.regress, hidden).float()
         logits = in_blocks(self.head, hidden).float()

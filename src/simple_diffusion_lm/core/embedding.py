@@ -1,7 +1,7 @@
 """Token embeddings: the bridge between ids and the continuous space in which noise is added.
 
-Left alone, a mean squared error pulls all embeddings together (the target becomes trivial) and a
-cross-entropy drives them apart without end (a louder signal is easier). A normalisation stops both.
+Left alone, a cross-entropy drives embeddings apart without end (a louder signal is easier): a normalisation
+stops it. A squared error pulls them together: a cross-entropy, or a target without gradient, stops that.
 """
 
 from collections.abc import Callable
