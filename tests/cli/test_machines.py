@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from simple_diffusion_lm.devices.processes import keep_to_quota
+from simple_diffusion_lm.devices.processes import keep_to_quota, pick_device, use_device
 
 WINDOWS = """
 import os, signal, sys
@@ -100,3 +100,14 @@ def test_threads_keep_to_a_containers_quota(files, threads, tmp_path: Path, monk
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_the_device_can_be_chosen():
+    for name, code in (("cpu", 0), ("nonsense", 2), ("meta", 2)):
+        done = sdlm("generate", "toy", "--count", "1", "--steps", "2", "--device", name)
+        assert done.returncode == code
+        if code:
+            assert done.stderr.decode().splitlines()[-1].startswith(f"sdlm: device {name}: ")
+    use_device("cpu")
+    assert pick_device() == torch.device("cpu")
+    use_device(None)

@@ -43,18 +43,20 @@ def test_posterior_logits_are_bayes_rule(normaliser):
 
 
 def test_the_network_sees_the_posterior_mean():
-    """The unigram mean at pure noise, the token itself when clean."""
-    model, (x_t, batch) = network(), inputs()
-    model.start_from_counts(torch.arange(1, V + 1))
-    free = batch.free
-    noisy, clean = level_at(torch.full((B, 1, 1), -30.0)), level_at(torch.full((B, 1, 1), 8.0))
-    shown, likelihood = model.network_input(x_t, noisy, free, torch.zeros_like(free))
-    assert likelihood.shape == (0, V)
-    x_seen, seen = shown.chunk(2, dim=-1)  # x_t at unit scale, and the mean
-    torch.testing.assert_close(x_seen[free], x_t[free])
-    unigram = (model.log_unigram.exp() @ model.embedding.table).expand(B, L, D)
-    torch.testing.assert_close(seen[free], unigram[free])
-    assert not seen[~free].any()
+    """The unigram mean at pure noise, the token itself when clean. Of noise alone only a student sees x_t."""
+    (x_t, batch), nothing = inputs(), torch.zeros(B, L, D)
+    for passes in (None, 4):
+        model = network(passes=passes)
+        model.start_from_counts(torch.arange(1, V + 1))
+        free = batch.free
+        noisy, clean = level_at(torch.full((B, 1, 1), -30.0)), level_at(torch.full((B, 1, 1), 8.0))
+        shown, likelihood = model.network_input(x_t, noisy, free, torch.zeros_like(free))
+        assert likelihood.shape == (0, V)
+        x_seen, seen = shown.chunk(2, dim=-1)  # x_t at unit scale, and the mean
+        torch.testing.assert_close(x_seen[free], (x_t if passes else nothing)[free])
+        unigram = (model.log_unigram.exp() @ model.embedding.table).expand(B, L, D)
+        torch.testing.assert_close(seen[free], unigram[free])
+        assert not seen[~free].any()
     x0 = model.embedding(batch.ids)
     _, seen = model.network_input(x0, clean, free, free)[0].chunk(2, dim=-1)
     torch.testing.assert_close(seen[free], x0[free], atol=1e-3, rtol=1e-3)

@@ -6,8 +6,8 @@ import torch
 from small_models import denoiser
 
 from simple_diffusion_lm.core.denoiser import Batch
-from simple_diffusion_lm.core.generate import ORDERS, Group, Sampling, draw_ids
-from simple_diffusion_lm.core.noise import make_keys
+from simple_diffusion_lm.core.generate import FOR_TOKENS, ORDERS, Group, Sampling, draw_ids
+from simple_diffusion_lm.core.noise import make_keys, uniform
 from simple_diffusion_lm.core.sampler import SAMPLERS
 
 V, D, L = 12, 16, 6
@@ -66,11 +66,15 @@ def test_the_first_or_the_surest_are_written_first():
     whole = asked.batch.length_mask[:, -1]  # in a shorter text a position may be in flight between two passes
     for step, frame in enumerate(made.sample(asked, Sampling(L, order="reading")), start=1):
         assert torch.equal(frame.free[whole], (torch.arange(L) >= step).expand(whole.sum(), L))
-    before = asked.batch.free
+    before, u = asked.batch.free, uniform(make_keys(asked.keys, FOR_TOKENS), L)
     for frame in made.sample(asked, Sampling(L, order="confidence")):
-        sure = torch.zeros(before.shape).masked_scatter(before, (0.7 * frame.logits).softmax(-1).amax(-1))
+        drawn = draw_ids(frame.logits, u[before])  # where the drawn token is most probable at temperature 1
+        likely = (0.7 * frame.logits).softmax(-1).gather(-1, drawn[:, None])
+        sure = torch.zeros(before.shape).masked_scatter(before, likely)
         written = sure.masked_fill(frame.free | ~before, 0.0).amax(1)
         assert torch.equal(written[whole], sure.amax(1)[whole])
+        done = (before & ~frame.free & whole[:, None])[before]
+        assert torch.equal(drawn[done], frame.ids[before][done])
         before = frame.free
 
 

@@ -22,6 +22,7 @@ from simple_diffusion_lm.corpus.sealing import sealed
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.runs import checkpoint
 from simple_diffusion_lm.runs.config import RECIPES
+from simple_diffusion_lm.runs.log import Log
 from simple_diffusion_lm.runs.run import about_run, commit_of, load_run, machine, run_training
 
 
@@ -260,6 +261,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from simple_diffusion_lm import Config, prepare, run_training
+from simple_diffusion_lm.runs.log import Log
 from simple_diffusion_lm.runs.run import load_run
 text, out = map(Path, sys.argv[1:])
 data = prepare([text], out / "corpus", vocab_size=300, quiet=True)
@@ -348,3 +350,18 @@ def test_a_file_gets_no_bar_but_a_line_a_minute(toy_data, tmp_path, monkeypatch,
     assert "\r" not in said
     (line,) = (line for line in said.splitlines() if "tok/s" in line)
     assert line.startswith("38% step 3 loss ")
+
+
+def test_training_that_slows_down_says_so(toy_data, tmp_path, monkeypatch, capsys):
+    """Once when it begins, and again when it was fast in between."""
+    monkeypatch.setattr("simple_diffusion_lm.runs.log.LOG_EVERY", 1)
+    clock, log_step = iter([1, 2, 3, 4, 104, 204, 205, 206, 306]), Log.step
+
+    def step(log, seen):
+        log.state.progress.seconds = next(clock)
+        log_step(log, seen)
+
+    monkeypatch.setattr(Log, "step", step)
+    run_training(small(Config(), steps=9, samples=0), toy_data, tmp_path)
+    said = [line for line in capsys.readouterr().err.splitlines() if "third" in line]
+    assert said == ["training is at a third of its best speed: is this machine busy? (docs/trouble.md)"] * 2

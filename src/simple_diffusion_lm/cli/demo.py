@@ -23,7 +23,7 @@ from ..tasks.sudoku import Sudoku, template
 from ..tasks.toy import ToyLanguage
 from ..writing.model import DiffusionLM
 from ..writing.watching import evenly
-from .options import one_of
+from .options import OnDevice, one_of
 from .training import glance
 
 LINES, VOCAB_SIZE = 60_000, 640
@@ -36,7 +36,7 @@ TEMPLATES = (
 
 
 @dataclass(kw_only=True)
-class Demo:
+class Demo(OnDevice):
     """sdlm demo
 
     The whole system in a few minutes, on the built-in toy language, or on Sudoku puzzles.

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from ..devices.processes import alone, rank
+from ..devices.processes import alone, rank, use_device
 from ..evaluation.compare import CONTENDERS, run_compare
 from ..evaluation.evaluate import evaluate_run
 from ..evaluation.report import evaluation_tables, likelihood_lines, table
@@ -20,7 +20,7 @@ from ..runs.config import SIZES
 from ..runs.log import add_record
 from .demo import Demo, toy_data
 from .exits import exit_cleanly
-from .options import Run, SamplingOptions, Settings, TextOptions, one_of
+from .options import OnDevice, Run, SamplingOptions, Settings, TextOptions, one_of
 from .serving import Serve
 from .sharing import Export, Push
 from .training import Distil, Prepare, Report, Train
@@ -28,7 +28,7 @@ from .writing import Blend, Generate, Infill, Score, Vary
 
 
 @dataclass(kw_only=True)
-class Evaluate:
+class Evaluate(OnDevice):
     """sdlm evaluate run
 
     The likelihood of held-out text, and what can be said of generated lines.
@@ -61,7 +61,7 @@ class Evaluate:
 
 
 @dataclass(kw_only=True)
-class Compare(TextOptions):
+class Compare(TextOptions, OnDevice):
     """sdlm compare corpus.txt --out comparison --minutes 20
 
     Trains contenders for the same minutes, by turns, or for as many steps, and measures all: a table, a
@@ -97,4 +97,10 @@ def main() -> None:
         print(f"simple-diffusion-lm {version('simple-diffusion-lm')}")
         return
     commands: dict[str, Callable[..., Any]] = {command.__name__.lower(): command for command in COMMANDS}
-    exit_cleanly(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="sdlm")())
+
+    def run() -> None:
+        command = tyro.extras.subcommand_cli_from_dict(commands, prog="sdlm")
+        use_device(getattr(command, "device", None))
+        command()
+
+    exit_cleanly(run)

@@ -49,6 +49,13 @@ Run = Annotated[
 ]
 
 
+@dataclass(kw_only=True)
+class OnDevice:
+    """Where a model runs."""
+
+    device: str | None = None  # cpu, cuda, cuda:1 or mps; by default the fastest there is
+
+
 @dataclass(frozen=True)
 class SamplingOptions:
     """How noise becomes text."""

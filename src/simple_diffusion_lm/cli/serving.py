@@ -10,14 +10,14 @@ from socket import socket
 
 from tyro.conf import Positional
 
-from ..errors import UserError
-from .options import Run
+from ..errors import UserError, installed
+from .options import OnDevice, Run
 
 SECONDS_TO_END = 5  # that requests under way have, once the server is asked to stop
 
 
 @dataclass(kw_only=True)
-class Serve:
+class Serve(OnDevice):
     """sdlm serve run
 
     A page to write with the model and to watch it, and the API behind it, at http://127.0.0.1:8000.
@@ -29,13 +29,13 @@ class Serve:
     token: str | None = None  # what requests have to bear; by default $SDLM_TOKEN, if there is one
 
     def __call__(self) -> None:
-        try:
-            import uvicorn
+        for name in ("uvicorn", "fastapi"):
+            installed(name, f"serving needs {name}", "simple-diffusion-lm[serve]")
+        import uvicorn
 
-            from ..serving.answers import Model
-            from ..serving.app import make_app
-        except ImportError as error:
-            raise UserError(f"serving needs {error.name}: pip install 'simple-diffusion-lm[serve]'") from None
+        from ..serving.answers import Model
+        from ..serving.app import make_app
+
         token, own = self.token or os.environ.get("SDLM_TOKEN") or None, is_own(self.host)
         if not own and token is None:
             raise UserError(f"--host {self.host} can be reached by others: give a --token, or set SDLM_TOKEN")

@@ -19,7 +19,7 @@ from ..runs.distil import distil
 from ..runs.log import TRACKERS
 from ..runs.run import about_run, check_free, run_training
 from ..writing.model import DiffusionLM
-from .options import Run, Settings, TextOptions, one_of
+from .options import OnDevice, Run, Settings, TextOptions, one_of
 
 
 @dataclass(kw_only=True)
@@ -38,7 +38,7 @@ class Prepare(TextOptions):
 
 
 @dataclass(kw_only=True)
-class Train(TextOptions):
+class Train(TextOptions, OnDevice):
     """sdlm train corpus.txt --out run --minutes 20
 
     Trains a model. The same command again resumes it.
@@ -82,7 +82,7 @@ class Train(TextOptions):
 
 
 @dataclass(kw_only=True)
-class Distil:
+class Distil(OnDevice):
     """sdlm distil run --out student --passes 4 --minutes 20
 
     Trains a student, which writes in a few passes what its teacher, the run, writes in 64.

@@ -17,11 +17,11 @@ from ..writing.model import DiffusionLM, seed_of
 from ..writing.templates import parse_length
 from ..writing.watching import Onlooker, Terminal
 from ..writing.writer import AT_ONCE, Options, Request
-from .options import Run, SamplingOptions
+from .options import OnDevice, Run, SamplingOptions
 
 
 @dataclass(kw_only=True)
-class Writing:
+class Writing(OnDevice):
     """What generate, infill and vary share."""
 
     run: Positional[Run]  # a run directory, or toy: a small model to try
@@ -123,7 +123,7 @@ class Vary(Writing):
 
 
 @dataclass(kw_only=True)
-class Blend:
+class Blend(OnDevice):
     """sdlm blend run "a dog runs ." "two men are playing football ."
 
     Texts from the first to the second, evenly apart in the noise they come from.
@@ -143,7 +143,7 @@ class Blend:
 
 
 @dataclass(kw_only=True)
-class Score:
+class Score(OnDevice):
     """sdlm score run "a dog runs ." "dog a . runs"
 
     How improbable each text is: nats, a tab and the text.

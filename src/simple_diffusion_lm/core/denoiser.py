@@ -109,9 +109,11 @@ class Denoiser(nn.Module):
         self, x_t: X, level: Level, free: Mask, in_flight: Mask
     ) -> tuple[Float[Tensor, "B L D_or_2D"], Float[Tensor, "F V"] | None]:
         """What the network sees of x_t, and the log-likelihood of x_t under each token at the F positions in
-        flight. At pure noise it is nearly the same for all, and is left out."""
+        flight. At pure noise it is nearly the same for all: it is left out, and x_t would distract. But a
+        student (config.passes) makes its text of that noise."""
         scale = (level.alpha**2 + level.sigma**2).sqrt()
-        seen = (x_t / scale).masked_fill(~free[..., None], 0.0)
+        shown = in_flight if self.config.posterior and self.config.passes is None else free
+        seen = (x_t / scale).masked_fill(~shown[..., None], 0.0)
         if not self.config.posterior:
             return seen, None
         likelihood = self.log_likelihood(x_t[in_flight], level.at(in_flight))

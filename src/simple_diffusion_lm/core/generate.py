@@ -116,10 +116,12 @@ def sample_text(model: Denoiser, group: Group, sampling: Sampling, stagger: floa
         return normal(make_keys(group.keys, next(number)), length, model.embedding.dim)
 
     def surest_next(logits: Logits) -> None:
-        """What is still at pure noise follows on what is in flight, the most certain position first (the
-        highest in the order becomes clean first)."""
+        """What is still at pure noise follows on what is in flight, first where the drawn token is the most
+        probable (the highest in the order becomes clean first)."""
         nonlocal order
-        sure = torch.zeros_like(u).masked_scatter(batch.free, logits.softmax(-1).amax(-1).to(u))
+        tokens = draw_ids(logits, u[batch.free])[:, None]
+        sure = (logits * sampling.temperature).softmax(-1).gather(-1, tokens)  # a low one makes all certain
+        sure = torch.zeros_like(u).masked_scatter(batch.free, sure.to(u))
         order = torch.where(times[step] == 1, sure - step - 1, order)
         times[step + 1] = times_at(step + 1)
         levels[step + 1] = model.schedule(times[step + 1][..., None])
@@ -128,7 +130,7 @@ def sample_text(model: Denoiser, group: Group, sampling: Sampling, stagger: floa
         logits = model(x_t, level, x0_prev, batch, sampling.temperature).logits
         logits = group.constrain(group.guide(logits, batch), batch.free)
         if sampling.order == "confidence" and level is levels[step]:
-            surest_next(logits * sampling.temperature)  # without it: a low one makes all tokens certain
+            surest_next(logits)
         x0_hat = torch.zeros_like(x_t)
         x0_hat[batch.free] = model.embedding.interpolate(logits)
         return Prediction(x0_hat, logits)

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 
 PATIENCE = timedelta(hours=6)  # the others wait while rank 0 prepares a corpus or saves
 BEFORE_SPEAKING = timedelta(seconds=10)  # that rank 0 has to report an error which all have
@@ -24,6 +24,7 @@ BEFORE_SPEAKING = timedelta(seconds=10)  # that rank 0 has to report an error wh
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
 
 _store: Any = None  # what the processes first met through; None: there is only one
+_chosen: torch.device | None = None
 
 
 def world() -> int:
@@ -36,8 +37,19 @@ def rank() -> int:
     return 0 if _store is None else dist.get_rank()
 
 
+def use_device(name: str | None) -> None:
+    """What pick_device is to pick, if any. Raises UserError where torch finds no such device here."""
+    global _chosen
+    try:
+        _chosen = None if name is None else torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {name}: {first_line(error)}") from None
+
+
 def pick_device() -> torch.device:
-    """CUDA (each process of a machine its own device), else Apple's MPS, else the processor."""
+    """The chosen one; else CUDA (each process of a machine its own), Apple's MPS, or the processor."""
+    if _chosen is not None:
+        return _chosen
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

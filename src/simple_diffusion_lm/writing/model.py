@@ -12,6 +12,7 @@ from ..core import Config
 from ..core.generate import Sampling
 from ..core.train import Progress
 from ..corpus.prepare import Prepared, is_prepared, open_prepared, prepare
+from ..devices.processes import use_device
 from ..errors import UserError
 from ..runs.checkpoint import is_exported, run_of
 from ..runs.config import RECIPES, SIZES, with_settings
@@ -60,15 +61,18 @@ class DiffusionLM(Writer):
     source: Path | None = None
 
     @classmethod
-    def from_pretrained(cls, run: str | Path) -> "DiffusionLM":
+    def from_pretrained(cls, run: str | Path, device: str | None = None) -> "DiffusionLM":
         """Reads a run's directory, that of one of its checkpoints, or an exported model's. Where there is no
         such directory, `toy` is the model that the package has, and USER/NAME one of the Hugging Face Hub.
+        device: cpu, cuda, cuda:1 or mps; by default the fastest there is.
 
         Raises UserError when there is none, or its files do not belong together (see runs.run.load_run).
         """
         source = found(run)
         loaded = load_run(source)
-        model = cls(loaded.model, loaded.tokenizer, loaded.about["lengths"], stream=loaded.about["stream"])
+        model = cls(
+            loaded.model.to(device), loaded.tokenizer, loaded.about["lengths"], stream=loaded.about["stream"]
+        )
         model.progress, model.bound, model.source = loaded.progress, loaded.bound, source
         bound = "" if loaded.bound is None else f", <= {loaded.bound:.3f} nats a token of held-out text"
         model.about = f"{run}, {model.config.objective}, {loaded.progress.step:,} steps{bound}"
@@ -259,12 +263,14 @@ def train(
     size: str | None = None,
     stream: bool = False,
     quiet: bool = False,
+    device: str | None = None,
     **settings: Any,
 ) -> DiffusionLM:
     """Trains a model on text files in the directory `out`, and returns it. The same call again resumes.
 
     corpus: one file or several, or a directory that `prepare` made. recipe, size: names in RECIPES and SIZES.
-    stream: running text. settings: fields of core.Config, as layers=6 or minutes=5 (20 without a budget).
+    stream: running text. device: as for from_pretrained. settings: fields of core.Config, as layers=6 or
+    minutes=5 (20 without a budget).
     Raises UserError for what cannot be trained, and as run_training does.
     """
     if recipe not in RECIPES or (size is not None and size not in SIZES):
@@ -276,5 +282,6 @@ def train(
         data = open_prepared(files[0])
     else:
         data = prepare(files, Path(out) / "corpus", stream=stream, seed=config.seed, quiet=quiet)
+    use_device(device)
     run_training(config, data, Path(out), quiet=quiet)
     return DiffusionLM.from_pretrained(out)
