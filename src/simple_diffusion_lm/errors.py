@@ -6,9 +6,7 @@ from typing import Any
 
 class UserError(Exception):
     """A fault in what was asked or given, told in one line: what, where, and what to do.
-
-    The command line prints the message and exits with code 2; anything else is a bug in this package.
-    """
+    The command line prints the message and exits with code 2; anything else is a bug in this package."""
 
 
 def first_line(error: Exception) -> str:

@@ -84,9 +84,7 @@ class Masked(TokenPredictor):
 
 def draw_masked(free: Mask, u: PerText, noise: Float[Tensor, "B L"]) -> tuple[Mask, PerText]:
     """Which of the n free tokens are masked, and n / k: those with the k largest of the noise.
-
-    k is uniform on 1..n for u uniform on [0, 1); noise is uniform on [0, 1).
-    """
+    k is uniform on 1..n for u uniform on [0, 1); noise is uniform on [0, 1)."""
     count = free.sum(1)
     masked_count = ((u * count).long() + 1).clamp(max=count)
     rank = noise.masked_fill(~free, -1.0).argsort(dim=1, descending=True).argsort(dim=1)

@@ -29,9 +29,7 @@ class Cost(NamedTuple):
 
 class TokenPredictor(TextModel):
     """Embeddings in, logits out. There is no noise, and no level to tell the trunk.
-
-    `blank` is a learned vector that stands where no token can be shown.
-    """
+    `blank` is a learned vector that stands where no token can be shown."""
 
     causal = False  # a position of the trunk sees none after it
     inputs = 1  # embeddings that stand side by side in the trunk's input

@@ -31,9 +31,7 @@ REFUSED = {
 
 class Source:
     """The lines of files. All are read once at the beginning, so that faults are found before other work.
-
-    Raises UserError as `find_files` and `read_lines` do, and if all lines are blank.
-    """
+    Raises UserError as `find_files` and `read_lines` do, and if all lines are blank."""
 
     def __init__(self, inputs: Sequence[str | Path], *, field: str, stream: bool, quiet: bool) -> None:
         self._files, self._field, self._stream = find_files(inputs), field, stream

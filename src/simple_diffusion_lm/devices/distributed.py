@@ -19,9 +19,7 @@ from .processes import gathered, rank, world
 
 class OwnRows(Batches):
     """Batches of which each process gets its own rows.
-
-    A process that is left without gets one row with all of it given: nothing is predicted there.
-    """
+    A process that is left without gets one row with all of it given: nothing is predicted there."""
 
     def batch(self, epoch: int, numbers: Int[np.ndarray, " B"], rows: slice = slice(None)) -> Batch:
         first, end = len(numbers) * rank() // world(), len(numbers) * (rank() + 1) // world()

@@ -71,9 +71,7 @@ def keep_to_quota(groups: Path = Path("/sys/fs/cgroup")) -> None:
 @contextmanager
 def joined() -> Iterator[None]:
     """Meets the other processes that torchrun started, if it did. All but rank 0 print nothing.
-
-    Raises UserError when there are more processes on this machine than it has CUDA devices.
-    """
+    Raises UserError when there are more processes on this machine than it has CUDA devices."""
     global _store
     if "RANK" not in os.environ or os.environ["WORLD_SIZE"] == "1":
         yield

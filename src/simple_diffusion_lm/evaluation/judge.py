@@ -33,9 +33,7 @@ class Order(NamedTuple):
 
 class KneserNey:
     """An n-gram model over words; a line ends with an end symbol.
-
-    reverse: of the lines read backwards, their last word first. split: a line to words (samples.units_of).
-    """
+    reverse: of the lines read backwards, their last word first. split: a line to words (samples.units_of)."""
 
     def __init__(
         self, lines: Iterable[str], order: int = 4, reverse: bool = False, split: Split = str.split

@@ -94,9 +94,7 @@ def likelihood_lines(found: Figures) -> str:
 
 def training_figure(runs: Sequence[Path], entropy: float | None = None) -> Any:
     """The bound, the table, losses, gradient, learning rate and throughput, against steps.
-
-    entropy, in nats per token, is drawn as the line that the bound cannot cross.
-    """
+    entropy, in nats per token, is drawn as the line that the bound cannot cross."""
     records = [{kind: read_metrics(run, kind) for kind in ("train", "valid")} for run in runs]
     axes = (figure := new_figure(12, 6)).subplots(2, 3)
     for axis, ((kind, field), title) in zip(axes.flat, PANELS.items(), strict=True):

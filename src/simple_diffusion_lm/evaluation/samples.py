@@ -21,9 +21,7 @@ SELF_BLEU_LINES = 200  # its cost is the square of their number
 
 class Reference:
     """What samples are held against: the training part, and held-out lines.
-
-    valid: held-out lines. autoregressive: a model that judges too, if there is one.
-    """
+    valid: held-out lines. autoregressive: a model that judges too, if there is one."""
 
     def __init__(
         self, train: Sequence[str], valid: Sequence[str], autoregressive: AutoregressiveJudge | None = None

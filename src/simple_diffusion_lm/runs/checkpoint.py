@@ -171,9 +171,7 @@ def identity(about: dict[str, Any]) -> str:
 
 def to_use(run: Path) -> Checkpoint | None:
     """The newest, unless an earlier one was better on held-out text, by more than the error.
-
-    A small corpus is memorised before the budget is spent (docs/log.md). run as for newest.
-    """
+    A small corpus is memorised before the budget is spent (docs/log.md). run as for newest."""
     bounds = _bounds(run)
     if bounds:
         (bound, error, _), (lowest, _, earlier) = bounds[0], min(bounds)
@@ -206,9 +204,7 @@ def is_exported(path: Path) -> bool:
 
 def newest(run: Path) -> Checkpoint | None:
     """The newest checkpoint that is whole; damaged ones are named on stderr and passed over.
-
-    run may be a checkpoint too, which is then the one.
-    """
+    run may be a checkpoint too, which is then the one."""
     for path in [run] if (run / MANIFEST).is_file() else _steps(run):
         try:
             manifest = json.loads((path / MANIFEST).read_text())

@@ -49,9 +49,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 def with_objective(config: Config, objective: str) -> Config:
     """The same trunk, data and optimiser for another objective.
-
-    Baselines train without conditional masks: given tokens would only take from what they learn.
-    """
+    Baselines train without conditional masks: given tokens would only take from what they learn."""
     if objective == config.objective:
         return config
     return replace(config, objective=objective, cond_rate=0.0)

@@ -101,9 +101,7 @@ def found(run: str | Path) -> Path:
 
 def push(folder: Path, name: str) -> str:
     """Puts an exported model on the Hugging Face Hub as USER/NAME, and returns its address.
-
-    Raises UserError where it is none, without the extra `hub`, and for what the hub refuses.
-    """
+    Raises UserError where it is none, without the extra `hub`, and for what the hub refuses."""
     if not checkpoint.is_exported(folder):
         raise UserError(f"{folder} is no exported model: sdlm export makes one of a run")
     hub = installed(*HUB)
@@ -116,9 +114,7 @@ def push(folder: Path, name: str) -> str:
 
 def pulled(name: str) -> Path:
     """Where a model of the Hugging Face Hub, USER/NAME, lies on this machine; it is fetched if it does not.
-
-    Raises UserError as push does.
-    """
+    Raises UserError as push does."""
     hub = installed(*HUB)
     try:
         return Path(hub.snapshot_download(name))

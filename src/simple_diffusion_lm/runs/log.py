@@ -58,9 +58,7 @@ class Log:
 
     def resume(self, start_from: Path | None) -> None:
         """Loads the newest whole checkpoint, and forgets metrics from after it.
-
-        Where there is none it begins with start_from's weights, if given; UserError where they do not fit.
-        """
+        Where there is none it begins with start_from's weights, if given; UserError where they do not fit."""
         found = checkpoint.newest(self.run)
         if found is not None:
             found.restore(self.state)
@@ -194,9 +192,7 @@ class Log:
 @contextmanager
 def tracking(name: str, run: Path, config: dict[str, Any], step: int) -> Iterator[Track]:
     """Logs a run to one of TRACKERS: as a new one, or, from `step` on, as the one that it is there already.
-
-    Raises UserError where the tracker is not installed, or refuses.
-    """
+    Raises UserError where the tracker is not installed, or refuses."""
     library = installed(TRACKERS[name], f"--log {name} needs {name}", name)
     if name == "tensorboard":
         with library.SummaryWriter(run / name, purge_step=step + 1) as writer:

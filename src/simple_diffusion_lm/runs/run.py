@@ -56,9 +56,7 @@ BYTES_SAVED = 12  # of a parameter: itself, and what the optimiser knows of it
 
 def make_batches(config: Config, data: Prepared, corpus: Corpus, *, masks: bool) -> Batches:
     """The batches of one part, with the configuration's masks or with none.
-
-    Raises UserError when an example does not fit into a batch.
-    """
+    Raises UserError when an example does not fit into a batch."""
     batches = Batches(config, corpus, data.tokenizer.pad_id, data.stream, masks)
     if (longest := batches.lengths().max(initial=0)) > config.batch_tokens:
         name, most = "window" if data.stream else "crop", config.batch_tokens
@@ -124,9 +122,7 @@ def machine() -> dict[str, Any]:
 
 def commit_of(folder: Path) -> str | None:
     """The last commit that changed a folder; None where no repository holds it.
-
-    An installed package may lie inside another project's repository, and has none of that.
-    """
+    An installed package may lie inside another project's repository, and has none of that."""
     command = ["git", "-C", str(folder), "log", "-1", "--format=%h", "--", "."]
     try:
         return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
@@ -136,9 +132,7 @@ def commit_of(folder: Path) -> str | None:
 
 def about_run(run: str | Path) -> dict[str, Any]:
     """What config.json says of a run, or of the run that a checkpoint is in (see describe).
-
-    Raises UserError when there is none, it is of another version, or it is not what was written.
-    """
+    Raises UserError when there is none, it is of another version, or it is not what was written."""
     run = checkpoint.run_of(Path(run))
     try:
         about: dict[str, Any] = json.loads((run / "config.json").read_text())
@@ -200,9 +194,7 @@ def check_free(run: Path) -> None:
 
 def open_run(run: Path, about: dict[str, Any], data: Prepared) -> None:
     """Makes the directory, or checks that the run in it is this one.
-
-    Raises UserError when it holds another run, or cannot be written.
-    """
+    Raises UserError when it holds another run, or cannot be written."""
     try:
         check_free(run)
         run.mkdir(parents=True, exist_ok=True)
@@ -231,9 +223,7 @@ def check_same(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
 
 def locked(run: Path) -> AbstractContextManager[object]:
     """Holds RUN/.lock. The kernel lets go of it when the process ends, however it ends.
-
-    Raises UserError, with the process and the machine, when another holds it.
-    """
+    Raises UserError, with the process and the machine, when another holds it."""
     path = run / ".lock"
     who = path.read_text() if path.exists() else ""  # before trying, which empties it in old filelocks
     try:

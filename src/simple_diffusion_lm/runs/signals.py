@@ -12,9 +12,7 @@ from ..devices.processes import largest, world
 
 class Stop(BaseException):
     """A signal asked the run to end; it ended with a checkpoint.
-
-    No Exception, as KeyboardInterrupt is none: a compiler would take it for its own failure, and continue.
-    """
+    No Exception, as KeyboardInterrupt is none: a compiler would take it for its own failure, and continue."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -52,9 +50,7 @@ class Signals:
 
     def leaving_at_once(self, work: Callable[[], object]) -> None:
         """Does what changes nothing of the run, until it is done or a signal comes.
-
-        Several processes finish it: one that had no signal would wait for the others for ever.
-        """
+        Several processes finish it: one that had no signal would wait for the others for ever."""
         with suppress(Stop):  # it is in `seen`
             try:
                 self.may_leave = world() == 1

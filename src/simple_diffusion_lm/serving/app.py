@@ -4,8 +4,6 @@ import asyncio
 import hmac
 import json
 import logging
-import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -18,7 +16,7 @@ from typing import Annotated, Any, get_type_hints
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
@@ -68,22 +66,12 @@ class Server:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.under_way = 0
-        self.answered: Counter[tuple[str, int]] = Counter()
-        self.seconds = 0.0
 
-    def metrics(self) -> str:
-        """Counters in Prometheus' text format."""
+    def load(self) -> dict[str, int]:
+        """Requests under way, those of them that wait to be sampled, and what was sampled until now."""
         loop = self.model.loop
-        lines = [
-            f"sdlm_requests_under_way {self.under_way}",
-            f"sdlm_orders_waiting {len(loop.waiting)}",
-            f"sdlm_sampling_steps_total {loop.steps}",
-            f"sdlm_texts_total {loop.texts}",
-            f"sdlm_answer_seconds_total {self.seconds:.3f}",
-        ]
-        for (name, status), count in sorted(self.answered.items()):
-            lines.append(f'sdlm_requests_total{{name="{name}",status="{status}"}} {count}')
-        return "\n".join(lines) + "\n"
+        counts = {"waiting": len(loop.waiting), "steps": loop.steps, "texts": loop.texts}
+        return {"under_way": self.under_way, **counts}
 
     async def waiting(self, request: Request) -> AsyncIterator[Event]:
         """Until a request is answered: an event that is set once its client has left."""
@@ -117,11 +105,12 @@ class Server:
 
         return endpoint
 
-    def door(self, app: ASGIApp) -> ASGIApp:
-        """Middleware: bounds what a request may send, gives every answer HEADERS, and counts."""
+    @staticmethod
+    def door(app: ASGIApp) -> ASGIApp:
+        """Middleware: bounds what a request may send, and gives every answer HEADERS."""
 
         async def passing(scope: Scope, receive: Receive, send: Send) -> None:
-            began, size, status = time.monotonic(), 0, 500
+            size = 0
             until: float | None = asyncio.get_running_loop().time() + BODY_SECONDS
 
             async def receiving() -> Message:
@@ -139,18 +128,11 @@ class Server:
                 return message
 
             async def sending(message: Message) -> None:
-                nonlocal status
                 if message["type"] == "http.response.start":
-                    status = message["status"]
                     MutableHeaders(scope=message).update(HEADERS)
                 await send(message)
 
-            try:
-                await app(scope, receiving, sending)
-            finally:
-                if scope.get("method") == "POST" and "route" in scope:
-                    self.answered[scope["route"].name, status] += 1
-                    self.seconds += time.monotonic() - began
+            await app(scope, receiving, sending)
 
         return passing
 
@@ -247,7 +229,7 @@ def make_app(model: Model, *, token: str | None = None, hosts: list[str] | None 
     api = APIRouter(prefix="/v1", dependencies=guards, responses={401: DENIED} if token else {})
     api.get("/model")(model.card)
     api.get("/models")(model.models)
-    api.get("/metrics", response_class=PlainTextResponse)(server.metrics)
+    api.get("/load")(server.load)
     for do in ANSWERS:
         types = get_type_hints(do)
         streams = STREAMED if do in (generate, infill, vary) else {}

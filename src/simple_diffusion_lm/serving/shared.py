@@ -64,9 +64,7 @@ class SharedLoop:
         **settings: Any,
     ) -> Found:
         """As writing.requests.write_rows, for any number of threads at once.
-
-        Raises Gone, within a step, once `gone` is set.
-        """
+        Raises Gone, within a step, once `gone` is set."""
         settings["sampling"] = sampling
         order = Order(rows, forbidden, settings, watch, gone, Future())
         with self.changed:

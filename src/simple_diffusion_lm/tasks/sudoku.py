@@ -72,9 +72,7 @@ class Sudoku:
 
     def puzzle(self, rng: np.random.Generator, clues: int | None = None) -> tuple[list[int], list[int]]:
         """A puzzle with that many clues (by default a medium one) and one solution, and the solution.
-
-        Raises UserError where none is found with so few clues.
-        """
+        Raises UserError where none is found with so few clues."""
         clues = CLUES[self.size][1] if clues is None else clues
         for _ in range(ATTEMPTS):
             solution = self.grid(rng)

@@ -58,9 +58,7 @@ def blend(
     model: Diffusion, texts: Sequence[Ids], end: Ids, forbidden: Forbidden, count: int, steps: int, heed: Heed
 ) -> list[list[int]]:
     """The ids of `count` texts from the first of two to the second, without their end (EOS or nothing).
-
-    A text between has a length between. The shorter one's noise is made as long with more noise.
-    """
+    A text between has a length between. The shorter one's noise is made as long with more noise."""
     device = model.eval().embedding.weight.device
     times = torch.linspace(0, 1, steps + 1, device=device)
     ends = group_of([Row.of(ids, end, n) for n, ids in enumerate(texts)], forbidden, device)

@@ -200,9 +200,7 @@ class DiffusionLM(Writer):
         **options: Unpack[SamplingOptions],
     ) -> list[str]:
         """Each text noised part of the way and written anew: near 0 a copy, at 1 a new text.
-
-        Raises UserError for another strength, for a model without noise, and as `generate` does.
-        """
+        Raises UserError for another strength, for a model without noise, and as `generate` does."""
         diffusion_of(self.model, VARIES)
         if not 0 < strength <= 1:
             raise UserError(f"the strength must be above 0 and at most 1, not {strength}")

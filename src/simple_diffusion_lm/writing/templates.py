@@ -87,9 +87,7 @@ class EncodedTemplate(NamedTuple):
 
     def widths(self, room: int) -> tuple[list[int], list[int]]:
         """The fewest and the most tokens of each gap, where `room` are left past the fewest.
-
-        A gap left open may take all of it at an end of the line, and LONGEST_GAP elsewhere.
-        """
+        A gap left open may take all of it at an end of the line, and LONGEST_GAP elsewhere."""
         texts, gaps = self.template
         most = []
         for number, gap in enumerate(gaps):
