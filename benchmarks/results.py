@@ -90,15 +90,17 @@ def best(results: Results) -> tuple[float, dict[str, dict[float, list[float]]]]:
 def short_table(results: Results) -> str:
     """The README's: quality by passes, each contender in its best order of writing."""
     (entropy, found), field, real = best(results), field_of(results), results["lines"]["held-out text"]
-    rows = [[f"{COLUMNS[field][0]} at entropy {entropy:.2f}; passes:", "seeds", *map(str, PASSES)]]
-    for name, runs in by_contender(results).items():
-        cells = [shown(found[name].get(count, [])) for count in PASSES]
-        if len(found[name]) == 1:
-            ((passes, values),) = found[name].items()
-            cells[-1] = f"{shown(values)} in {passes:.0f}"
-        rows.append([name, str(len(runs)), *cells])
-    label = f"held-out text, entropy {real['entropy']:.2f}"
-    return table([*rows, [label, "", *[""] * (len(PASSES) - 1), shown([real[field]])]])
+    better = "more" if field == "grammatical" else "less"
+    seeds = max(map(len, by_contender(results).values()))
+    about = (
+        f"{COLUMNS[field][0]} ({better} is better), entropy {entropy:.2f}, {seeds} seed{'s' * (seeds > 1)}"
+    )
+    rows = [[about, *(f"{count} passes" for count in PASSES), "a pass a token"]]
+    for name, by_passes in found.items():
+        cells = [shown(by_passes.get(count, [])) for count in PASSES]
+        rows.append([name, *cells, shown(*by_passes.values()) if len(by_passes) == 1 else ""])
+    blank = [""] * len(PASSES)
+    return table([*rows, [f"held-out text (entropy {real['entropy']:.2f})", *blank, shown([real[field]])]])
 
 
 def comparison(results: Results) -> str:

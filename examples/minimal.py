@@ -71,7 +71,7 @@ def batch_of(texts: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def noise_level(t: torch.Tensor, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """alpha and sigma at time t, from 0 (clean) to 1 (noise): x_t = alpha x0 + sigma eps.
+    """alpha and sigma at time t, from 0 (every word can be read) to 1 (noise): x_t = alpha x0 + sigma eps.
 
     Most of the time is spent where it is decided which of V words a point is: around log-SNR
     -log(D / (2 ln V)), in the shape of a Gumbel density (LangFlow, 2604.11748).
@@ -125,7 +125,7 @@ class Denoiser(nn.Module):
         self.register_buffer("log_unigram", ((counts + 0.1) / (counts + 0.1).sum()).log())
 
     def points(self) -> torch.Tensor:
-        """The point of each word (V, D), of norm sqrt(D): else cross-entropy drives them apart."""
+        """The point of each word (V, D), of norm sqrt(D). It stays as it is drawn: no gradient reaches it."""
         return F.normalize(self.embedding.weight, dim=-1) * D**0.5
 
     def mean_point(self, logits: torch.Tensor) -> torch.Tensor:
@@ -226,7 +226,7 @@ def main() -> None:
     counts = torch.bincount(torch.cat(texts), minlength=len(words.words)).float()
     model = Denoiser(counts)
     numbers = sum(p.numel() for p in model.parameters())
-    print(f"{len(texts)} lines, {len(words.words)} words, {numbers:,} numbers to learn")
+    print(f"{len(texts)} lines, {len(words.words)} words, {numbers:,} numbers")
     train(model, texts, words)
     length = len(random.choice(texts))
     print(f"\none text of {length} words comes out of noise:")

@@ -107,7 +107,7 @@ class Denoiser(nn.Module):
         self.register_buffer("log_unigram", ((counts + 0.1) / (counts + 0.1).sum()).log())
 
     def points(self) -> torch.Tensor:
-        """The point of each word (V, D), of norm sqrt(D): else cross-entropy drives them apart."""
+        """The point of each word (V, D), of norm sqrt(D)."""
         return F.normalize(self.embedding.weight, dim=-1) * D**0.5
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -21,8 +21,8 @@ class Config:
     dropout: float = 0.1  # share of activations that are dropped
     dropout_from: int = 4  # passes over the corpus, before which there is no dropout
     normaliser: str = "unit_scale"  # a name in core.embedding.NORMALISERS
-    cooccurrence: bool = True  # start the table from co-occurrence statistics, or at random
-    regress: bool = False  # x0_hat from a linear head, or the mean under softmax(logits)
+    cooccurrence: bool = True  # start the table from corpus/cooccurrence.py, or at random
+    regress: bool = False  # the squared error is of a linear head; x0_hat is softmax(logits) @ E either way
     posterior: bool = True  # show the network the posterior mean too, add the likelihood to the logits
     cond_dim: int = 0  # numbers in a text's condition (a class label, say); 0: there is none
 
@@ -47,7 +47,7 @@ class Config:
     optimizer: str = "muon"  # for the linear maps of the transformer, or adamw
     learning_rate: float = 4e-3  # after the warm-up
     warmup_steps: int = 100  # in which it grows from zero
-    decay_steps: int | None = None  # in which it falls to a tenth; None: cosine to zero over the budget
+    decay_steps: int | None = None  # down to a tenth, where it stays; None: cosine to zero over the budget
     weight_decay: float = 0.1  # of the linear maps of the transformer
     clip: float = 1.0  # longest gradient
     accumulate: int = 1  # batches a step

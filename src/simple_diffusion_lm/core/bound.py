@@ -57,8 +57,8 @@ def variational_bound(model: Denoiser, batch: Batch, u: PerText, keys: Keys) -> 
     x0 = model.embedding(ids)
     order = uniform(make_keys(0, batch.number), ids.shape[1]).float()
     times = position_times(u, order, free, stagger).expand_as(ids)
-    # Log-SNRs are drawn from the density of least variance, proportional to sqrt(E f^2) of the integrand
-    # f: the schedule says how often f is not nearly 0, and what a wrong estimate costs grows as snr.
+    # Log-SNRs are drawn from near the density of least variance, sqrt(E f^2) of the integrand f: E f is about
+    # the schedule's density (equal time, equal information), and f is nearly 0 or about snr: E f^2 ~ snr E f.
     low, high = useful_range(model.embedding.dim)
     width = (high - low) / PIECES
     middles = high - width * (torch.arange(PIECES, device=u.device) + 0.5)

@@ -112,7 +112,7 @@ class Batches:
     """The batches of a corpus, epoch by epoch: as large as config.batch_tokens and batch_size allow.
 
     An example is a line, cut after config.crop ids; with `stream` a window of config.window ids of running
-    text, at an offset of the epoch's own. masks: tokens may be given. conditions: a row an example.
+    text, at an offset of the epoch's own. masks: tokens may be given. conditions: (examples, 1, C).
     """
 
     config: Config
@@ -137,7 +137,7 @@ class Batches:
             return []
         shuffled = rng.permutation(len(lengths))
         in_batch = self.config.batch_tokens / lengths.mean()
-        pool = int(POOL_BATCHES * min(in_batch, self.config.batch_size or in_batch))
+        pool = max(1, int(POOL_BATCHES * min(in_batch, self.config.batch_size or in_batch)))
         batches = []
         for start in range(0, len(shuffled), pool):
             examples = shuffled[start : start + pool]

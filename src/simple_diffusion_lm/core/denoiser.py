@@ -41,7 +41,7 @@ class Output(NamedTuple):
     """What the denoiser says of the N free positions."""
 
     logits: Logits
-    regressed: Float[Tensor, "N D"] | None  # x0_hat, where there is a head for it
+    regressed: Float[Tensor, "N D"] | None  # a linear head's estimate, for the squared error alone
 
 
 class Denoiser(nn.Module):
@@ -50,14 +50,14 @@ class Denoiser(nn.Module):
     The transformer's input is embeddings side by side: what is seen of x_t, the given tokens, and the
     last prediction; then the condition, if there is one. What is seen of x_t:
         posterior=False  x_t at unit scale (the original README, CDCD), and the level is told
-        posterior=True   x_t, and the posterior mean of each token by itself: softmax(log unigram +
-                         log-likelihood of x_t) @ E. The unigram mean at pure noise, the token when
-                         clean, and never a random vector that looks like some token. It shows how
-                         much is known, so the level need not be told; x_t is what tells a student
-                         (runs/distil.py) which noise it has (docs/log.md). The log-likelihood is added
-                         to the network's logits too: it has to learn only what the other positions
-                         say (Plaid, 2305.18619; LangFlow, 2604.11748).
-    regress=True: x0_hat from a linear head of its own; False: the mean embedding under the logits.
+        posterior=True   x_t where it is in flight, and the posterior mean of each token by itself:
+                         softmax(log unigram + log-likelihood of x_t) @ E. The unigram mean at pure
+                         noise, the token when clean, and never a random vector that looks like some
+                         token. It shows how much is known, so the level need not be told. A student
+                         (runs/distil.py) sees x_t at pure noise too, which is the noise it has. The
+                         log-likelihood is added to the network's logits too: it has to learn only what
+                         the other positions say (Plaid, 2305.18619; LangFlow, 2604.11748).
+    regress=True: the squared error is of a linear head's estimate; x0_hat is the mean embedding either way.
     """
 
     log_unigram: Tensor
@@ -76,7 +76,7 @@ class Denoiser(nn.Module):
 
     @torch.no_grad()
     def start_from_counts(self, counts: Int[Tensor, " V"]) -> None:
-        """Sets the unigram distribution from token counts, and makes the first logits just that."""
+        """Sets the unigram distribution from token counts, and makes it all that is said at first."""
         self.log_unigram.copy_(log_frequencies(counts))
         self.head.bias.copy_(self.log_unigram * (not self.config.posterior))
         self.head.weight.zero_()
@@ -85,8 +85,9 @@ class Denoiser(nn.Module):
         """Predicts the tokens at the free positions. batch.ids are read only where they are given: there
         neither x_t nor x0_prev is. x0_prev is the last prediction, or zeros. Logits are float32.
 
-        The temperature divides what the network says, not the likelihood: sharper text is p(x0)^(1/T), and
-        how noisy x_t is stays a fact. Else the noise would be taken for knowledge (docs/log.md).
+        The temperature divides what the network says, not the likelihood: sharper text is p(x0)^(1/T) (exact
+        where the rest is known), and how noisy x_t is stays a fact. Else noise would be taken for knowledge
+        (docs/log.md).
         """
         free, log_snr = batch.free, level.log_snr.squeeze(-1)
         in_flight = free & (log_snr > self.pure_noise)
@@ -109,8 +110,8 @@ class Denoiser(nn.Module):
         self, x_t: X, level: Level, free: Mask, in_flight: Mask
     ) -> tuple[Float[Tensor, "B L D_or_2D"], Float[Tensor, "F V"] | None]:
         """What the network sees of x_t, and the log-likelihood of x_t under each token at the F positions in
-        flight. At pure noise it is nearly the same for all: it is left out, and x_t would distract. But a
-        student (config.passes) makes its text of that noise."""
+        flight. At pure noise it is nearly the same for all: it is left out; and x_t, which would distract,
+        is shown only to a student (config.passes), whose text is made of it, and with posterior=False."""
         scale = (level.alpha**2 + level.sigma**2).sqrt()
         shown = in_flight if self.config.posterior and self.config.passes is None else free
         seen = (x_t / scale).masked_fill(~shown[..., None], 0.0)

@@ -48,7 +48,7 @@ class TokenEmbedding(nn.Module):
         return F.embedding(ids, self.table)
 
     def interpolate(self, logits: Float[Tensor, "*S V"]) -> Float[Tensor, "*S D"]:
-        """The mean embedding under softmax(logits) (CDCD, section 3.2)."""
+        """The mean embedding under softmax(logits) (score interpolation: CDCD, 2211.15089)."""
         table, probabilities = self.table, logits.float().softmax(dim=-1)
         means = in_blocks(lambda rows: rows @ table, probabilities.reshape(-1, len(table)))
         return means.float().view(*logits.shape[:-1], self.dim)

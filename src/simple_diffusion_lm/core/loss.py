@@ -11,11 +11,12 @@ from torch import Tensor
 from .denoiser import Batch, Denoiser
 from .noise import Keys, PerText, make_keys, normal, position_times, uniform
 
-FOR_LEVELS, FOR_ORDER, FOR_SELF_CONDITIONING = -1, 0, 1  # last number of a key; texts have 0, 1, 2, ...
+# The last number of a key: the first beside texts' 0, 1, 2, ...; the others after a text's own key.
+FOR_LEVELS, FOR_ORDER, FOR_SELF_CONDITIONING = -1, 0, 1
 
 
 class Draws(NamedTuple):
-    """The random numbers of one step: a function of (seed, step, each text's own number)."""
+    """The random numbers of one step: a function of seed, step, and each text's number (t: and place)."""
 
     t: PerText  # a time for each text
     keys: Keys  # of all else that is drawn for it (core/noise.py)

@@ -54,7 +54,7 @@ def level_at(log_snr: Float[Tensor, "*S"]) -> Level:
 
 
 def cosine(t: Float[Tensor, "*S"]) -> Level:
-    """Analog Bits (2208.04202), Algorithm 1, with its ns = 0.0002 and ds = 0.00025."""
+    """The cosine of Analog Bits (2208.04202), with its ns = 0.0002 and ds = 0.00025."""
     angle = (t + 0.0002) / 1.00025 * math.pi / 2
     return Level(angle.cos(), angle.sin())
 
@@ -62,7 +62,7 @@ def cosine(t: Float[Tensor, "*S"]) -> Level:
 def position_times(
     t: PerText, order: Float[Tensor, "B L"], free: Mask, stagger: float
 ) -> Float[Tensor, "B L_or_1"]:
-    """Each free position's own time when its text is at t: clamp((1 + w) t - w r / (n - 1), 0, 1).
+    """Each free position's own time when its text is at t: clamp(t + w (t - r / max(n - 1, 1)), 0, 1).
 
     r is the position's rank, from 0, among the n free ones in the given order (the last becomes clean first),
     w the stagger. With w = 0 all take on noise together; else one after the other, about 1 / (1 + w) of them
@@ -72,7 +72,7 @@ def position_times(
         return t[:, None]
     rank = order.masked_fill(~free, torch.inf).argsort(1).argsort(1)
     last = (free.sum(1, keepdim=True) - 1).clamp(min=1)
-    return ((1 + stagger) * t[:, None] - stagger * (rank / last).clamp(max=1)).clamp(0, 1)
+    return (t[:, None] + stagger * (t[:, None] - (rank / last).clamp(max=1))).clamp(0, 1)  # 1 at t = 1
 
 
 def useful_range(embedding_dim: int) -> tuple[float, float]:
@@ -89,7 +89,8 @@ def gumbel(embedding_dim: int, vocab_size: int) -> Schedule:
 
     V random codewords of energy D become readable at log-SNR about -log(D / (2 ln V)); the rate at
     which the uncertainty falls there is near a Gumbel density of scale 0.85 over noise, and time is
-    its quantile. Whether fitting the curve to the model is better is not settled (docs/log.md).
+    its quantile; t = 0 alone is the clean end, above all that is trained on. Whether fitting the curve
+    to the model is better is not settled (docs/log.md).
     """
     low, high = useful_range(embedding_dim)
     centre = math.log(embedding_dim / (2 * math.log(vocab_size)))

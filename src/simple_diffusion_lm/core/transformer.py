@@ -15,7 +15,7 @@ from .noise import Mask
 
 Hidden = Float[Tensor, "B L M"]
 Heads = Float[Tensor, "B H L K"]
-Attended = Bool[Tensor, "B 1 Q S"]  # the keys that each query attends to
+Attended = Bool[Tensor, "B 1 L_or_1 L"]  # the keys that each query attends to
 Angles = Float[Tensor, "2 L K_half"]
 
 
@@ -60,7 +60,7 @@ class Attention(nn.Module):
 class ShortConvolution(nn.Module):
     """One filter a channel: each position adds a weighted sum of its neighbours (causal: of the left).
     Attention has to learn where "next to" is before it can learn what words do there; this says it.
-    Starts at zero (related: Primer, 2109.08668, section 4.2)."""
+    Starts at zero (related: Primer, 2109.08668)."""
 
     def __init__(self, dim: int, width: int, causal: bool) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class LevelEmbedding(nn.Module):
 
     def __init__(self, dim: int, layers: int, features: int = 128) -> None:
         super().__init__()
-        # From one turn in 200 units of log-SNR to one in 0.6: its range is about 20 units.
+        # From one turn in 200 units of log-SNR to one in 0.6: its range is 35 units (cosine) or 13 (gumbel).
         self.register_buffer("frequencies", torch.logspace(-2, 0.5, features // 2) * math.pi)
         self.hidden = nn.Linear(features, features)
         self.out = nn.Linear(features, layers * 4 * dim)

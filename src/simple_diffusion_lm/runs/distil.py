@@ -1,9 +1,11 @@
 """Distillation: a student learns to write in a few passes what its teacher writes in many.
 
-Progressive distillation (2202.00512), with probabilities. DDIM moves x / sigma by x0_hat times the change of
-S = alpha / sigma. So one pass arrives where the teacher arrives in several, if its x0_hat is the mean of the
-teacher's, each weighted by its change of S; and since x0_hat is the mean embedding under the probabilities,
-the same mean of the teacher's probabilities makes it so. The loss is the KL divergence to that.
+One round of progressive distillation (2202.00512), with probabilities. DDIM moves x / sigma by x0_hat times
+the change of S = alpha / sigma. So one pass arrives where the teacher arrives in several, if its x0_hat is the
+mean of the teacher's, each weighted by its change of S; and since x0_hat is the mean embedding under the
+probabilities, the same mean of the teacher's probabilities makes it so. The loss is the KL divergence to that.
+The teacher has its usual temperature and writes nothing inside a pass; the student is sampled at that
+temperature again (docs/log.md).
 """
 
 from collections.abc import Mapping
@@ -66,8 +68,8 @@ def student_loss(teacher: TextModel, passes: int, student: TextModel) -> Loss:
 
     def loss(batch: Batch, draws: Draws) -> Losses:
         order = uniform(make_keys(draws.keys, FOR_ORDER), batch.ids.shape[1]).float()
-        start = 1 - (draws.t * passes).floor() / passes
-        line = [start - part / (parts * passes) for part in range(parts + 1)]
+        done = (draws.t * passes).floor() * parts
+        line = [1 - (done + part) / (parts * passes) for part in range(parts + 1)]
         times = [position_times(t, order, batch.free, student.config.stagger) for t in line]
         batch = batch.where_clean(times[0])
         levels = [student.schedule(t[..., None]) for t in times]

@@ -34,11 +34,9 @@ def two_pass(model: Diffusion, group: Group, heed: Heed) -> Denoise:
 
 @torch.no_grad()
 def encode(denoise: Denoise, levels: Sequence[Level], x0: X) -> X:
-    """The noise at the other end of x0's way along the flow: DDIM's steps backwards.
-
-    levels are from clean to noise, one for each text. From there DDIM leads back to x0, the nearer
-    the smaller its steps (2010.02502, section 5.4).
-    """
+    """Where x0's way along the flow ends: DDIM's steps backwards (2010.02502, section 5.4), over levels from
+    clean to noise. From there DDIM leads back to x0, the nearer the smaller its steps. It begins at alpha x0,
+    with no noise at all, and so it ends far shorter than N(0, I): each number is about 0.1."""
     x_t = levels[0].alpha * x0
     for now, nxt in pairwise(levels):
         x0_hat = denoise(x_t, now, x0).x0_hat
@@ -47,7 +45,7 @@ def encode(denoise: Denoise, levels: Sequence[Level], x0: X) -> X:
 
 
 def between(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
-    """Spherical interpolation of noise: as long as noise is, all the way from first to second."""
+    """Spherical interpolation: as long as its two ends are, all the way from first to second."""
     cosine = F.cosine_similarity(first, second, dim=-1)[..., None]
     angle = cosine.clamp(-1 + 1e-6, 1 - 1e-6).acos()
     return (((1 - share) * angle).sin() * first + (share * angle).sin() * second) / angle.sin()
