@@ -1,11 +1,11 @@
 """Distillation: a student learns to write in a few passes what its teacher writes in many.
 
 One round of progressive distillation (2202.00512), with probabilities. DDIM moves x / sigma by x0_hat times
-the change of S = alpha / sigma. So one pass arrives where the teacher arrives in several, if its x0_hat is the
-mean of the teacher's, each weighted by its change of S; and since x0_hat is the mean embedding under the
-probabilities, the same mean of the teacher's probabilities makes it so. The loss is the KL divergence to that.
-The teacher has its usual temperature and writes nothing inside a pass; the student is sampled at that
-temperature again (docs/log.md).
+the change of S = alpha / sigma. So one pass arrives where the teacher arrives in several, if its x0_hat is
+the mean of the teacher's, each weighted by its change of S; and since x0_hat is the mean embedding under
+the probabilities, the same mean of the teacher's probabilities makes it so. The loss is the KL divergence
+to that. The teacher has its usual temperature and writes nothing inside a pass; the student is sampled at
+that temperature again (docs/log.md).
 """
 
 from collections.abc import Mapping
