@@ -37,7 +37,8 @@ def points(model: DiffusionLM, sudoku: Sudoku, count: int) -> Iterator[dict[str,
     """The shares solved in every order of revealing and every number of steps, at the best temperature."""
     for order in orders_of(model):
         for steps in (max(STEPS),) if model.model.writes_length else STEPS:
-            ways = [Sampling(steps, temperature=t, order=order or Sampling.order) for t in TEMPERATURES]
+            about = {"steps": steps, "order": order or Sampling.order}
+            ways = [model.sampling({**about, "temperature": t}) for t in TEMPERATURES]
             tried = [puzzle_scores(model, sudoku, way, count=count, seed=1) for way in ways]
             best = max(range(len(ways)), key=lambda i: sum(score["solved"] for score in tried[i]))
             scores = puzzle_scores(model, sudoku, ways[best], count=count, seed=2)

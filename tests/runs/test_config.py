@@ -3,8 +3,16 @@ from dataclasses import replace
 import pytest
 
 from simple_diffusion_lm.core import Config
+from simple_diffusion_lm.core.generate import Sampling
 from simple_diffusion_lm.errors import UserError
-from simple_diffusion_lm.runs.config import RECIPES, SIZES, check, with_objective, with_settings
+from simple_diffusion_lm.runs.config import (
+    RECIPES,
+    SIZES,
+    check,
+    usual_sampling,
+    with_objective,
+    with_settings,
+)
 
 FINE = Config(steps=10)
 
@@ -79,3 +87,9 @@ def test_a_baseline_has_no_conditional_masks():
     assert config.cond_rate == 0.0
     assert replace(config, objective="continuous", cond_rate=0.3) == FINE
     assert with_objective(FINE, "continuous") == FINE
+
+
+def test_how_a_model_writes_follows_from_its_configuration():
+    assert usual_sampling(Config()) == Sampling()
+    assert usual_sampling(Config(stagger=0)) == Sampling(sampler="renoise")
+    assert usual_sampling(Config(passes=4, stagger=0)) == Sampling(4, "ddim")

@@ -61,7 +61,7 @@ class SamplingOptions:
     """How noise becomes text."""
 
     steps: int | None = None  # passes of the network; more is better and slower (64; a student's own)
-    sampler: Annotated[str, one_of(SAMPLERS)] | None = None  # of the noise (ddpm; a student's own: ddim)
+    sampler: Annotated[str, one_of(SAMPLERS)] | None = None  # ddpm; renoise at stagger 0; a student's: ddim
     temperature: float = Sampling.temperature  # divides the logits; 1: as the model is, below: less varied
     order: Annotated[str, one_of(ORDERS)] = Sampling.order  # confidence: surest first; reading: left to right
 

@@ -150,7 +150,7 @@ def measure(
     for order, count, temperature in product(own_orders, counts, TEMPERATURES):
         passes.clear()
         began, options = time.monotonic(), {"steps": count, "temperature": temperature}
-        sampling = Sampling(count, temperature=temperature, order=order or Sampling.order)
+        sampling = model.sampling({**options, "order": order or Sampling.order})
         lines = model.generate(samples, seed=1, watch=watch, **dataclasses.asdict(sampling))
         each = {"passes": sum(passes) / samples, "seconds_per_line": (time.monotonic() - began) / samples}
         way = {"order": order, "stagger": stagger, "in_flight": in_flight, **options, **each}

@@ -99,8 +99,11 @@ def check(config: Config, *, has_teacher: bool = False) -> None:
 
 
 def usual_sampling(config: Config) -> Sampling:
-    """How a model writes unless it is told otherwise: a student in the passes that it learned."""
-    return Sampling() if config.passes is None else Sampling(config.passes, "ddim")
+    """How a model writes unless it is told otherwise: a student in the passes that it learned; with new noise
+    in each pass where all positions are in flight together, so that each can decide again (docs/log.md)."""
+    if config.passes is not None:
+        return Sampling(config.passes, "ddim")
+    return Sampling(sampler="renoise" if config.stagger == 0 else Sampling.sampler)
 
 
 def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:

@@ -56,13 +56,15 @@ def blend(
     model: Diffusion, texts: Sequence[Ids], end: Ids, forbidden: Forbidden, count: int, steps: int, heed: Heed
 ) -> list[list[int]]:
     """The ids of `count` texts from the first of two to the second, without their end (EOS or nothing).
-    A text between has a length between. The shorter one's noise is made as long with more noise."""
+    A text between has a length between. The shorter one's noise is made longer, with more as strong."""
     device = model.eval().embedding.weight.device
     times = torch.linspace(0, 1, steps + 1, device=device)
     ends = group_of([Row.of(ids, end, n) for n, ids in enumerate(texts)], forbidden, device)
     levels = [model.schedule(t.expand(2, 1, 1)) for t in times]
     noise = encode(two_pass(model, ends, heed), levels, model.embedding(ends.batch.ids))
-    noise = torch.where(ends.batch.free[..., None], noise, normal(ends.keys, *noise.shape[1:]))
+    free = ends.batch.free
+    longer = noise[free].std() * normal(ends.keys, *noise.shape[1:])
+    noise = torch.where(free[..., None], noise, longer)
 
     shares = torch.linspace(0, 1, count, device=device)
     first, second = map(len, texts)
