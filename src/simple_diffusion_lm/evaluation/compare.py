@@ -35,9 +35,10 @@ from .likelihood import example_texts, likelihood
 from .report import comparison_tables, new_figure, plot_comparison
 from .samples import Reference, check_measurable, sample_metrics
 
-# The recipes, the default trunk with every other objective, and the control: blanks in place of noise.
+# The recipes, all positions in flight together, the control (blanks in place of noise), other objectives.
 CONTENDERS = {
     **RECIPES,
+    "together": dataclasses.replace(Config(), stagger=0.0),
     "blanks": dataclasses.replace(Config(), stagger=1000.0),  # nothing is ever in flight
     **{name: with_objective(Config(), name) for name in MODELS if name != Config().objective},
 }
