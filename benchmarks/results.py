@@ -36,10 +36,10 @@ This page is written by `python benchmarks/results.py`, from the files in
 
 In a comparison every contender has the same text, tokenizer, trunk, batches and number of steps; its
 checkpoint is chosen on one half of the held-out text, and measured on the other. ± is the standard
-deviation over seeds; of one run alone, the standard error over texts. *blanks* is the control: the recipe
-with a blank in place of noise (its bound is not shown: no position is in flight in so few draws). Where a
-cell is empty no temperature gives so high an entropy. No seconds are shown, because other work ran beside
-some of the runs."""
+deviation over seeds; of one run alone, the standard error over texts. *together* is the recipe with all
+positions in flight at a time. *blanks* is the control: the recipe with a blank in place of noise (its bound
+is not shown: no position is in flight in so few draws). Where a cell is empty no temperature gives so high
+an entropy. No seconds are shown, because other work ran beside some of the runs."""
 SAMPLES = 6  # lines of each contender
 Results = Mapping[str, Any]
 
@@ -91,16 +91,13 @@ def short_table(results: Results) -> str:
     """The README's: quality by passes, each contender in its best order of writing."""
     (entropy, found), field, real = best(results), field_of(results), results["lines"]["held-out text"]
     better = "more" if field == "grammatical" else "less"
-    seeds = max(map(len, by_contender(results).values()))
-    about = (
-        f"{COLUMNS[field][0]} ({better} is better), entropy {entropy:.2f}, {seeds} seed{'s' * (seeds > 1)}"
-    )
+    about = f"{COLUMNS[field][0]} ({better} is better) at entropy {entropy:.2f}"
     rows = [[about, *(f"{count} passes" for count in PASSES), "a pass a token"]]
     for name, by_passes in found.items():
         cells = [shown(by_passes.get(count, [])) for count in PASSES]
         rows.append([name, *cells, shown(*by_passes.values()) if len(by_passes) == 1 else ""])
     blank = [""] * len(PASSES)
-    return table([*rows, [f"held-out text (entropy {real['entropy']:.2f})", *blank, shown([real[field]])]])
+    return table([*rows, [f"held-out text, more varied ({real['entropy']:.2f})", *blank, shown([real[field]])]])
 
 
 def comparison(results: Results) -> str:
