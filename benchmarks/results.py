@@ -96,8 +96,8 @@ def short_table(results: Results) -> str:
     for name, by_passes in found.items():
         cells = [shown(by_passes.get(count, [])) for count in PASSES]
         rows.append([name, *cells, shown(*by_passes.values()) if len(by_passes) == 1 else ""])
-    blank = [""] * len(PASSES)
-    return table([*rows, [f"held-out text, more varied ({real['entropy']:.2f})", *blank, shown([real[field]])]])
+    label = f"held-out text, more varied ({real['entropy']:.2f})"
+    return table([*rows, [label, *[""] * len(PASSES), shown([real[field]])]])
 
 
 def comparison(results: Results) -> str:
