@@ -7,7 +7,7 @@ from small_models import denoiser
 
 from simple_diffusion_lm.core.denoiser import Batch
 from simple_diffusion_lm.core.loss import FOR_LEVELS, Draws
-from simple_diffusion_lm.core.noise import make_keys, normal
+from simple_diffusion_lm.core.noise import bell_times, make_keys, normal
 
 V, D, L = 23, 16, 7
 RECIPES = {
@@ -155,3 +155,14 @@ def test_times_are_spread_over_the_batch_and_keys_belong_to_the_text():
     half = Draws.of(batch.each(lambda x: x[40:]), seed=3, step=5)
     assert torch.equal(half.keys, draws.keys[40:])
     assert torch.equal(half.t, draws.t[40:])
+
+
+def test_middle_times_are_trained_at_more_often():
+    u = torch.linspace(0, 1, 101)
+    t = bell_times(u)
+    torch.testing.assert_close(3 * t**2 - 2 * t**3, u, atol=1e-5, rtol=0)
+    model, batch = network(stagger=0.0), texts()
+    bell = loss(model, batch, t=0.2, bell_times=True).total
+    same = loss(model, batch, t=float(t[20]), bell_times=False).total
+    torch.testing.assert_close(bell, same)
+    assert not torch.allclose(bell, loss(model, batch, t=0.2).total)

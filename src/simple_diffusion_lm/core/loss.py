@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .denoiser import Batch, Denoiser
-from .noise import Keys, PerText, make_keys, normal, position_times, uniform
+from .noise import Keys, PerText, bell_times, make_keys, normal, position_times, uniform
 
 # The last number of a key: the first beside texts' 0, 1, 2, ...; the others after a text's own key.
 FOR_LEVELS, FOR_ORDER, FOR_SELF_CONDITIONING = -1, 0, 1
@@ -48,7 +48,8 @@ def diffusion_loss(model: Denoiser, batch: Batch, draws: Draws) -> Losses:
     """
     config = model.config
     order = uniform(make_keys(draws.keys, FOR_ORDER), batch.ids.shape[1]).float()
-    times = position_times(draws.t, order, batch.free, config.stagger)
+    t = bell_times(draws.t) if config.bell_times else draws.t
+    times = position_times(t, order, batch.free, config.stagger)
     batch = batch.where_clean(times)
     ids, free = batch.ids[batch.free], batch.free
     x0 = model.embedding(batch.ids)

@@ -59,6 +59,11 @@ def cosine(t: Float[Tensor, "*S"]) -> Level:
     return Level(angle.cos(), angle.sin())
 
 
+def bell_times(u: PerText) -> PerText:
+    """Times of density 6 t (1 - t), from uniform numbers: the root of 3 t^2 - 2 t^3 = u. (2605.13026)"""
+    return 0.5 - torch.sin(torch.asin(1 - 2 * u) / 3)
+
+
 def position_times(
     t: PerText, order: Float[Tensor, "B L"], free: Mask, stagger: float
 ) -> Float[Tensor, "B L_or_1"]:
@@ -112,10 +117,8 @@ SCHEDULES: dict[str, Callable[[int, int], Schedule]] = {"cosine": lambda *_: cos
 
 
 def hash_bits(x: Int[Tensor, "*S"]) -> Int[Tensor, "*S"]:
-    """64 well-mixed bits of each 64-bit number: splitmix64 (Steele, Lea, Flood 2014).
-
-    Arithmetic on int64 wraps around, as the method wants; its constants are written as signed.
-    """
+    """64 well-mixed bits of each 64-bit number: splitmix64 (Steele, Lea, Flood 2014). Arithmetic on int64
+    wraps around, as the method wants; its constants are written as signed."""
     x = x - 0x61C8864680B583EB
     x = (x ^ ((x >> 30) & (2**34 - 1))) * -0x40A7B892E31B1A47
     x = (x ^ ((x >> 27) & (2**37 - 1))) * -0x6B2FB644ECCEEE15

@@ -38,7 +38,7 @@ from .samples import Reference, check_measurable, sample_metrics
 # The recipes, all positions in flight together, the control (blanks in place of noise), other objectives.
 CONTENDERS = {
     **RECIPES,
-    "together": dataclasses.replace(Config(), stagger=0.0),
+    "together": dataclasses.replace(Config(), stagger=0.0, bell_times=True),
     "blanks": dataclasses.replace(Config(), stagger=1000.0),  # nothing is ever in flight
     **{name: with_objective(Config(), name) for name in MODELS if name != Config().objective},
 }
