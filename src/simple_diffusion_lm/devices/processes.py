@@ -41,7 +41,9 @@ def use_device(name: str | None) -> None:
     """What pick_device is to pick, if any. Raises UserError where torch finds no such device here."""
     global _chosen
     try:
-        _chosen = None if name is None else torch.zeros(1, device=name).device
+        probe = torch.zeros(1, device=name or "cpu")
+        probe.item()  # "meta" has no numbers to compute with
+        _chosen = probe.device if name else None
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {name}: {first_line(error)}") from None
 
