@@ -92,7 +92,7 @@ def short_table(results: Results) -> str:
     (entropy, found), field, real = best(results), field_of(results), results["lines"]["held-out text"]
     better = "more" if field == "grammatical" else "less"
     about = f"{COLUMNS[field][0]} ({better} is better) at entropy {entropy:.2f}"
-    rows = [[about, *(f"{count} passes" for count in PASSES), "a pass a token"]]
+    rows = [[about, *(f"{count} passes" for count in PASSES), "one a token"]]
     for name, by_passes in found.items():
         cells = [shown(by_passes.get(count, [])) for count in PASSES]
         rows.append([name, *cells, shown(*by_passes.values()) if len(by_passes) == 1 else ""])
