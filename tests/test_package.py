@@ -95,7 +95,7 @@ def test_type_checkers_know_of_all_that_is_public():
 def test_what_the_readme_links_to_is_in_the_source(source):
     links = re.findall(r"\]\(([^)#]+)\)", (source / "README.md").read_text(encoding="utf-8"))
     assert "docs/theory.md" in links
-    assert [link for link in links if "://" not in link and not (source / link).exists()] == []
+    assert [link for link in links if "://" not in link and not (source / link).is_file()] == []
 
 
 def test_the_wheel_runs_from_a_directory_of_any_name(wheel, tmp_path):

@@ -261,7 +261,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from simple_diffusion_lm import Config, prepare, run_training
-from simple_diffusion_lm.runs.log import Log
 from simple_diffusion_lm.runs.run import load_run
 text, out = map(Path, sys.argv[1:])
 data = prepare([text], out / "corpus", vocab_size=300, quiet=True)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx
@@ -20,6 +21,7 @@ from simple_diffusion_lm.core.sampler import SAMPLERS
 from simple_diffusion_lm.serving import app as app_module
 from simple_diffusion_lm.serving.answers import ANSWERS, Model
 from simple_diffusion_lm.serving.app import make_app
+from simple_diffusion_lm.serving.shared import Gone
 from simple_diffusion_lm.writing.model import DiffusionLM
 from simple_diffusion_lm.writing.templates import Gap
 
@@ -219,8 +221,20 @@ def test_a_client_that_leaves_is_not_written_for(
     assert texts(client.post("/v1/generate", json=FEW))
 
 
-def test_a_blend_whose_client_left_ends(client: httpx.Client, address: str) -> None:
+def test_a_blend_whose_client_left_ends(
+    client: httpx.Client, address: str, served: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is not sampled in the loop that requests share, and would run to its end in a thread of its own."""
+    heed, given_up = served.loop.heed, []
+
+    def watched(gone: Event) -> None:
+        try:
+            heed(gone)
+        except Gone as error:
+            given_up.append(error)
+            raise
+
+    monkeypatch.setattr(served.loop, "heed", watched)
     host, port = address.removeprefix("http://").split(":")
     texts = {"first": "every morning the old woman feeds her goats .", "second": "the goats sleep ."}
     body = json.dumps({**texts, "count": 12, "steps": 128}).encode()
@@ -230,6 +244,7 @@ def test_a_blend_whose_client_left_ends(client: httpx.Client, address: str) -> N
             time.sleep(0.01)
     while under_way(client):
         time.sleep(0.01)
+    assert len(given_up) == 1
 
 
 def under_way(client: httpx.Client) -> int:
