@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..core.denoiser import Batch
-from ..core.generate import FOR_ORDER, FOR_TOKENS, Frame, Group, Sampling, draw_ids
+from ..core.generate import FOR_ORDER, FOR_TOKENS, Frame, Group, Sampling, draw_ids, sureness
 from ..core.loss import FOR_SELF_CONDITIONING, Draws, Losses
 from ..core.noise import Keys, Mask, PerText, X, make_keys, uniform
 from .predictor import Cost, Shown, TokenPredictor
@@ -69,9 +69,8 @@ class Masked(TokenPredictor):
             shown = self.show(some.ids, masked[more > 0], x0_prev[more > 0])
             logits = group.constrain(self.predict(shown, some, here[more > 0]) / sampling.temperature, here)
             tokens = draw_ids(logits, u[here])
-            if sampling.order == "confidence":  # the model's own: a low temperature makes all tokens certain
-                sure = (logits * sampling.temperature).softmax(-1).gather(-1, tokens[:, None])
-                order = order.masked_scatter(here, -sure.to(u))
+            if sampling.order == "confidence":
+                order = order.masked_scatter(here, -sureness(logits, tokens, sampling.temperature).to(u))
             first = order.masked_fill(~masked, torch.inf).argsort(1).argsort(1)
             reveal = here & (first < more[:, None])
             batch = batch._replace(ids=batch.ids.masked_scatter(reveal, tokens[reveal[here]]))

@@ -95,6 +95,11 @@ def draw_ids(logits: Logits, u: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
     return found.squeeze(1).clamp(max=logits.shape[-1] - 1)
 
 
+def sureness(logits: Logits, ids: Int[Tensor, " N"], temperature: float) -> Float[Tensor, " N"]:
+    """The model's own probability of ids, of logits at a temperature: a low one would make all certain."""
+    return (logits * temperature).softmax(-1).gather(-1, ids[:, None]).squeeze(1)
+
+
 @torch.no_grad()
 def sample_text(model: Denoiser, group: Group, sampling: Sampling, stagger: float) -> Iterator[Frame]:
     """Ids out of noise: the reverse process, from the first level to the clean one. A position that becomes
@@ -119,8 +124,7 @@ def sample_text(model: Denoiser, group: Group, sampling: Sampling, stagger: floa
         """What is still at pure noise follows on what is in flight, first where the drawn token is the most
         probable (the highest in the order becomes clean first)."""
         nonlocal order
-        tokens = draw_ids(logits, u[batch.free])[:, None]
-        sure = (logits * sampling.temperature).softmax(-1).gather(-1, tokens)  # a low one makes all certain
+        sure = sureness(logits, draw_ids(logits, u[batch.free]), sampling.temperature)
         sure = torch.zeros_like(u).masked_scatter(batch.free, sure.to(u))
         order = torch.where(times[step] == 1, sure - step - 1, order)
         times[step + 1] = times_at(step + 1)

@@ -68,11 +68,9 @@ def position_times(
     t: PerText, order: Float[Tensor, "B L"], free: Mask, stagger: float
 ) -> Float[Tensor, "B L_or_1"]:
     """Each free position's own time when its text is at t: clamp(t + w (t - r / max(n - 1, 1)), 0, 1).
-
     r is the position's rank, from 0, among the n free ones in the given order (the last becomes clean first),
     w the stagger. With w = 0 all take on noise together; else one after the other, about 1 / (1 + w) of them
-    in flight (between clean and noise). See Rolling Diffusion (2402.09470), Diffusion Forcing (2407.01392).
-    """
+    in flight, between clean and noise. See Rolling Diffusion (2402.09470), Diffusion Forcing (2407.01392)."""
     if stagger == 0:
         return t[:, None]
     rank = order.masked_fill(~free, torch.inf).argsort(1).argsort(1)
@@ -91,12 +89,10 @@ def useful_range(embedding_dim: int) -> tuple[float, float]:
 
 def gumbel(embedding_dim: int, vocab_size: int) -> Schedule:
     """A schedule that spends time where it is decided which token a point is (LangFlow, 2604.11748).
-
     V random codewords of energy D become readable at log-SNR about -log(D / (2 ln V)); the rate at
     which the uncertainty falls there is near a Gumbel density of scale 0.85 over noise, and time is
     its quantile; t = 0 alone is the clean end, above all that is trained on. Whether fitting the curve
-    to the model is better is not settled (docs/log.md).
-    """
+    to the model is better is not settled (docs/log.md)."""
     low, high = useful_range(embedding_dim)
     centre = math.log(embedding_dim / (2 * math.log(vocab_size)))
 

@@ -24,7 +24,7 @@ BEFORE_SPEAKING = timedelta(seconds=10)  # that rank 0 has to report an error wh
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
 
 _store: Any = None  # what the processes first met through; None: there is only one
-_chosen: torch.device | None = None
+_chosen: torch.device | None = None  # by use_device
 
 
 def world() -> int:
@@ -40,12 +40,14 @@ def rank() -> int:
 def use_device(name: str | None) -> None:
     """What pick_device is to pick, if any. Raises UserError where torch finds no such device here."""
     global _chosen
-    try:
-        probe = torch.zeros(1, device=name or "cpu")
-        probe.item()  # "meta" has no numbers to compute with
-        _chosen = probe.device if name else None
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {name}: {first_line(error)}") from None
+    _chosen = None
+    if name is not None:
+        try:
+            probe = torch.zeros(1, device=name)
+            probe.item()  # "meta" has no numbers to compute with
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"device {name}: {first_line(error)}") from None
+        _chosen = probe.device
 
 
 def pick_device() -> torch.device:

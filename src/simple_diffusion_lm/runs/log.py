@@ -47,7 +47,7 @@ class Log:
         self.recent: list[Step] = []  # since the last record
         self.last = 0, 0.0  # tokens and seconds there
         self.saved = 0  # the step of the last checkpoint
-        self.best = 0.0  # tokens a second
+        self.fastest = 0.0  # tokens a second
         self.tracks: list[Track] = []  # where metrics go, too
         self.bounds: list[dict[str, Any]] = []  # on held-out text: step, bound and bound_error of each
 
@@ -113,10 +113,10 @@ class Log:
         if self.config.mse_weight:  # of a coordinate
             values["mse"] = mean("squared_error") / self.config.embedding_dim
         self._write("train", values)
-        if values["tokens_per_second"] < self.best / 3:  # said again once it has been fast again
+        if values["tokens_per_second"] < self.fastest / 3:  # said again once it has been fast again
             self.say("training is at a third of its best speed: is this machine busy? (docs/trouble.md)")
-            self.best = 0.0
-        self.best = max(self.best, values["tokens_per_second"])
+            self.fastest = 0.0
+        self.fastest = max(self.fastest, values["tokens_per_second"])
         self.recent, self.last = [], (progress.tokens, progress.seconds)
         self.bar.n, figures = min(self._done(), 1.0), f"step {progress.step} {FIGURES.format_map(values)}"
         self.bar.set_postfix_str(figures)

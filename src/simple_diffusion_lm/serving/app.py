@@ -105,36 +105,36 @@ class Server:
 
         return endpoint
 
-    @staticmethod
-    def door(app: ASGIApp) -> ASGIApp:
-        """Middleware: bounds what a request may send, and gives every answer HEADERS."""
 
-        async def passing(scope: Scope, receive: Receive, send: Send) -> None:
-            size = 0
-            until: float | None = asyncio.get_running_loop().time() + BODY_SECONDS
+def door(app: ASGIApp) -> ASGIApp:
+    """Middleware: bounds what a request may send, and gives every answer HEADERS."""
 
-            async def receiving() -> Message:
-                nonlocal size, until
-                try:
-                    async with asyncio.timeout_at(until):
-                        message = await receive()
-                except TimeoutError:
-                    raise HTTPException(408, "the request did not arrive in time") from None
-                size += len(message.get("body", b""))
-                if size > MOST_BYTES:
-                    raise HTTPException(413, f"a request has at most {MOST_BYTES:,} bytes")
-                if not message.get("more_body"):
-                    until = None
-                return message
+    async def passing(scope: Scope, receive: Receive, send: Send) -> None:
+        size = 0
+        until: float | None = asyncio.get_running_loop().time() + BODY_SECONDS
 
-            async def sending(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    MutableHeaders(scope=message).update(HEADERS)
-                await send(message)
+        async def receiving() -> Message:
+            nonlocal size, until
+            try:
+                async with asyncio.timeout_at(until):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, "the request did not arrive in time") from None
+            size += len(message.get("body", b""))
+            if size > MOST_BYTES:
+                raise HTTPException(413, f"a request has at most {MOST_BYTES:,} bytes")
+            if not message.get("more_body"):
+                until = None
+            return message
 
-            await app(scope, receiving, sending)
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
 
-        return passing
+        await app(scope, receiving, sending)
+
+    return passing
 
 
 def events(answer: Callable[[Callable[[object], None]], BaseModel]) -> Iterator[str]:
@@ -222,7 +222,7 @@ def make_app(model: Model, *, token: str | None = None, hosts: list[str] | None 
         exception_handlers=dict.fromkeys(faults, problem),
         generate_unique_id_function=lambda route: route.name,
     )
-    app.add_middleware(server.door)
+    app.add_middleware(door)
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     guards = [Depends(guard)] if token else []

@@ -267,8 +267,8 @@ def train(
     """Trains a model on text files in the directory `out`, and returns it. The same call again resumes.
 
     corpus: one file or several, or a directory that `prepare` made. recipe, size: names in RECIPES and SIZES.
-    stream: running text. device: as for from_pretrained. settings: fields of core.Config, as layers=6 or
-    minutes=5 (20 without a budget).
+    stream: running text. device: as for from_pretrained, and for this process from then on. settings:
+    fields of core.Config, as layers=6 or minutes=5 (20 without a budget).
     Raises UserError for what cannot be trained, and as run_training does.
     """
     if recipe not in RECIPES or (size is not None and size not in SIZES):
