@@ -25,10 +25,8 @@ from simple_diffusion_lm.runs.config import with_settings
 # Group: what is changed in the recipe, as flags have it; each is a contender of that name, run together with
 # the recipe as it is. What no setting makes is a name in variants.py.
 ABLATIONS: dict[str, tuple[str, ...]] = {
-    # The control, blanks in place of noise: no position is ever in flight, and the network sees nothing of
-    # one at pure noise.
-    "noise": ("stagger=1000",),
-    "stagger": ("stagger=0", "stagger=1", "stagger=3", "stagger=8"),
+    # The control: blanks in place of noise.
+    "noise": ("objective=masked",),
     "self-conditioning": ("self_cond_rate=0", "self_cond_rate=0.5"),
     "given": ("cond_rate=0", "span_share=0", "span_share=1"),
     "schedule": ("schedule=cosine",),

@@ -8,16 +8,12 @@ against what torch counts, at small sizes, by tests/benchmarks/test_scaling.py.
 
 from dataclasses import dataclass, replace
 
-from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.evaluation.report import table
 
 PASSES = 5  # Newton-Schulz iterations of Muon
 # Bytes that backward needs, of bfloat16 autocast: for each token and each predicted one. Measured.
 SAVED_PER_WIDTH, SAVED_PER_VOCABULARY = 47, 5.4
 GIVEN = 0.16  # share of the tokens, by the recipe's masks
-# Shares of those that are not given, means over time: not clean, in flight. Without stagger both are 1.
-NOISY = (2 + Config().stagger) / (2 + 2 * Config().stagger)
-IN_FLIGHT = 1 / (1 + Config().stagger)
 
 
 @dataclass(frozen=True)
@@ -31,9 +27,7 @@ class Shape:
     embedding: int = 64  # D
     convolution: int = 5
     first_passes: int = 1  # for self-conditioning
-    # Shares of the positions: predicted (the rest is clean or given), and in flight.
-    free: float = (1 - GIVEN) * NOISY
-    in_flight: float = (1 - GIVEN) * IN_FLIGHT
+    free: float = 1 - GIVEN  # share of the positions that is predicted
 
 
 def parameters(s: Shape) -> int:
@@ -55,8 +49,8 @@ def forward_flops(s: Shape) -> dict[str, float]:
         "trunk": 24 * m**2 * s.layers + 8 * d * m,
         "attention": 4 * s.length * m * s.layers,
         "head": 2 * m * v * s.free,
-        "likelihood": 2 * (d + 1) * v * s.in_flight,
-        "posterior mean": 2 * d * v * s.in_flight,
+        "likelihood": 2 * (d + 1) * v * s.free,
+        "posterior mean": 2 * d * v * s.free,
         "predicted mean": 2 * d * v * s.free,
     }
 
@@ -146,7 +140,7 @@ def sampling_table() -> str:
     """A text in 64 steps, and the same trunk writing it token by token from a cache."""
     rows = []
     for name, s in SIZES.items():
-        once = forward_flops(replace(s, free=NOISY, in_flight=IN_FLIGHT))  # none given
+        once = forward_flops(replace(s, free=1.0))  # none given
         step = s.length * sum(once.values())
         head = 2 * s.width * s.vocab  # at each token
         cached = s.length * (once["trunk"] + once["attention"] / 2 + head)

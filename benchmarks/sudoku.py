@@ -54,7 +54,7 @@ class Solve:
     size: int = 6  # 4, 6 or 9
     seeds: int = 1  # runs of each
     # As `sdlm compare` names them, or settings of the recipe.
-    contenders: tuple[str, ...] = ("modern", "together", "blanks", "masked", "autoregressive")
+    contenders: tuple[str, ...] = ("modern", "masked", "autoregressive")
     count: int = 200  # puzzles of each number of clues
     settings: Settings  # as for `sdlm train`, for all of them; 20 minutes when no budget is given
 

@@ -47,7 +47,6 @@ def both(minimal):
         layers=minimal.LAYERS,
         heads=minimal.HEADS,
         width=0,
-        stagger=0.0,
     )
     core = Diffusion(config, V)
     core.start_from_counts(torch.arange(V))

@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.core.denoiser import Batch
-from simple_diffusion_lm.core.loss import FOR_ORDER, Draws
-from simple_diffusion_lm.core.noise import level_at, make_keys, position_times, uniform
+from simple_diffusion_lm.core.loss import Draws
+from simple_diffusion_lm.core.noise import level_at
 from simple_diffusion_lm.core.train import Diffusion
 from simple_diffusion_lm.core.transformer import Attention
 
@@ -45,7 +45,7 @@ def test_parameters_are_counted_exactly(config: Config) -> None:
 def test_a_pass_costs_what_the_formula_says(config: Config, training: bool) -> None:
     """Exactly, with the predicted positions counted: a first pass, and a step's loss that has none."""
     batch, vocab = batch_of(6, 20, 300), 300
-    draws, noisy = Draws.of(batch, 0, 0), batch.where_clean(torch.rand(6, 20).round())
+    draws, noisy = Draws.of(batch, 0, 0), batch._replace(cond_mask=torch.rand(6, 20) < 0.5)
     model = Diffusion(replace(config, self_cond_rate=0.0), vocab).requires_grad_(training)
     with FlopCounterMode(display=False) as counter:
         if training:
@@ -53,35 +53,21 @@ def test_a_pass_costs_what_the_formula_says(config: Config, training: bool) -> N
             losses.total.backward()
         else:
             x = torch.randn(6, 20, config.embedding_dim)
-            model.embedding.interpolate(model(x, level_at(torch.zeros(6, 20, 1)), x, noisy).logits)
+            model.embedding.interpolate(model(x, level_at(torch.zeros(6, 1, 1)), x, noisy).logits)
     count, free = batch.ids.numel(), int(losses.tokens if training else noisy.free.sum())
-    times = times_of(batch, draws)
-    level = model.schedule(times[..., None])
-    flying = int((batch.free & (level.log_snr.squeeze(-1) > model.pure_noise) & (times > 0)).sum())
     shape = replace(shape_of(config, vocab, 20), first_passes=0, free=free / count)
-    shape = replace(shape, in_flight=(flying if training else free) / count)
     parts = scaling.training_flops(shape) if training else scaling.forward_flops(shape)
-    unigram_mean = 2 * config.embedding_dim * vocab  # once a pass
-    assert counter.get_total_flops() == pytest.approx(count * sum(parts.values()) + unigram_mean, rel=1e-9)
-
-
-def times_of(batch: Batch, draws: Draws) -> torch.Tensor:
-    """Each position's own, as training draws it."""
-    order = uniform(make_keys(draws.keys, FOR_ORDER), batch.ids.shape[1]).float()
-    return position_times(draws.t, order, batch.free, Config().stagger)
+    assert counter.get_total_flops() == pytest.approx(count * sum(parts.values()), rel=1e-9)
 
 
 def test_the_share_of_positions_is_the_recipes(toy_data: Any) -> None:
-    batches, free, flying, tokens = Training(small(Config()), toy_data).batches, 0, 0, 0
+    batches, free, tokens = Training(small(Config()), toy_data).batches, 0, 0
     for epoch in range(10):
         for examples in batches.order(epoch):
             batch = batches.batch(epoch, examples)
-            times = times_of(batch, Draws.of(batch, 0, epoch))
-            flying += int((batch.free & (times > 0) & (times < 1)).sum())
-            free += int(batch.where_clean(times).free.sum())
+            free += int(batch.free.sum())
             tokens += int(batch.length_mask.sum())
     assert free / tokens == pytest.approx(Shape(1, 1, 1, 1).free, rel=0.1)
-    assert flying / tokens == pytest.approx(Shape(1, 1, 1, 1).in_flight, rel=0.2)
 
 
 @pytest.fixture

@@ -6,19 +6,13 @@ import torch.nn.functional as F
 from small_models import denoiser
 
 from simple_diffusion_lm.core.denoiser import Batch
-from simple_diffusion_lm.core.loss import FOR_LEVELS, Draws
+from simple_diffusion_lm.core.loss import FOR_LAST_PASS, FOR_LEVELS, Draws, last_pass
 from simple_diffusion_lm.core.noise import bell_times, make_keys, normal
 
 V, D, L = 23, 16, 7
 RECIPES = {
     "modern": {"self_cond_rate": 0.5},
-    "original": {
-        "regress": True,
-        "posterior": False,
-        "schedule": "cosine",
-        "mse_weight": 1.0,
-        "stagger": 0.0,
-    },
+    "original": {"regress": True, "posterior": False, "schedule": "cosine", "mse_weight": 1.0},
 }
 
 
@@ -81,11 +75,11 @@ def test_total_is_the_weighted_sum_of_means():
 
 def test_the_loss_is_that_of_one_prediction():
     """Recomputed by hand at one level for all positions, without self-conditioning."""
-    model, batch = network(stagger=0.0, self_cond_rate=0.0, mse_weight=1e-9), texts()
+    model, batch = network(self_cond_rate=0.0, mse_weight=1e-9), texts()
     draws = Draws.of(batch, 0, 0)
     losses = model.loss(batch, draws)
     x0 = model.embedding(batch.ids)
-    level = model.schedule(draws.t[:, None, None])
+    level = model.schedule(bell_times(draws.t)[:, None, None])
     x_t = level.alpha * x0 + level.sigma * normal(draws.keys, L, D)
     logits = model(x_t, level, torch.zeros_like(x0), batch).logits
     ids = batch.ids[batch.free]
@@ -97,13 +91,15 @@ def test_the_loss_is_that_of_one_prediction():
 
 
 def test_self_conditioning_shows_the_first_prediction_and_never_the_text():
-    """The second pass of all texts is that of a prediction made from the same x_t."""
-    model, batch = network(stagger=0.0, self_cond_rate=1.0), texts()
+    """The second pass of all texts is that of a prediction made from x_t with more noise, as in writing."""
+    model, batch = network(self_cond_rate=1.0), texts()
     draws = Draws.of(batch, 0, 0)
-    level = model.schedule(draws.t[:, None, None])
+    t = bell_times(draws.t)
+    level, before = (model.schedule(t[:, None, None]) for t in (t, last_pass(draws.keys, t)[1]))
     x_t = level.add_noise(model.embedding(batch.ids), normal(draws.keys, L, D))
+    noisier = level.add_more(x_t, before, normal(make_keys(draws.keys, FOR_LAST_PASS), L, D))
     x0_prev = torch.zeros_like(x_t)
-    x0_prev[batch.free] = model.embedding.interpolate(model(x_t, level, x0_prev, batch).logits)
+    x0_prev[batch.free] = model.embedding.interpolate(model(noisier, before, x0_prev, batch).logits)
     logits = model(x_t, level, x0_prev, batch).logits
     expected = F.cross_entropy(logits, batch.ids[batch.free], reduction="none")
     torch.testing.assert_close(model.loss(batch, draws).ce, expected)
@@ -112,22 +108,12 @@ def test_self_conditioning_shows_the_first_prediction_and_never_the_text():
 
 
 def test_a_share_of_the_texts_is_self_conditioned():
-    model, batch = network(stagger=0.0), texts(lengths=[3] * 400)
+    model, batch = network(), texts(lengths=[3] * 400)
     draws = Draws.of(batch, 0, 0)
     losses = {rate: loss(model, batch, self_cond_rate=rate).ce.view(400, 3).mean(1) for rate in (0.0, 0.3)}
     differs = (losses[0.0] - losses[0.3]).abs() > 1e-6
     assert differs.float().mean().item() == pytest.approx(0.3, abs=0.07)
     assert len(draws.t.unique()) == 400
-
-
-def test_a_staggered_loss_counts_what_is_not_clean():
-    """At a time when only the first in place has any noise, the loss is that position's alone."""
-    model, batch = network(self_cond_rate=0.0), texts()
-    early = loss(model, batch, t=0.01, stagger=30.0)
-    assert len(early.ce) == early.tokens == 4  # of each text the first position in place
-    late = loss(model, batch, t=0.999, stagger=30.0)
-    assert len(late.ce) == batch.free.sum()
-    assert late.ce.mean() > early.ce.mean()
 
 
 def test_every_weight_learns_from_a_self_conditioned_batch_in_bfloat16():
@@ -161,8 +147,19 @@ def test_middle_times_are_trained_at_more_often():
     u = torch.linspace(0, 1, 101)
     t = bell_times(u)
     torch.testing.assert_close(3 * t**2 - 2 * t**3, u, atol=1e-5, rtol=0)
-    model, batch = network(stagger=0.0), texts()
+    model, batch = network(), texts()
     bell = loss(model, batch, t=0.2, bell_times=True).total
     same = loss(model, batch, t=float(t[20]), bell_times=False).total
     torch.testing.assert_close(bell, same)
-    assert not torch.allclose(bell, loss(model, batch, t=0.2).total)
+    assert not torch.allclose(bell, loss(model, batch, t=0.2, bell_times=False).total)
+
+
+def test_the_pass_before_is_of_every_length_from_a_half_to_a_sixty_fourth():
+    t = torch.zeros(4000)
+    coin, before = last_pass(make_keys(0, torch.arange(4000)), t)
+    doublings = before.log2()
+    assert -6 <= doublings.min() < -5.95
+    assert -1.05 < doublings.max() <= -1
+    assert doublings.mean().item() == pytest.approx(-3.5, abs=0.1)
+    assert torch.corrcoef(torch.stack([coin, before]))[0, 1].abs() < 0.05
+    assert (last_pass(make_keys(0, torch.arange(4000)), t + 0.9)[1] <= 1).all()

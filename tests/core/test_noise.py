@@ -10,7 +10,6 @@ from simple_diffusion_lm.core.noise import (
     level_at,
     make_keys,
     normal,
-    position_times,
     uniform,
     useful_range,
 )
@@ -55,34 +54,16 @@ def test_gumbel_spends_its_time_where_a_random_code_is_read():
     torch.testing.assert_close(log_snr, expected)
 
 
-@pytest.mark.parametrize("stagger", [0, 0.5, 8, 1000])
-def test_every_free_position_goes_from_clean_to_noise(stagger):
-    free = torch.tensor([[True, True, True, False]])
-    order = torch.tensor([[0.1, 0.5, 0.9, 0.0]])
-    times = [position_times(t[None], order, free, stagger) for t in torch.linspace(0, 1, 101)]
-    if stagger == 0:
-        assert times[50].shape == (1, 1)  # one for all
-        return
-    times = torch.cat(times)[:, :3]
-    assert (times[0] == 0).all()
-    assert (times[-1] == 1).all()
-    assert (times.diff(dim=0) >= 0).all()
-    assert (times[:, 0] >= times[:, 2]).all()  # the last in the order is written first
-    in_flight = ((times > 0) & (times < 1)).float().mean().item()
-    assert in_flight == pytest.approx(1 / (1 + stagger), abs=0.02)
-
-
-@given(st.lists(st.lists(st.booleans(), min_size=7, max_size=7), min_size=1), st.integers(0, 100))
-def test_free_positions_are_evenly_apart(rows, seed):
-    free = torch.tensor(rows)
-    order = torch.rand(free.shape, generator=torch.Generator().manual_seed(seed))
-    times = position_times(torch.full((len(rows),), 0.5), order, free, 1.0)
-    assert times.isfinite().all()  # also where one position is free, or none
-    for row, mask, numbers in zip(times, free, order, strict=True):
-        count = int(mask.sum())
-        if count > 1:
-            expected = 1 - torch.linspace(0, 1, count)
-            torch.testing.assert_close(row[mask][numbers[mask].argsort()], expected)
+@given(st.floats(-5, 8), st.floats(0, 9))
+def test_noise_in_two_steps_is_noise_in_one(log_snr, less):
+    """The variance of what is added and what is kept of x0, exactly."""
+    one = torch.ones(1, 1, 1, dtype=torch.float64)
+    level, further, zero = level_at(log_snr * one), level_at((log_snr - less) * one), 0 * one
+    kept = level.add_more(level.add_noise(one, zero), further, zero)
+    noise = level.add_more(level.add_noise(zero, one), further, zero)
+    fresh = level.add_more(zero, further, one)
+    torch.testing.assert_close(kept, further.alpha)
+    torch.testing.assert_close(noise**2 + fresh**2, further.sigma**2)
 
 
 def test_random_numbers_are_uniform_and_normal_and_do_not_repeat():

@@ -42,7 +42,7 @@ def test_a_small_model_of_a_tiny_source_comes_near_its_entropy(objective, toy_da
     tokenizer = toy_data.tokenizer
     corpus, fresh = (tiny_corpus(count, seed, tokenizer.eos_id) for seed, count in enumerate((2000, 400)))
     config = with_objective(Config(), objective)
-    config = small(config, steps=100, batch_tokens=1024, learning_rate=2e-2, stagger=0.0, cond_rate=0.0)
+    config = small(config, steps=100, batch_tokens=1024, learning_rate=2e-2, cond_rate=0.0)
     batches = Batches(config, corpus, tokenizer.pad_id, masks=False)
     state = State.of(config, torch.from_numpy(corpus.counts(len(tokenizer))))
     for _ in train(config, state, batches):

@@ -87,17 +87,6 @@ def test_the_draws_of_a_text_and_of_the_whole_set_are_spread_over_all_levels(dra
     assert found["diffusion"] == pytest.approx(1 / 3, abs=0.01)  # the mean of u^2
 
 
-def test_where_positions_are_noised_one_after_the_other_there_are_more_draws(model, toy_data):
-    corpus = toy_data.train
-    tokens = round((corpus.offsets[-1] / len(corpus)).item())
-    for stagger, draws in ((0.0, 8), (8.0, tokens)):
-        model.model.config = replace(model.config, stagger=stagger)
-        assert recorded(model, corpus, examples=20)[0].shape == (20, draws)
-    assert tokens > 8
-    model.model.writes_length = True  # an exact likelihood has nothing to draw
-    assert recorded(model, corpus, examples=20)[0].shape == (20, 1)
-
-
 def test_runs_of_every_seed_are_measured_on_the_same_windows(model, toy_data):
     model.stream = True
     windows = set()

@@ -1,6 +1,5 @@
 import re
 import shutil
-from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -31,7 +30,7 @@ def test_a_page_needs_nothing_else_and_tells_all(toy_run, toy_data, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert outside(page) == []
     assert page.count("<svg") == len(PANELS) + 3  # of the noise
-    for words in ("nats per token", "the schedule", "From noise to text", "its nearest", "stagger"):
+    for words in ("nats per token", "the schedule", "From noise to text", "its nearest"):
         assert words in page
     last = (toy_run / "samples.txt").read_text().splitlines()[-1].split("\t")[1]
     assert last.replace("'", "&#39;") in page
@@ -67,7 +66,7 @@ def test_a_run_under_way_is_told_of_without_its_model(toy_run, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert outside(page) == []
     assert page.count("<svg") == len(PANELS)
-    for words in ("under way", "6 steps", "stagger", 'http-equiv="refresh"'):
+    for words in ("under way", "6 steps", 'http-equiv="refresh"'):
         assert words in page
     with pytest.raises(UserError, match="no whole checkpoint"):
         write_report([run], tmp_path / "report.html")
@@ -140,10 +139,8 @@ def test_several_runs_share_a_page_a_baseline_among_them(toy_run, baseline_run, 
     assert (tmp_path / "other.html").read_text().count("<svg") == len(PANELS)  # a baseline has no noise
 
 
-@pytest.mark.parametrize("stagger", [0.0, 8.0])
-def test_what_is_known_at_a_level_runs_from_all_to_what_words_are_frequent(stagger, toy_run, toy_data):
+def test_what_is_known_at_a_level_runs_from_all_to_what_words_are_frequent(toy_run, toy_data):
     model = DiffusionLM.from_pretrained(toy_run)
-    model.model.config = replace(model.config, stagger=stagger)
     found = by_level(model.model, plain_batches(model, toy_data.valid), texts=20, draws=100)
     log_snr, _, _, nats_alone, accuracy_alone = found
     assert log_snr == sorted(log_snr)

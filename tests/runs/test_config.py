@@ -31,7 +31,7 @@ def test_every_recipe_is_sound_at_every_size(recipe, size):
         ({"normaliser": "l2"}, "normaliser must be one of layer_norm, unit_scale"),
         ({"objective": "flow"}, "objective must be one of autoregressive, continuous, masked"),
         ({"optimizer": "sgd"}, "optimizer must be one of adamw, muon"),
-        ({"stagger": -1.0}, "stagger must be at least 0"),
+        ({"mse_weight": -1.0}, "mse_weight must be at least 0"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"dropout": 1.5}, "dropout must be between 0 and 1"),
         ({"crop": 1}, "crop must be at least 2"),
@@ -78,7 +78,7 @@ def test_settings_that_are_none_are_refused(settings, words):
 def test_original_is_the_documents_system():
     config = RECIPES["original"]
     assert (config.regress, config.posterior, config.normaliser) == (True, False, "layer_norm")
-    assert (config.stagger, config.schedule, config.mse_weight) == (0.0, "cosine", 1.0)
+    assert (config.schedule, config.mse_weight) == ("cosine", 1.0)
     assert (config.cond_rate, config.span_share) == (0.1, 0.0)
 
 
@@ -91,5 +91,4 @@ def test_a_baseline_has_no_conditional_masks():
 
 def test_how_a_model_writes_follows_from_its_configuration():
     assert usual_sampling(Config()) == Sampling()
-    assert usual_sampling(Config(stagger=0)) == Sampling(sampler="renoise")
-    assert usual_sampling(Config(passes=4, stagger=0)) == Sampling(4, "ddim")
+    assert usual_sampling(Config(passes=4)) == Sampling(4, "ddim")

@@ -241,7 +241,7 @@ def test_a_run_of_the_first_version_is_refused_in_one_line(toy_run, toy_data, tm
 
 
 def test_the_logged_error_is_the_mean_over_predicted_positions(toy_data, tmp_path, monkeypatch):
-    """Of x0_hat at one step, per coordinate: with stagger most positions are not predicted."""
+    """Of x0_hat at one step, per coordinate."""
     found = []
     loss = Diffusion.loss
     monkeypatch.setattr(Diffusion, "loss", lambda *given: found.append(loss(*given)) or found[-1])
@@ -254,7 +254,7 @@ def test_the_logged_error_is_the_mean_over_predicted_positions(toy_data, tmp_pat
     assert 0.1 < told[0] < 2  # untrained: near the table's own variance
 
 
-def test_a_whole_number_of_stagger_trains(toy_text, tmp_path):
+def test_a_whole_number_in_place_of_a_fraction_trains(toy_text, tmp_path):
     """In a process of its own: what checks types in tests takes no int for a float."""
     code = """
 import sys
@@ -264,9 +264,9 @@ from simple_diffusion_lm import Config, prepare, run_training
 from simple_diffusion_lm.runs.run import load_run
 text, out = map(Path, sys.argv[1:])
 data = prepare([text], out / "corpus", vocab_size=300, quiet=True)
-config = Config(stagger=0, steps=2, layers=1, model_dim=32, batch_tokens=512, samples=1)
+config = Config(mse_weight=0, steps=2, layers=1, model_dim=32, batch_tokens=512, samples=1)
 run_training(config, data, out / "run", quiet=True)
-run_training(replace(config, stagger=0.0), data, out / "run", quiet=True)
+run_training(replace(config, mse_weight=0.0), data, out / "run", quiet=True)
 assert load_run(out / "run").progress.step == 2
 """
     subprocess.run([sys.executable, "-c", code, str(toy_text), str(tmp_path)], check=True)

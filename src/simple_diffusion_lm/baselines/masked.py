@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..core.denoiser import Batch
 from ..core.generate import FOR_ORDER, FOR_TOKENS, Frame, Group, Sampling, draw_ids, sureness
-from ..core.loss import FOR_SELF_CONDITIONING, Draws, Losses
+from ..core.loss import Draws, Losses, last_pass
 from ..core.noise import Keys, Mask, PerText, X, make_keys, uniform
 from .predictor import Cost, Shown, TokenPredictor
 
@@ -33,21 +33,29 @@ class Masked(TokenPredictor):
         return torch.cat([torch.where(masked[..., None], self.blank, self.embedding(ids)), x0_prev], -1)
 
     def loss(self, batch: Batch, draws: Draws) -> Losses:
-        """The bound itself, nats per free token; some texts are shown their own first prediction."""
-        coin = uniform(make_keys(draws.keys, FOR_SELF_CONDITIONING), 1).squeeze(1)
+        """The bound itself, nats per free token; some texts are shown a first prediction, made when more of
+        them was masked, as in writing."""
+        coin, before = last_pass(draws.keys, draws.t)
         twice = coin < self.config.self_cond_rate
-        return self.mean_of(self.draw_bound(batch, draws.t, draws.keys, twice), batch)
+        return self.mean_of(self.draw_bound(batch, draws.t, draws.keys, twice, before), batch)
 
     def draw_bound(
-        self, batch: Batch, u: PerText, keys: Keys, twice: Bool[Tensor, " B"] | None = None
+        self,
+        batch: Batch,
+        u: PerText,
+        keys: Keys,
+        twice: Bool[Tensor, " B"] | None = None,
+        before: PerText | None = None,
     ) -> Cost:
-        """twice: the texts that are shown their first prediction; by default all."""
-        masked, weight = draw_masked(batch.free, u, uniform(keys, batch.ids.shape[1]))
+        """twice: the texts that are shown their first prediction, made at `before`; by default all, at u."""
+        noise = uniform(keys, batch.ids.shape[1])
+        masked, weight = draw_masked(batch.free, u, noise)
         x0_prev = self.blank.new_zeros(*batch.ids.shape, self.embedding.dim)
         twice = torch.ones_like(u, dtype=torch.bool) if twice is None else twice
         if self.config.self_cond_rate and twice.any():
             with torch.no_grad():  # of all texts, as in core.loss
-                first = self.predict(self.show(batch.ids, masked, x0_prev), batch, masked)
+                more = masked if before is None else draw_masked(batch.free, before, noise)[0]
+                first = self.predict(self.show(batch.ids, more, x0_prev), batch, masked)
                 x0_prev[masked] = self.embedding.interpolate(first)
                 x0_prev[~twice] = 0.0
         cost = self.cost(self.show(batch.ids, masked, x0_prev), batch, masked)

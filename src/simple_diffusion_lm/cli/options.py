@@ -61,9 +61,9 @@ class SamplingOptions:
     """How noise becomes text."""
 
     steps: int | None = None  # passes of the network; more is better and slower (64; a student's own)
-    sampler: Annotated[str, one_of(SAMPLERS)] | None = None  # ddpm; renoise at stagger 0; a student's: ddim
+    sampler: Annotated[str, one_of(SAMPLERS)] | None = None  # renoise; a student's: ddim
     temperature: float = Sampling.temperature  # divides the logits; 1: as the model is, below: less varied
-    order: Annotated[str, one_of(ORDERS)] = Sampling.order  # confidence: surest first; reading: left to right
+    order: Annotated[str, one_of(ORDERS)] = Sampling.order  # of masked tokens: surest first, left to right
 
     @property
     def given(self) -> dict[str, Any]:

@@ -29,8 +29,7 @@ class Config:
     # The objective.
     objective: str = "continuous"  # continuous diffusion, or a baseline: masked or autoregressive
     schedule: str = "gumbel"  # a name in core.noise.SCHEDULES
-    stagger: float = 8.0  # 0: all positions take on noise together; else one after the other
-    bell_times: bool = False  # train at middle times more often: for stagger 0, where the ends teach little
+    bell_times: bool = True  # train at middle times more often: the ends teach little
     mse_weight: float = 0.0  # of the squared error of x0_hat in the loss
     ce_weight: float = 1.0  # of the cross-entropy of the logits in it
     self_cond_rate: float = 0.9  # share of examples that are shown their own first prediction

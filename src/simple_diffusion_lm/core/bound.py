@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .denoiser import Batch, Denoiser
-from .noise import Keys, Level, PerText, X, level_at, make_keys, normal, position_times, uniform, useful_range
+from .noise import Keys, Level, PerText, X, level_at, make_keys, normal, uniform, useful_range
 
 PIECES = 256  # of the density that levels are drawn from
 
@@ -50,13 +50,9 @@ def two_pass(model: Denoiser, x_t: X, level: Level, batch: Batch) -> Float[Tenso
 
 @torch.no_grad()
 def variational_bound(model: Denoiser, batch: Batch, u: PerText, keys: Keys) -> Bound:
-    """One unbiased draw of the bound for each text, at its time u in [0, 1). Positions take on noise in an
-    order that is the same in all draws of a text: the integral is the sum of theirs, each over its own
-    log-SNR, with the others where they are by then."""
-    ids, free, stagger = batch.ids, batch.free, model.config.stagger
+    """One unbiased draw of the bound for each text, at its time u in [0, 1)."""
+    ids, free = batch.ids, batch.free
     x0 = model.embedding(ids)
-    order = uniform(make_keys(0, batch.number), ids.shape[1]).float()
-    times = position_times(u, order, free, stagger).expand_as(ids)
     # Log-SNRs are drawn from near the density of least variance, sqrt(E f^2) of the integrand f: E f is about
     # the schedule's density (equal time, equal information), and f is nearly 0 or about snr: E f^2 ~ snr E f.
     low, high = useful_range(model.embedding.dim)
@@ -65,23 +61,24 @@ def variational_bound(model: Denoiser, batch: Batch, u: PerText, keys: Keys) -> 
     levels = model.schedule(torch.linspace(0, 1, 64 * PIECES, device=u.device)).log_snr.clamp(low, high)
     share = (torch.histc(levels, PIECES, low, high).flip(0) * middles.exp()).sqrt()
     share = 0.99 * share / share.sum() + 0.01 / PIECES
-    piece = torch.searchsorted(share.cumsum(0), times.contiguous()).clamp(max=PIECES - 1)
-    log_snr = high - width * (piece + 1 - (share.cumsum(0)[piece] - times) / share[piece])
-    weight = 0.5 * log_snr.exp() * width / share[piece] * (1 + stagger) * (times < 1)  # 1/2 snr d log-SNR/du
+    piece = torch.searchsorted(share.cumsum(0), u).clamp(max=PIECES - 1)
+    log_snr = high - width * (piece + 1 - (share.cumsum(0)[piece] - u) / share[piece])
+    weight = 0.5 * log_snr.exp() * width / share[piece]  # 1/2 snr d log-SNR/du
 
-    level, noisy = level_at(log_snr[..., None]), batch.where_clean(times)
+    level = level_at(log_snr[:, None, None])
     x_t = level.add_noise(x0, normal(make_keys(keys, 0), *x0.shape[1:]))
-    squared = (two_pass(model, x_t, level, noisy) - x0[noisy.free]).square().sum(-1)
-    diffusion = weight * torch.zeros_like(weight).masked_scatter(noisy.free, squared)
+    squared = (two_pass(model, x_t, level, batch) - x0[free]).square().sum(-1)
+    zeros = torch.zeros_like(x0[..., 0])
+    diffusion = weight * zeros.masked_scatter(free, squared).sum(1)
     clean = level_at(torch.tensor(high, device=u.device))
     x_clean = clean.add_noise(x0, normal(make_keys(keys, 1), *x0.shape[1:]))[free]
     surprise = F.cross_entropy(model.posterior_logits(x_clean, clean), ids[free], reduction="none")
-    reconstruction = torch.zeros_like(weight).masked_scatter(free, surprise)
+    reconstruction = zeros.masked_scatter(free, surprise).sum(1)
     # sigma^2 - 1 = -alpha^2 and log(sigma^2) is near -alpha^2: in double, or the digits cancel.
     fine = torch.float32 if x0.device.type == "mps" else torch.float64
     alpha2 = level_at(torch.tensor(low, dtype=fine, device=u.device)).alpha ** 2
     prior = 0.5 * (alpha2 * x0.to(fine).square() - alpha2 - torch.log1p(-alpha2)).sum(-1) * free
-    return Bound(prior.sum(1).float(), diffusion.sum(1), reconstruction.sum(1), free.sum(1))
+    return Bound(prior.sum(1).float(), diffusion, reconstruction, free.sum(1))
 
 
 def length_cost(lengths: Int[Tensor, " B"], length_weights: Sequence[int]) -> Float[Tensor, " B"]:

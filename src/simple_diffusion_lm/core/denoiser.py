@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from . import Config
 from .embedding import NORMALISERS, TokenEmbedding, in_blocks, log_frequencies
-from .noise import SCHEDULES, Level, Logits, Mask, PerText, X, useful_range
+from .noise import SCHEDULES, Level, Logits, Mask, PerText, X
 from .transformer import Transformer
 
 
@@ -27,10 +27,6 @@ class Batch(NamedTuple):
     def free(self) -> Mask:
         """What is noised and predicted."""
         return self.length_mask & ~self.cond_mask
-
-    def where_clean(self, times: Float[Tensor, "B L_or_1"]) -> "Batch":
-        """The same with what is at time 0 given too: it is known, and there is nothing to predict."""
-        return self._replace(cond_mask=self.cond_mask | (self.length_mask & (times == 0)))
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """The same change made to every tensor: another device, or some of the texts."""
@@ -50,11 +46,10 @@ class Denoiser(nn.Module):
     The transformer's input is embeddings side by side: what is seen of x_t, the given tokens, and the
     last prediction; then the condition, if there is one. What is seen of x_t:
         posterior=False  x_t at unit scale (the original README, CDCD), and the level is told
-        posterior=True   x_t where it is in flight, and the posterior mean of each token by itself:
+        posterior=True   x_t, and the posterior mean of each token by itself:
                          softmax(log unigram + log-likelihood of x_t) @ E. The unigram mean at pure
                          noise, the token when clean, and never a random vector that looks like some
-                         token. It shows how much is known, so the level need not be told. A student
-                         (runs/distil.py) sees x_t at pure noise too, which is the noise it has. The
+                         token. It shows how much is known, so the level need not be told. The
                          log-likelihood is added to the network's logits too: it has to learn only what
                          the other positions say (Plaid, 2305.18619; LangFlow, 2604.11748).
     regress=True: the squared error is of a linear head's estimate; x0_hat is the mean embedding either way.
@@ -69,7 +64,6 @@ class Denoiser(nn.Module):
         self.embedding = TokenEmbedding(vocab_size, dim, NORMALISERS[config.normaliser])
         self.transformer = Transformer(config, inputs=3 + config.posterior, told_level=not config.posterior)
         self.schedule = SCHEDULES[config.schedule](dim, vocab_size)
-        self.pure_noise = useful_range(dim)[0] + 1e-3  # the highest log-SNR of it: levels are rounded
         self.regress = nn.Linear(config.model_dim, dim) if config.regress else None
         self.head = nn.Linear(config.model_dim, vocab_size)
         self.register_buffer("log_unigram", torch.zeros(vocab_size))
@@ -90,8 +84,7 @@ class Denoiser(nn.Module):
         (docs/log.md).
         """
         free, log_snr = batch.free, level.log_snr.squeeze(-1)
-        in_flight = free & (log_snr > self.pure_noise)
-        seen, likelihood = self.network_input(x_t, level, free, in_flight)
+        seen, likelihood = self.network_input(x_t, level, free)
         given = self.embedding(batch.ids).masked_fill(~batch.cond_mask[..., None], 0.0)
         unseen = batch.cond_mask | (self.config.self_cond_rate == 0)  # what training never showed
         inputs = [seen, given, x0_prev.masked_fill(unseen[..., None], 0.0)]
@@ -103,24 +96,19 @@ class Denoiser(nn.Module):
         if likelihood is None:
             return Output(logits / temperature, regressed)
         logits.add_(self.log_unigram).div_(temperature)  # in place: copies of (N, V) are dear
-        rows = in_flight[free].nonzero().squeeze(1)
-        return Output(logits.index_add_(0, rows, likelihood), regressed)
+        return Output(logits.add_(likelihood), regressed)
 
     def network_input(
-        self, x_t: X, level: Level, free: Mask, in_flight: Mask
-    ) -> tuple[Float[Tensor, "B L D_or_2D"], Float[Tensor, "F V"] | None]:
-        """What the network sees of x_t, and the log-likelihood of x_t under each token at the F positions in
-        flight. At pure noise it is nearly the same for all: it is left out; and x_t, which would distract,
-        is shown only to a student (config.passes), whose text is made of it, and with posterior=False."""
+        self, x_t: X, level: Level, free: Mask
+    ) -> tuple[Float[Tensor, "B L D_or_2D"], Float[Tensor, "N V"] | None]:
+        """What the network sees of x_t, and the log-likelihood of x_t under each token where it is free."""
         scale = (level.alpha**2 + level.sigma**2).sqrt()
-        shown = in_flight if self.config.posterior and self.config.passes is None else free
-        seen = (x_t / scale).masked_fill(~shown[..., None], 0.0)
+        seen = (x_t / scale).masked_fill(~free[..., None], 0.0)
         if not self.config.posterior:
             return seen, None
-        likelihood = self.log_likelihood(x_t[in_flight], level.at(in_flight))
+        likelihood, mean = self.log_likelihood(x_t[free], level.at(free)), torch.zeros_like(x_t)
         with torch.no_grad():  # a gradient did not help, and took 15% of a step (docs/log.md)
-            mean = self.embedding.interpolate(self.log_unigram) * free[..., None]
-            mean[in_flight] = self.embedding.interpolate(likelihood + self.log_unigram)
+            mean[free] = self.embedding.interpolate(likelihood + self.log_unigram)
         return torch.cat([seen, mean], dim=-1), likelihood
 
     def log_likelihood(self, x_t: Float[Tensor, "*S D"], level: Level) -> Float[Tensor, "*S V"]:

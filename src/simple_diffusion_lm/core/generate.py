@@ -16,11 +16,11 @@ from .data import Tokenizer
 from .denoiser import Batch, Denoiser
 from .embedding import TokenEmbedding
 from .loss import Draws, Losses
-from .noise import Keys, Level, Logits, Mask, PerText, X, make_keys, normal, position_times, uniform
+from .noise import Keys, Level, Logits, Mask, PerText, X, make_keys, normal, uniform
 from .sampler import SAMPLERS, Prediction
 
 FOR_TOKENS, FOR_ORDER = -1, -2  # last number of a key, where the noise of steps has 0, 1, 2, ...
-ORDERS = ("random", "confidence", "reading")  # in which positions are written, where they take turns
+ORDERS = ("random", "confidence", "reading")  # in which a model writes tokens, if they take turns
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,12 @@ class Sampling:
         steps: passes of the network; more is better and slower.
         sampler: the rule by which noise is removed.
         temperature: divides the network's logits; 1 is the model's own distribution, below is less varied.
-        order: random, surest first (confidence), or from left to right (reading).
+        order: of a model whose tokens take turns (masked): random, surest first (confidence), or from left
+            to right (reading).
     """
 
     steps: int = 64
-    sampler: str = "ddpm"
+    sampler: str = "renoise"
     temperature: float = 0.7
     order: str = "random"
 
@@ -101,54 +102,35 @@ def sureness(logits: Logits, ids: Int[Tensor, " N"], temperature: float) -> Floa
 
 
 @torch.no_grad()
-def sample_text(model: Denoiser, group: Group, sampling: Sampling, stagger: float) -> Iterator[Frame]:
-    """Ids out of noise: the reverse process, from the first level to the clean one. A position that becomes
-    clean is written, and given from then on. Its token is the most probable one, since x_t has settled it
-    by then; one that was still at pure noise is drawn."""
+def sample_text(model: Denoiser, group: Group, sampling: Sampling) -> Iterator[Frame]:
+    """Ids out of noise: the reverse process, from the first level to the clean one. All is written in the
+    last step: the most probable tokens, since x_t has settled them by then; of a single step they are drawn.
+    """
     batch, number, free = group.batch, count(), group.batch.free
-    length = batch.ids.shape[1]
-    u, order = (uniform(make_keys(group.keys, use), length) for use in (FOR_TOKENS, FOR_ORDER))
-    order = -torch.arange(length).expand_as(u).to(u) if sampling.order == "reading" else order
-    line = torch.linspace(group.strength, 0, sampling.steps + 1, device=u.device)
-
-    def times_at(step: int) -> Float[Tensor, "B L_or_1"]:
-        return position_times(line[step].expand(len(u)), order, free, stagger)
-
-    times, step = [times_at(i) for i in range(sampling.steps + 1)], 0
-    levels = [model.schedule(t[..., None]) for t in times]
+    texts, length = batch.ids.shape
+    times = torch.linspace(group.strength, 0, sampling.steps + 1, device=group.keys.device)
+    levels = [model.schedule(t.expand(texts, 1, 1)) for t in times]
 
     def noise() -> X:
         return normal(make_keys(group.keys, next(number)), length, model.embedding.dim)
 
-    def surest_next(logits: Logits) -> None:
-        """What is still at pure noise follows on what is in flight, first where the drawn token is the most
-        probable (the highest in the order becomes clean first)."""
-        nonlocal order
-        sure = sureness(logits, draw_ids(logits, u[batch.free]), sampling.temperature)
-        sure = torch.zeros_like(u).masked_scatter(batch.free, sure.to(u))
-        order = torch.where(times[step] == 1, sure - step - 1, order)
-        times[step + 1] = times_at(step + 1)
-        levels[step + 1] = model.schedule(times[step + 1][..., None])
-
     def denoise(x_t: X, level: Level, x0_prev: X) -> Prediction:
         logits = model(x_t, level, x0_prev, batch, sampling.temperature).logits
-        logits = group.constrain(group.guide(logits, batch), batch.free)
-        if sampling.order == "confidence" and level is levels[step]:
-            surest_next(logits)
+        logits = group.constrain(group.guide(logits, batch), free)
         x0_hat = torch.zeros_like(x_t)
-        x0_hat[batch.free] = model.embedding.interpolate(logits)
+        x0_hat[free] = model.embedding.interpolate(logits)
         return Prediction(x0_hat, logits)
 
     x_t = levels[0].sigma * noise()
     if group.strength < 1:
-        x_t, batch = x_t + levels[0].alpha * model.embedding(batch.ids), batch.where_clean(times[0])
+        x_t = x_t + levels[0].alpha * model.embedding(batch.ids)
     for step, (_, prediction) in enumerate(SAMPLERS[sampling.sampler](denoise, x_t, levels, noise), 1):
-        now, nxt = times[step - 1 : step + 1]
-        free_now, logits, done = batch.free, prediction.logits, batch.free & (nxt == 0)
-        written, pure_noise = logits[done[free_now]], now.expand_as(done)[done] == 1
-        tokens = torch.where(pure_noise, draw_ids(written, u[done]), written.argmax(-1))
-        batch = batch._replace(ids=batch.ids.masked_scatter(done, tokens)).where_clean(nxt)
-        yield Frame(batch.ids, batch.free, free_now, logits)
+        logits = prediction.logits
+        if step < sampling.steps:
+            yield Frame(batch.ids, free, free, logits)
+    u = uniform(make_keys(group.keys, FOR_TOKENS), length)[free]
+    tokens = draw_ids(logits, u) if sampling.steps == 1 and group.strength == 1 else logits.argmax(-1)
+    yield Frame(batch.ids.masked_scatter(free, tokens), free & False, free, logits)
 
 
 def generate(

@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .denoiser import Batch, Denoiser
-from .noise import Keys, PerText, bell_times, make_keys, normal, position_times, uniform
+from .noise import Keys, PerText, bell_times, make_keys, normal, uniform
 
 # The last number of a key: the first beside texts' 0, 1, 2, ...; the others after a text's own key.
-FOR_LEVELS, FOR_ORDER, FOR_SELF_CONDITIONING = -1, 0, 1
+FOR_LEVELS, FOR_SELF_CONDITIONING, FOR_LAST_PASS = -1, 0, 1
 
 
 class Draws(NamedTuple):
@@ -26,6 +26,13 @@ class Draws(NamedTuple):
         """Times are evenly spread over the batch, from a random start (VDM, 2107.00630, app. I.1)."""
         start = uniform(make_keys(seed, step, FOR_LEVELS), 1).float()
         return cls((start.to(batch.place) + batch.place) % 1, make_keys(seed, step, batch.number))
+
+
+def last_pass(keys: Keys, t: PerText) -> tuple[PerText, PerText]:
+    """A number in [0, 1), and the time of the pass before the one at t, if a text is written in 2 to 64 of
+    them: log-uniform, so that each doubling is as frequent."""
+    coin, u = uniform(make_keys(keys, FOR_SELF_CONDITIONING), 2).to(t).unbind(1)
+    return coin, (t + 2 ** -(1 + 5 * u)).clamp(max=1)
 
 
 class Losses(NamedTuple):
@@ -43,24 +50,25 @@ Loss = Callable[[Batch, Draws], Losses]
 
 def diffusion_loss(model: Denoiser, batch: Batch, draws: Draws) -> Losses:
     """MSE to the clean embeddings and cross-entropy of the logits, weighted and summed: means over the free
-    positions that are not clean at their times, in a random order. Self-conditioning (Analog Bits,
-    2208.04202, Algorithm 1): some texts are predicted once without gradient, which the network is then shown.
+    positions. Self-conditioning (Analog Bits, 2208.04202, Algorithm 1): some texts are predicted once
+    without gradient, which the network is then shown; here from x_t with more noise, as in writing. Of the
+    same x_t it would be new evidence, and counted twice there (docs/theory.md).
     """
-    config = model.config
-    order = uniform(make_keys(draws.keys, FOR_ORDER), batch.ids.shape[1]).float()
-    t = bell_times(draws.t) if config.bell_times else draws.t
-    times = position_times(t, order, batch.free, config.stagger)
-    batch = batch.where_clean(times)
-    ids, free = batch.ids[batch.free], batch.free
+    config, free, ids = model.config, batch.free, batch.ids[batch.free]
     x0 = model.embedding(batch.ids)
-    level = model.schedule(times[..., None])
+    t = bell_times(draws.t) if config.bell_times else draws.t
+    coin, t_before = last_pass(draws.keys, t)
+    level = model.schedule(t[:, None, None])
     x_t = level.add_noise(x0, normal(draws.keys, *x0.shape[1:]))
 
     x0_prev = torch.zeros_like(x0)
-    chosen = uniform(make_keys(draws.keys, FOR_SELF_CONDITIONING), 1).squeeze(1) < config.self_cond_rate
+    chosen = coin < config.self_cond_rate
     if chosen.any():
         with torch.no_grad():  # of all texts, since a batch of every other size costs time and memory
-            x0_prev[free] = model.embedding.interpolate(model(x_t, level, x0_prev, batch).logits)
+            before = model.schedule(t_before[:, None, None])
+            eps = normal(make_keys(draws.keys, FOR_LAST_PASS), *x0.shape[1:])
+            x_before = level.add_more(x_t, before, eps)
+            x0_prev[free] = model.embedding.interpolate(model(x_before, before, x0_prev, batch).logits)
             x0_prev[~chosen] = 0.0
 
     logits, x0_hat = model(x_t, level, x0_prev, batch)

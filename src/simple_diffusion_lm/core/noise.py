@@ -25,7 +25,7 @@ Keys = Int[Tensor, " B"]  # of random numbers: one for each text
 
 class Level(NamedTuple):
     """A noise level: the weights of signal and of noise. They broadcast against embeddings (B, L, D):
-    (B, L, 1) is a level for each position, (B, 1, 1) one for each text."""
+    (B, 1, 1) is a level for each text. All positions of a text share it."""
 
     alpha: Float[Tensor, "*S"]
     sigma: Float[Tensor, "*S"]
@@ -42,6 +42,12 @@ class Level(NamedTuple):
     def add_noise(self, x0: X, eps: X) -> X:
         """The forward process: x_t, for eps standard normal."""
         return self.alpha * x0 + self.sigma * eps
+
+    def add_more(self, x_t: X, further: "Level", eps: X) -> X:
+        """The forward process from x_t at this level to a noisier one (VDM, 2107.00630, appendix A): what x_t
+        was before a step of sampling. It says nothing of the text that x_t does not say."""
+        ratio = further.alpha / self.alpha
+        return ratio * x_t + (further.sigma**2 - (ratio * self.sigma) ** 2).clamp(min=0).sqrt() * eps
 
 
 Schedule = Callable[[Float[Tensor, "*S"]], Level]
@@ -62,20 +68,6 @@ def cosine(t: Float[Tensor, "*S"]) -> Level:
 def bell_times(u: PerText) -> PerText:
     """Times of density 6 t (1 - t), from uniform numbers: the root of 3 t^2 - 2 t^3 = u. (2605.13026)"""
     return 0.5 - torch.sin(torch.asin(1 - 2 * u) / 3)
-
-
-def position_times(
-    t: PerText, order: Float[Tensor, "B L"], free: Mask, stagger: float
-) -> Float[Tensor, "B L_or_1"]:
-    """Each free position's own time when its text is at t: clamp(t + w (t - r / max(n - 1, 1)), 0, 1).
-    r is the position's rank, from 0, among the n free ones in the given order (the last becomes clean first),
-    w the stagger. With w = 0 all take on noise together; else one after the other, about 1 / (1 + w) of them
-    in flight, between clean and noise. See Rolling Diffusion (2402.09470), Diffusion Forcing (2407.01392)."""
-    if stagger == 0:
-        return t[:, None]
-    rank = order.masked_fill(~free, torch.inf).argsort(1).argsort(1)
-    last = (free.sum(1, keepdim=True) - 1).clamp(min=1)
-    return (t[:, None] + stagger * (t[:, None] - (rank / last).clamp(max=1))).clamp(0, 1)  # 1 at t = 1
 
 
 def useful_range(embedding_dim: int) -> tuple[float, float]:

@@ -35,7 +35,7 @@ class Diffusion(Denoiser, TextModel):
         return variational_bound(self, batch, u, keys)
 
     def sample(self, group: Group, sampling: Sampling) -> Iterator[Frame]:
-        return sample_text(self, group, sampling, self.config.stagger)
+        return sample_text(self, group, sampling)
 
 
 # Everything that can be trained: built from (config, vocab_size). baselines/ adds its own here.

@@ -35,11 +35,9 @@ from .likelihood import example_texts, likelihood
 from .report import comparison_tables, new_figure, plot_comparison
 from .samples import Reference, check_measurable, sample_metrics
 
-# The recipes, all positions in flight together, the control (blanks in place of noise), other objectives.
+# The recipes, and the other objectives. Masked diffusion is the control: blanks in place of noise.
 CONTENDERS = {
     **RECIPES,
-    "together": dataclasses.replace(Config(), stagger=0.0, bell_times=True),
-    "blanks": dataclasses.replace(Config(), stagger=1000.0),  # nothing is ever in flight
     **{name: with_objective(Config(), name) for name in MODELS if name != Config().objective},
 }
 TURNS = 5  # in which each trains, so that other load hits all alike; each of a minute or more
@@ -123,8 +121,7 @@ def halves(corpus: Corpus) -> tuple[Corpus, Corpus]:
 
 def orders_of(model: DiffusionLM) -> Sequence[str | None]:
     """The orders in which it can write; None where it has no choice: from left to right, or all at once."""
-    all_at_once = hasattr(model.model, "schedule") and model.config.stagger == 0
-    return (None,) if model.model.writes_length or all_at_once else ORDERS
+    return (None,) if model.model.writes_length or hasattr(model.model, "schedule") else ORDERS
 
 
 def measure(
@@ -141,8 +138,6 @@ def measure(
     counts = steps[:1] if model.model.writes_length else steps
     own_orders = [order for order in orders_of(model) if order is None or order in orders]
     cost, points = likelihood(model, held_out, examples=examples), list[dict[str, Any]]()
-    stagger = model.config.stagger if hasattr(model.model, "schedule") else None
-    in_flight = None if stagger is None else cost["tokens"] / cost["texts"] / (1 + stagger)
     passes, shown = list[int](), list[str]()  # a text with nothing to predict needs no pass
 
     def watch(batch: Batch, frame: Frame) -> None:
@@ -154,7 +149,7 @@ def measure(
         sampling = model.sampling({**options, "order": order or Sampling.order})
         lines = model.generate(samples, seed=1, watch=watch, **dataclasses.asdict(sampling))
         each = {"passes": sum(passes) / samples, "seconds_per_line": (time.monotonic() - began) / samples}
-        way = {"order": order, "stagger": stagger, "in_flight": in_flight, **options, **each}
+        way = {"order": order, **options, **each}
         points.append(way | sample_metrics(lines, reference))
         shown = shown or lines[:SHOWN]
     return {

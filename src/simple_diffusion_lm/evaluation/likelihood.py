@@ -15,18 +15,16 @@ from ..writing.model import DiffusionLM
 
 
 def likelihood(
-    model: DiffusionLM, corpus: Corpus, *, examples: int = 2000, draws: int | None = None, seed: int = 0
+    model: DiffusionLM, corpus: Corpus, *, examples: int = 2000, draws: int = 8, seed: int = 0
 ) -> dict[str, Any]:
     """What up to `examples` texts of a corpus cost, in figures by name: where is_bound, upper ones.
 
     A text is its ids and, in line mode, its length: both are paid for (core/bound.py). Each is measured with
-    `draws` noise draws. Without a number of draws there are 8; where positions take on noise one after the
-    other, as many as a mean text has tokens, so that each position is seen in flight.
+    `draws` noise draws, where there is noise.
     """
     network, batches = model.model.eval(), plain_batches(model, corpus)
     exact, device = network.writes_length, network.embedding.weight.device
-    tokens = round(batches.lengths().mean()) if model.config.stagger > 0 else 0
-    draws = 1 if exact else draws or max(8, tokens)
+    draws = 1 if exact else draws
     chosen = batches.spread(examples)
     made = (batches.batch(0, numbers).each(lambda x: x.to(device)) for numbers in chosen)
     with tqdm(total=draws * len(chosen), desc="measuring", disable=None) as bar:

@@ -13,13 +13,10 @@ from ..runs.log import read_metrics
 
 Figures = Mapping[str, Any]  # by name: of a set of lines, of a way of sampling (a point), of a run
 Curves = dict[int, list[list[Figures]]]  # by steps: the points of each run by rising entropy
-# Figure: its heading, and how tables show it, in this order. In flight are the positions of a text that are
-# between noise and clean at a time, passes are evaluations of the network.
+# Figure: its heading, and how tables show it, in this order. Passes are evaluations of the network.
 COLUMNS = {
     "nats_per_token": ("nats per token", "{sign}{:.3f} ± {spread:.3f}"),
     "bits_per_character": ("bits per character", "{sign}{:.3f}"),
-    "stagger": ("stagger", "{:g}"),
-    "in_flight": ("in flight", "{:.1f}"),
     "passes": ("passes per text", "{:.3g}"),
     "seconds_per_line": ("seconds a line", "{:.3f}"),
     "millions_seen": ("tokens seen", "{:.1f} M"),
@@ -39,7 +36,6 @@ COLUMNS = {
     "solved": ("solved", "{:.1%}"),
     "cells": ("empty cells right", "{:.1%}"),
 }
-WAY = ("stagger", "in_flight")  # how a contender writes, in every table
 # What the tables at equal entropy are of.
 FRONTS = (*(field for field in COLUMNS if "perplexity" in field), "grammatical", "seconds_per_line")
 AXES = ("passes", "seconds_per_line", "ngram_perplexity")
@@ -137,9 +133,7 @@ def comparison_tables(results: Mapping[str, Any]) -> str:
         sign, seen = "<= " if found["is_bound"] else "", found["tokens"] / 1e6
         about = {"spread": spread, "sign": sign, "millions_seen": seen}
         label = f"{name}, {len(runs)} seeds" if len(runs) > 1 else name
-        if 0 < (lines[name]["in_flight"] or 1) < 0.1:  # the control: hardly a draw of its bound says anything
-            found |= {"nats_per_token": None, "bits_per_character": None}
-        costs[label] = found | about | {field: lines[name][field] for field in (*WAY, "passes")}
+        costs[label] = found | about | {"passes": lines[name]["passes"]}
     tables = [table(figure_rows("contender", costs)), table(figure_rows("lines", lines))]
     return "\n\n".join([*tables, front_tables(contenders, results["lines"]["held-out text"])])
 
@@ -154,16 +148,14 @@ def front_tables(contenders: Mapping[str, Sequence[Figures]], real: Figures) -> 
     """
     fronts = fronts_of(contenders)
     entropy = shared_entropy(fronts, real)
-    steps = sorted({count for curves in fronts.values() for count in curves})
-    ways, tables = [COLUMNS[field][0] for field in WAY], []
+    steps, tables = sorted({count for curves in fronts.values() for count in curves}), []
     for field in FRONTS:
         if real.get(field, 0) is None:
             continue
-        rows = [[f"{COLUMNS[field][0]}, at entropy {entropy:.2f}; steps:", *ways, *map(str, steps)]]
+        rows = [[f"{COLUMNS[field][0]}, at entropy {entropy:.2f}; steps:", *map(str, steps)]]
         for label, curves in fronts.items():
-            (point, *_), *_ = curves[max(curves)]
             found = (shown(values_at(curves.get(count, []), field, entropy)) for count in steps)
-            rows.append([label, *(cell(way, point) for way in WAY), *found])
+            rows.append([label, *found])
         tables.append(table(rows))
     return "\n\n".join(tables)
 

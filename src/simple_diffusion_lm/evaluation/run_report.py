@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from ..core import Config
 from ..core.data import Batches
-from ..core.noise import make_keys, normal, position_times, uniform
+from ..core.noise import make_keys, normal
 from ..core.train import Diffusion
 from ..errors import UserError
 from ..runs.checkpoint import run_of, write_atomically
@@ -153,16 +153,14 @@ def by_level(model: Diffusion, batches: Batches, *, texts: int = 256, draws: int
     for numbers in batches.spread(texts):
         text = batches.batch(0, numbers).each(lambda x: x.to(device))
         x0, length = model.embedding(text.ids), text.ids.shape[1]
-        order = uniform(make_keys(0, text.number), length).float()
         for draw in range(draws):
             t = (text.place + (draw + 0.5) / draws) % 1
-            times = position_times(t, order, text.free, model.config.stagger)
-            batch, level = text.where_clean(times), model.schedule(times[..., None])
+            level = model.schedule(t[:, None, None])
             x_t = level.add_noise(x0, normal(make_keys(draw, text.number), length, model.embedding.dim))
-            logits = model(x_t, level, torch.zeros_like(x_t), batch).logits
-            ids, here = text.ids[batch.free], level.at(batch.free)
+            logits = model(x_t, level, torch.zeros_like(x_t), text).logits
+            ids, here = text.ids[text.free], level.at(text.free)
             figures = [here.log_snr.squeeze(-1)]
-            for said in (logits, model.posterior_logits(x_t[batch.free], here)):
+            for said in (logits, model.posterior_logits(x_t[text.free], here)):
                 figures += [F.cross_entropy(said, ids, reduction="none"), (said.argmax(-1) == ids).float()]
             columns.append(torch.stack(figures).cpu().double())
     rows = torch.cat(columns, 1)

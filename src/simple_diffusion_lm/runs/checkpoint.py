@@ -164,7 +164,7 @@ def save(
 def identity(about: dict[str, Any]) -> str:
     """A digest of all in config.json that a model's weights mean nothing without."""
     config = {k: v for k, v in about["config"].items() if k not in MAY_CHANGE}
-    config["stagger"] = float(config["stagger"])  # 0 is 0.0
+    config = {k: float(v) if type(v) is int else v for k, v in config.items()}  # 0 is 0.0
     fixed = [about[key] for key in ("vocab_size", "tokenizer", "corpus", "stream", "lengths")]
     return digest_of([config, fixed])
 

@@ -27,7 +27,7 @@ RECIPES = {
         regress=True,
         posterior=False,
         schedule="cosine",
-        stagger=0.0,
+        bell_times=False,
         mse_weight=1.0,
         self_cond_rate=0.5,
         cond_rate=0.1,
@@ -59,7 +59,7 @@ def with_objective(config: Config, objective: str) -> Config:
 RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("at least 1", lambda x: x >= 1, "embedding_dim model_dim layers heads batch_tokens batch_size patience"),
     ("at least 1", lambda x: x >= 1, "accumulate decay_steps steps epochs passes validate_every save_every"),
-    ("at least 0", lambda x: x >= 0, "dropout_from cond_dim stagger mse_weight ce_weight samples"),
+    ("at least 0", lambda x: x >= 0, "dropout_from cond_dim mse_weight ce_weight samples"),
     ("at least 2", lambda x: x >= 2, "crop window"),
     ("above 0", lambda x: x > 0, "minutes learning_rate clip"),
     ("between 0 and 1", lambda x: 0 <= x <= 1, "dropout self_cond_rate cond_rate span_share"),
@@ -99,11 +99,8 @@ def check(config: Config, *, has_teacher: bool = False) -> None:
 
 
 def usual_sampling(config: Config) -> Sampling:
-    """How a model writes unless it is told otherwise: a student in the passes that it learned; with new noise
-    in each pass where all positions are in flight together, so that each can decide again (docs/log.md)."""
-    if config.passes is not None:
-        return Sampling(config.passes, "ddim")
-    return Sampling(sampler="renoise" if config.stagger == 0 else Sampling.sampler)
+    """How a model writes unless it is told otherwise: a student in the passes that it learned."""
+    return Sampling() if config.passes is None else Sampling(config.passes, "ddim")
 
 
 def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:

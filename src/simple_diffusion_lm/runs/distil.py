@@ -22,8 +22,8 @@ from torch import Tensor
 from ..core import Config
 from ..core.denoiser import Batch, Denoiser
 from ..core.generate import Sampling, TextModel
-from ..core.loss import FOR_ORDER, Draws, Loss, Losses
-from ..core.noise import Level, X, make_keys, normal, position_times, uniform
+from ..core.loss import Draws, Loss, Losses
+from ..core.noise import Level, X, normal
 from ..core.sampler import move, no_fresh_noise
 from ..corpus.prepare import Prepared
 from ..errors import UserError
@@ -31,11 +31,9 @@ from .config import BUDGETS, with_settings
 from .run import load_run, run_training
 
 TEACHER_STEPS = Sampling.steps  # from noise to text: as many as it is usually asked for
-# What is a student's own in its configuration. Half of a text is in flight at a time: what one pass takes
-# from pure noise to text is drawn, not decided by the noise.
+# What is a student's own in its configuration.
 STUDENT: dict[str, Any] = {
     "passes": 4,
-    "stagger": 1.0,
     "self_cond_rate": 0.0,
     "dropout": 0.0,
     "learning_rate": 2e-3,
@@ -67,21 +65,16 @@ def student_loss(teacher: TextModel, passes: int, student: TextModel) -> Loss:
     parts = max(1, TEACHER_STEPS // passes)
 
     def loss(batch: Batch, draws: Draws) -> Losses:
-        order = uniform(make_keys(draws.keys, FOR_ORDER), batch.ids.shape[1]).float()
         done = (draws.t * passes).floor() * parts
-        line = [1 - (done + part) / (parts * passes) for part in range(parts + 1)]
-        times = [position_times(t, order, batch.free, student.config.stagger) for t in line]
-        batch = batch.where_clean(times[0])
-        levels = [student.schedule(t[..., None]) for t in times]
+        times = [1 - (done + part) / (parts * passes) for part in range(parts + 1)]
+        levels = [student.schedule(t[:, None, None]) for t in times]
         x0 = student.embedding(batch.ids)
         x_t = levels[0].add_noise(x0, normal(draws.keys, *x0.shape[1:]))
         target = mean_probabilities(teacher, x_t, levels, batch)
         logits = student(x_t, levels[0], torch.zeros_like(x0), batch).logits
-        # What stays at pure noise does not move, and what is predicted there decides nothing.
-        moves = (times[-1] < 1).expand_as(batch.free)[batch.free]
-        target, log_p = target[moves], logits[moves].log_softmax(-1)
+        log_p = logits.log_softmax(-1)
         divergence = -(torch.special.entr(target) + target * log_p).sum(-1)
-        tokens, correct = moves.sum(), log_p.argmax(-1) == target.argmax(-1)
+        tokens, correct = batch.free.sum(), log_p.argmax(-1) == target.argmax(-1)
         return Losses(divergence.sum() / tokens.clamp(min=1), tokens, divergence, correct, log_p.new_empty(0))
 
     return loss
@@ -99,10 +92,9 @@ def mean_probabilities(teacher: Denoiser, x_t: X, levels: list[Level], batch: Ba
         return logits.softmax(-1)
 
     predict(levels[0])
-    total, mean = torch.tensor(1e-9), torch.tensor(0.0)  # where nothing moves there is nothing to divide by
+    total, mean = torch.tensor(0.0), torch.tensor(0.0)
     for now, nxt in pairwise(levels):
-        change = nxt.alpha / nxt.sigma - now.alpha / now.sigma
-        change = change.expand(*free.shape, 1)[free]
+        change = (nxt.alpha / nxt.sigma - now.alpha / now.sigma).expand(*free.shape, 1)[free]
         total, mean = total + change, mean + change * predict(now)
         x_t = move(x_t, x0_prev, now, nxt, no_fresh_noise(now, nxt), x_t)
     return mean / total
