@@ -11,7 +11,6 @@ import math
 import random
 import sys
 import time
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -193,20 +192,15 @@ def train(model: Denoiser, texts: list[torch.Tensor], words: Words) -> None:
 
 @torch.no_grad()
 def sample(model: Denoiser, count: int, length: int, noise=torch.randn, show=None) -> torch.Tensor:
-    """Texts (B, L) out of noise: at each level predict the clean points, and move towards them."""
+    """Texts (B, L) out of noise: predict the clean points, noise them a little less, predict again."""
     mask = torch.ones(count, length, dtype=torch.bool)
     x0_prev = torch.zeros(count, length, D)
-    levels = [noise_level(t, len(model.log_unigram)) for t in torch.linspace(1, 0, PASSES + 1)]
-    x_t = levels[0][1] * noise(count, length, D)
-    for (alpha, sigma), (alpha_s, sigma_s) in pairwise(levels):
+    for t in torch.linspace(1, 0, PASSES + 1)[:-1]:
+        alpha, sigma = noise_level(t, len(model.log_unigram))
+        # All noise is drawn anew, so that each pass may decide every word again.
+        x_t = alpha * x0_prev + sigma * noise(count, length, D)
         logits = model(x_t, alpha, sigma, x0_prev, mask, TEMPERATURE)
         x0_prev = model.mean_point(logits)
-        # DDPM (2006.11239): a part of the noise is kept, the rest is new.
-        snr_ratio = (alpha / sigma) ** 2 / (alpha_s / sigma_s) ** 2
-        new = sigma_s * (1 - snr_ratio).clamp(min=0).sqrt()
-        kept = (sigma_s**2 - new**2).clamp(min=0).sqrt()
-        eps_hat = (x_t - alpha * x0_prev) / sigma
-        x_t = alpha_s * x0_prev + kept * eps_hat + new * noise(count, length, D)
         if show:
             show(logits.argmax(-1))
     return logits.argmax(-1)
