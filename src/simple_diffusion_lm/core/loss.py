@@ -52,7 +52,7 @@ def diffusion_loss(model: Denoiser, batch: Batch, draws: Draws) -> Losses:
     """MSE to the clean embeddings and cross-entropy of the logits, weighted and summed: means over the free
     positions. Self-conditioning (Analog Bits, 2208.04202, Algorithm 1): some texts are predicted once
     without gradient, which the network is then shown; here from x_t with more noise, as in writing. Of the
-    same x_t it would be new evidence, and counted twice there (docs/theory.md).
+    same x_t it would make the network believe its last prediction twice over (docs/theory.md).
     """
     config, free, ids = model.config, batch.free, batch.ids[batch.free]
     x0 = model.embedding(batch.ids)
