@@ -13,10 +13,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..core.denoiser import Batch
-from ..core.generate import FOR_ORDER, FOR_TOKENS, Frame, Group, Sampling, draw_ids, sureness
+from ..core.generate import FOR_TOKENS, Frame, Group, Sampling, draw_ids
 from ..core.loss import Draws, Losses, last_pass
-from ..core.noise import Keys, Mask, PerText, X, make_keys, uniform
+from ..core.noise import Keys, Logits, Mask, PerText, X, make_keys, uniform
 from .predictor import Cost, Shown, TokenPredictor
+
+FOR_ORDER = -2  # last number of a key, beside FOR_TOKENS
 
 
 class Masked(TokenPredictor):
@@ -87,6 +89,11 @@ class Masked(TokenPredictor):
                 x0_prev[here] = self.embedding.interpolate(logits)
                 x0_prev[reveal] = 0.0
             yield Frame(batch.ids, masked, here, logits)
+
+
+def sureness(logits: Logits, ids: Int[Tensor, " N"], temperature: float) -> Float[Tensor, " N"]:
+    """The model's own probability of ids, of logits at a temperature: a low one would make all certain."""
+    return (logits * temperature).softmax(-1).gather(-1, ids[:, None]).squeeze(1)
 
 
 def draw_masked(free: Mask, u: PerText, noise: Float[Tensor, "B L"]) -> tuple[Mask, PerText]:

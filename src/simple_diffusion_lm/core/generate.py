@@ -19,7 +19,7 @@ from .loss import Draws, Losses
 from .noise import Keys, Level, Logits, Mask, PerText, X, make_keys, normal, uniform
 from .sampler import SAMPLERS, Prediction
 
-FOR_TOKENS, FOR_ORDER = -1, -2  # last number of a key, where the noise of steps has 0, 1, 2, ...
+FOR_TOKENS = -1  # last number of a key, where the noise of steps has 0, 1, 2, ...
 ORDERS = ("random", "confidence", "reading")  # in which a model writes tokens, if they take turns
 
 
@@ -94,11 +94,6 @@ def draw_ids(logits: Logits, u: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
     cumulative = logits.to(u.dtype).softmax(-1).cumsum(-1)
     found = torch.searchsorted(cumulative, u[:, None] * cumulative[:, -1:], right=True)
     return found.squeeze(1).clamp(max=logits.shape[-1] - 1)
-
-
-def sureness(logits: Logits, ids: Int[Tensor, " N"], temperature: float) -> Float[Tensor, " N"]:
-    """The model's own probability of ids, of logits at a temperature: a low one would make all certain."""
-    return (logits * temperature).softmax(-1).gather(-1, ids[:, None]).squeeze(1)
 
 
 @torch.no_grad()

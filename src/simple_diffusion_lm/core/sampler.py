@@ -5,6 +5,7 @@ temperature, constraints and guidance are wrapped around that function.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -40,9 +41,8 @@ def first_order(fresh_noise: Callable[[Level, Level], Tensor]) -> Sampler:
         denoise: Denoise, x_t: X, levels: Sequence[Level], noise: Callable[[], X]
     ) -> Iterator[tuple[X, Prediction]]:
         x0_prev = torch.zeros_like(x_t)
-        for i in range(len(levels) - 1):
-            prediction = denoise(x_t, levels[i], x0_prev)
-            now, nxt = levels[i : i + 2]  # read only now: the next may depend on the prediction
+        for now, nxt in pairwise(levels):
+            prediction = denoise(x_t, now, x0_prev)
             x0_prev = prediction.x0_hat
             x_t = move(x_t, x0_prev, now, nxt, fresh_noise(now, nxt), noise())
             yield x_t, prediction
