@@ -1,5 +1,6 @@
 """Text from a model: lengths and given tokens in, ids and text out."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -45,7 +46,8 @@ class Group(NamedTuple):
     """Texts to be sampled side by side. Each has its own key, so that none depends on the others.
     constrain sets logits to minus infinity where a token may not be chosen at these positions.
     guide changes the logits of the free positions; only what is_guided asks it. strength is the time to
-    which batch.ids are noised first; at 1 only given ids are looked at."""
+    which batch.ids are noised first, and the share of the steps that are taken from there; at 1 only given
+    ids are looked at."""
 
     batch: Batch
     keys: Keys
@@ -103,7 +105,8 @@ def sample_text(model: Denoiser, group: Group, sampling: Sampling) -> Iterator[F
     """
     batch, number, free = group.batch, count(), group.batch.free
     texts, length = batch.ids.shape
-    times = torch.linspace(group.strength, 0, sampling.steps + 1, device=group.keys.device)
+    steps = math.ceil(sampling.steps * group.strength)  # as long as those from all noise
+    times = torch.linspace(group.strength, 0, steps + 1, device=group.keys.device)
     levels = [model.schedule(t.expand(texts, 1, 1)) for t in times]
 
     def noise() -> X:
@@ -121,10 +124,10 @@ def sample_text(model: Denoiser, group: Group, sampling: Sampling) -> Iterator[F
         x_t = x_t + levels[0].alpha * model.embedding(batch.ids)
     for step, (_, prediction) in enumerate(SAMPLERS[sampling.sampler](denoise, x_t, levels, noise), 1):
         logits = prediction.logits
-        if step < sampling.steps:
+        if step < steps:
             yield Frame(batch.ids, free, free, logits)
     u = uniform(make_keys(group.keys, FOR_TOKENS), length)[free]
-    tokens = draw_ids(logits, u) if sampling.steps == 1 and group.strength == 1 else logits.argmax(-1)
+    tokens = draw_ids(logits, u) if steps == group.strength == 1 else logits.argmax(-1)
     yield Frame(batch.ids.masked_scatter(free, tokens), free & False, free, logits)
 
 
