@@ -150,8 +150,8 @@ def test_a_text_is_varied_from_a_copy_to_another(model):
     same = [sum(a == b for v in vs for a, b in zip(v.split(), text.split())) for vs in varied]  # noqa: B905
     words = 8 * len(text.split())
     assert same[0] > 0.9 * words  # the model is small: two of its words may stand very close
-    assert same[0] >= same[1] > same[2] > same[3]
-    assert same[3] < words / 4
+    assert same[0] >= same[1] > max(same[2:])  # half of the way back it has forgotten
+    assert max(same[2:]) < words / 4
     assert len(set(varied[2])) == 8
     with pytest.raises(UserError, match="the strength must be above 0"):
         model.vary([text], 0.0)
