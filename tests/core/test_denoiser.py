@@ -48,9 +48,8 @@ def test_the_network_sees_x_t_and_the_posterior_mean():
     model.start_from_counts(torch.arange(1, V + 1))
     free, x0 = batch.free, model.embedding(batch.ids)
     noisy, clean = level_at(torch.full((B, 1, 1), -30.0)), level_at(torch.full((B, 1, 1), 8.0))
-    x_seen, seen = model.network_input(x_t, noisy, free)[0].chunk(
-        2, dim=-1
-    )  # x_t at unit scale, and the mean
+    shown, _ = model.network_input(x_t, noisy, free)
+    x_seen, seen = shown.chunk(2, dim=-1)  # x_t at unit scale, and the mean
     torch.testing.assert_close(x_seen[free], x_t[free])
     unigram = (model.log_unigram.exp() @ model.embedding.table).expand(B, L, D)
     torch.testing.assert_close(seen[free], unigram[free], atol=1e-4, rtol=1e-4)

@@ -29,6 +29,7 @@ class Masked(TokenPredictor):
     """
 
     inputs = 2
+    takes_turns = True
 
     def show(self, ids: Int[Tensor, "B L"], masked: Mask, x0_prev: X) -> Shown:
         """What the network sees. ids are not read where they are masked."""
@@ -37,8 +38,7 @@ class Masked(TokenPredictor):
     def loss(self, batch: Batch, draws: Draws) -> Losses:
         """The bound itself, nats per free token; some texts are shown a first prediction, made when more of
         them was masked, as in writing."""
-        coin, before = last_pass(draws.keys, draws.t)
-        twice = coin < self.config.self_cond_rate
+        twice, before = last_pass(draws.keys, draws.t, self.config.self_cond_rate)
         return self.mean_of(self.draw_bound(batch, draws.t, draws.keys, twice, before), batch)
 
     def draw_bound(

@@ -69,6 +69,7 @@ class TextModel(nn.Module, ABC):
     """What training, measuring and sampling need of a model, whatever it was trained to do."""
 
     writes_length = False  # it ends its texts itself: their length cannot be prescribed
+    takes_turns = False  # it writes tokens one after the other, in the order that is asked for
     is_guided = False  # sample() asks a group's guide
     config: Config
     embedding: TokenEmbedding
@@ -128,7 +129,7 @@ def sample_text(model: Denoiser, group: Group, sampling: Sampling) -> Iterator[F
             yield Frame(batch.ids, free, free, logits)
     u = uniform(make_keys(group.keys, FOR_TOKENS), length)[free]
     tokens = draw_ids(logits, u) if steps == group.strength == 1 else logits.argmax(-1)
-    yield Frame(batch.ids.masked_scatter(free, tokens), free & False, free, logits)
+    yield Frame(batch.ids.masked_scatter(free, tokens), torch.zeros_like(free), free, logits)
 
 
 def generate(

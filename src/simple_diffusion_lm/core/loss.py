@@ -28,11 +28,11 @@ class Draws(NamedTuple):
         return cls((start.to(batch.place) + batch.place) % 1, make_keys(seed, step, batch.number))
 
 
-def last_pass(keys: Keys, t: PerText) -> tuple[PerText, PerText]:
-    """A number in [0, 1), and the time of the pass before the one at t, if a text is written in 2 to 64 of
-    them: log-uniform, so that each doubling is as frequent."""
+def last_pass(keys: Keys, t: PerText, rate: float) -> tuple[Bool[Tensor, " B"], PerText]:
+    """Which texts are shown a first prediction, a share `rate`, and the time of the pass that made it:
+    the one before t, of 2 to 64 to a text: log-uniform, so that each doubling is as frequent."""
     coin, u = uniform(make_keys(keys, FOR_SELF_CONDITIONING), 2).to(t).unbind(1)
-    return coin, (t + 2 ** -(1 + 5 * u)).clamp(max=1)
+    return coin < rate, (t + 2 ** -(1 + 5 * u)).clamp(max=1)
 
 
 class Losses(NamedTuple):
@@ -57,12 +57,11 @@ def diffusion_loss(model: Denoiser, batch: Batch, draws: Draws) -> Losses:
     config, free, ids = model.config, batch.free, batch.ids[batch.free]
     x0 = model.embedding(batch.ids)
     t = bell_times(draws.t) if config.bell_times else draws.t
-    coin, t_before = last_pass(draws.keys, t)
+    chosen, t_before = last_pass(draws.keys, t, config.self_cond_rate)
     level = model.schedule(t[:, None, None])
     x_t = level.add_noise(x0, normal(draws.keys, *x0.shape[1:]))
 
     x0_prev = torch.zeros_like(x0)
-    chosen = coin < config.self_cond_rate
     if chosen.any():
         with torch.no_grad():  # of all texts, since a batch of every other size costs time and memory
             before = model.schedule(t_before[:, None, None])

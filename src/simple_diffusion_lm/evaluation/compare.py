@@ -121,7 +121,7 @@ def halves(corpus: Corpus) -> tuple[Corpus, Corpus]:
 
 def orders_of(model: DiffusionLM) -> Sequence[str | None]:
     """The orders in which it can write; None where it has no choice: from left to right, or all at once."""
-    return (None,) if model.model.writes_length or hasattr(model.model, "schedule") else ORDERS
+    return ORDERS if model.model.takes_turns else (None,)
 
 
 def measure(

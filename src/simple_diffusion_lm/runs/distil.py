@@ -94,7 +94,8 @@ def mean_probabilities(teacher: Denoiser, x_t: X, levels: list[Level], batch: Ba
     predict(levels[0])
     total, mean = torch.tensor(0.0), torch.tensor(0.0)
     for now, nxt in pairwise(levels):
-        change = (nxt.alpha / nxt.sigma - now.alpha / now.sigma).expand(*free.shape, 1)[free]
+        here, there = now.at(free), nxt.at(free)
+        change = there.alpha / there.sigma - here.alpha / here.sigma
         total, mean = total + change, mean + change * predict(now)
         x_t = move(x_t, x0_prev, now, nxt, no_fresh_noise(now, nxt), x_t)
     return mean / total
