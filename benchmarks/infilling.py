@@ -85,7 +85,7 @@ def by_continuing(model: DiffusionLM, count: int, gaps: Sequence[Case]) -> list[
     tokenizer, fills = model.tokenizer, []
     for seed, case in enumerate(gaps):
         requests = [case.request(tokenizer, "___", after=False)] * count
-        written = model.write(requests, 1, (), seed, Sampling())
+        written = model.write(requests, 1, (), seed, Sampling(temperature=0.7))
         ids = [tokenizer.encode_after(f" {line.fills[0]}") for line in written]
         fitting = [each[: len(case.gap)] for each in ids if len(each) >= len(case.gap)]
         nats = model.nats([case.before + each + case.after + model.end for each in fitting])

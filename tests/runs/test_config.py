@@ -91,4 +91,7 @@ def test_a_baseline_has_no_conditional_masks():
 
 def test_how_a_model_writes_follows_from_its_configuration():
     assert usual_sampling(Config()) == Sampling()
-    assert usual_sampling(Config(passes=4)) == Sampling(4, "ddim")
+    assert usual_sampling(Config(), 4) == Sampling(4, temperature=0.7)
+    assert usual_sampling(Config(objective="masked"), 16) == Sampling(16, temperature=0.7)
+    assert usual_sampling(Config(passes=4)) == Sampling(4, "ddim", 0.7)
+    assert usual_sampling(Config(passes=4), 8) == Sampling(8, "ddim", 0.7)

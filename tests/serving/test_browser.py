@@ -85,6 +85,7 @@ def test_a_gap_is_filled_and_looked_at(page: "Page") -> None:
 def test_everything_there_is_can_be_chosen(page: "Page") -> None:
     assert page.locator("#sampler option").all_inner_texts() == list(SAMPLERS)
     assert page.locator("#order option").all_inner_texts() == list(ORDERS)
+    assert page.locator("[data-needs=order]").evaluate("field => field.hidden")  # its tokens take no turns
     for name, usual in asdict(Sampling()).items():
         assert page.input_value(f"#{name}") == str(usual)
 

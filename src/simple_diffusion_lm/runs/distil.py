@@ -27,7 +27,7 @@ from ..core.noise import Level, X, normal
 from ..core.sampler import move, no_fresh_noise
 from ..corpus.prepare import Prepared
 from ..errors import UserError
-from .config import BUDGETS, with_settings
+from .config import BUDGETS, SURER, with_settings
 from .run import load_run, run_training
 
 TEACHER_STEPS = Sampling.steps  # from noise to text: as many as it is usually asked for
@@ -87,7 +87,7 @@ def mean_probabilities(teacher: Denoiser, x_t: X, levels: list[Level], batch: Ba
     free, x0_prev = batch.free, torch.zeros_like(x_t)
 
     def predict(level: Level) -> Float[Tensor, "N V"]:
-        logits = teacher(x_t, level, x0_prev, batch, Sampling.temperature).logits
+        logits = teacher(x_t, level, x0_prev, batch, SURER).logits
         x0_prev[free] = teacher.embedding.interpolate(logits)
         return logits.softmax(-1)
 

@@ -156,7 +156,7 @@ class Card(BaseModel):
     stream: bool = Field(description="trained on running text rather than lines")
     objective: str
     usual: dict[str, Any] = Field(description="how it writes where a request does not say")
-    abilities: list[str] = Field(description="the routes that it has an answer for")
+    abilities: list[str] = Field(description="the routes it answers; `order`, where that matters")
     steps_trained: int
     tokens_trained: int
     bound: float | None = Field(description="nats a token of held-out text, at most")

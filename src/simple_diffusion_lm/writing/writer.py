@@ -92,7 +92,7 @@ class Writer:
 
     def sampling(self, given: Mapping[str, Any]) -> Sampling:
         """How it writes: as it is given, else as usual."""
-        return replace(usual_sampling(self.model.config), **given)
+        return replace(usual_sampling(self.model.config, given.get("steps")), **given)
 
     def decode(self, ids: Iterable[int] | Integer[np.ndarray, " L"]) -> str:
         """The text of ids: one line, or running text in stream mode."""
