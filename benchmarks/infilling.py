@@ -34,6 +34,7 @@ from simple_diffusion_lm.writing.writer import Request
 LONGEST = 5  # tokens of a gap
 ROOM = 50  # tokens that a line has at most, so that one more or less still fits any model
 ORDER, BEAM, GROWN = 5, 8, 32  # of the n-gram filler
+TEMPERATURE = 0.7  # of all, so that they differ in nothing but what they are
 
 
 class Case(NamedTuple):
@@ -85,7 +86,7 @@ def by_continuing(model: DiffusionLM, count: int, gaps: Sequence[Case]) -> list[
     tokenizer, fills = model.tokenizer, []
     for seed, case in enumerate(gaps):
         requests = [case.request(tokenizer, "___", after=False)] * count
-        written = model.write(requests, 1, (), seed, Sampling(temperature=0.7))
+        written = model.write(requests, 1, (), seed, Sampling(temperature=TEMPERATURE))
         ids = [tokenizer.encode_after(f" {line.fills[0]}") for line in written]
         fitting = [each[: len(case.gap)] for each in ids if len(each) >= len(case.gap)]
         nats = model.nats([case.before + each + case.after + model.end for each in fitting])
@@ -159,7 +160,8 @@ class Infilling:
         tokenizer, lines = first.tokenizer, reference_texts(first, data.train)
         held_out = example_texts(first, data.valid, 20 * self.count)
         gaps = cases(held_out, tokenizer, self.count)
-        judge, sampling, many = KneserNey(lines), Sampling(self.steps), self.candidates
+        judge, many = KneserNey(lines), self.candidates
+        sampling = Sampling(self.steps, temperature=TEMPERATURE)
         fills: dict[str, Fill] = {
             "what stood there": lambda gaps: [case.gap for case in gaps],
             f"{ORDER}-gram model": by_counting(lines, tokenizer),

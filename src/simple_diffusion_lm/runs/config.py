@@ -112,9 +112,9 @@ def usual_sampling(config: Config, steps: int | None = None) -> Sampling:
     if config.passes is not None:
         return Sampling(steps or config.passes, "ddim", SURER)
     steps = steps or Sampling.steps
-    noisy = config.objective == Config.objective
-    by_steps = round(0.6 + 0.05 * math.log2(max(steps, 1)), 2)
-    return Sampling(steps, temperature=by_steps if noisy else SURER)
+    if config.objective != Config.objective:
+        return Sampling(steps, temperature=SURER)
+    return Sampling(steps, temperature=round(0.6 + 0.05 * math.log2(max(steps, 1)), 2))
 
 
 def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:

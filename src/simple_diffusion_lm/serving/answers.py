@@ -139,8 +139,8 @@ class Model:
         """What the model is, and what can be asked of it."""
         progress, model = self.lm.progress, self.lm.model
         assert progress is not None
-        cannot = {"vary": not model.is_guided, "blend": not model.is_guided, "order": not model.takes_turns}
-        names = [*(answer.__name__ for answer in ANSWERS), "order"]
+        routes = [answer.__name__ for answer in ANSWERS]
+        can = [name for name in routes if model.is_guided or name not in ("vary", "blend")]
         return Card(
             parameters=sum(p.numel() for p in model.parameters()),
             vocabulary=len(self.lm.tokenizer),
@@ -148,7 +148,7 @@ class Model:
             stream=self.lm.stream,
             objective=self.lm.config.objective,
             usual=asdict(self.lm.sampling({})),
-            abilities=[name for name in names if not cannot.get(name)],
+            abilities=[*can, "order"] if model.takes_turns else can,
             steps_trained=progress.step,
             tokens_trained=progress.tokens,
             bound=self.lm.bound,
