@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .denoiser import Batch, Denoiser
-from .noise import Keys, PerText, bell_times, make_keys, normal, uniform
+from .noise import Keys, PerText, X, bell_times, make_keys, normal, uniform
 
 # The last number of a key: the first beside texts' 0, 1, 2, ...; the others after a text's own key.
 FOR_LEVELS, FOR_SELF_CONDITIONING, FOR_LAST_PASS = -1, 0, 1
@@ -48,29 +48,30 @@ class Losses(NamedTuple):
 Loss = Callable[[Batch, Draws], Losses]
 
 
+@torch.no_grad()
+def last_prediction(model: Denoiser, batch: Batch, x_t: X, draws: Draws) -> X:
+    """What self-conditioning (Analog Bits, 2208.04202, Algorithm 1) shows the network beside x_t: a first
+    prediction of some texts, zeros for the others. Here it is made from x_t with more noise, as in writing:
+    of the same x_t it would make the network believe itself twice over (docs/theory.md)."""
+    x0_prev = torch.zeros_like(x_t)
+    chosen, t_before = last_pass(draws.keys, draws.t, model.config.self_cond_rate)
+    if chosen.any():  # of all texts, since a batch of every other size costs time and memory
+        level, before = (model.schedule(t[:, None, None]) for t in (draws.t, t_before))
+        eps = normal(make_keys(draws.keys, FOR_LAST_PASS), *x_t.shape[1:])
+        logits = model(level.add_more(x_t, before, eps), before, x0_prev, batch).logits
+        x0_prev[batch.free] = model.embedding.interpolate(logits)
+        x0_prev[~chosen] = 0.0
+    return x0_prev
+
+
 def diffusion_loss(model: Denoiser, batch: Batch, draws: Draws) -> Losses:
-    """MSE to the clean embeddings and cross-entropy of the logits, weighted and summed: means over the free
-    positions. Self-conditioning (Analog Bits, 2208.04202, Algorithm 1): some texts are predicted once
-    without gradient, which the network is then shown; here from x_t with more noise, as in writing. Of the
-    same x_t it would make the network believe its last prediction twice over (docs/theory.md).
-    """
+    """MSE to the clean embeddings and cross-entropy of the logits, weighted: means over free positions."""
     config, free, ids = model.config, batch.free, batch.ids[batch.free]
     x0 = model.embedding(batch.ids)
-    t = bell_times(draws.t) if config.bell_times else draws.t
-    chosen, t_before = last_pass(draws.keys, t, config.self_cond_rate)
-    level = model.schedule(t[:, None, None])
+    draws = draws._replace(t=bell_times(draws.t)) if config.bell_times else draws
+    level = model.schedule(draws.t[:, None, None])
     x_t = level.add_noise(x0, normal(draws.keys, *x0.shape[1:]))
-
-    x0_prev = torch.zeros_like(x0)
-    if chosen.any():
-        with torch.no_grad():  # of all texts, since a batch of every other size costs time and memory
-            before = model.schedule(t_before[:, None, None])
-            eps = normal(make_keys(draws.keys, FOR_LAST_PASS), *x0.shape[1:])
-            x_before = level.add_more(x_t, before, eps)
-            x0_prev[free] = model.embedding.interpolate(model(x_before, before, x0_prev, batch).logits)
-            x0_prev[~chosen] = 0.0
-
-    logits, x0_hat = model(x_t, level, x0_prev, batch)
+    logits, x0_hat = model(x_t, level, last_prediction(model, batch, x_t, draws), batch)
     squared_error = logits.new_empty(0)
     if config.mse_weight > 0:  # else it would take a tenth of a step's time for nothing
         x0_hat = model.embedding.interpolate(logits) if x0_hat is None else x0_hat

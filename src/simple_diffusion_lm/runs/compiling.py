@@ -27,13 +27,13 @@ def compile_layers(config: Config, model: TextModel) -> bool:
     if not (pays if config.compile is None else config.compile):
         return False
     torch._dynamo.config.recompile_limit = RECOMPILATIONS  # torch.compiler.config has it from 2.10 on
-    trunk = next(module for module in model.modules() if isinstance(module, Transformer))
+    trunks = [module for module in model.modules() if isinstance(module, Transformer)]  # a student has two
     try:
-        _try(config, copy.deepcopy(trunk))  # what is compiled for a copy is used for the layers too
+        _try(config, copy.deepcopy(trunks[0]))  # what is compiled for a copy is used for the layers too
     except Exception as error:  # whatever compilers raise
         print(f"torch.compile cannot ({first_line(error)}): training continues without it", file=sys.stderr)
         return False
-    for layer in trunk.layers:
+    for layer in (layer for trunk in trunks for layer in trunk.layers):
         layer.compile(dynamic=True)
     return True
 

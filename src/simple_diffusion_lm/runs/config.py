@@ -110,7 +110,7 @@ def usual_sampling(config: Config, steps: int | None = None) -> Sampling:
     0.7 in 4 and 0.9 in 64 give captions of one entropy (docs/log.md).
     """
     if config.passes is not None:
-        return Sampling(steps or config.passes, "ddim", SURER)
+        return Sampling(steps or config.passes, temperature=SURER)
     steps = steps or Sampling.steps
     if config.objective != Config.objective:
         return Sampling(steps, temperature=SURER)

@@ -1,44 +1,40 @@
 """Distillation: a student learns to write in a few passes what its teacher writes in many.
 
-One round of progressive distillation (2202.00512), with probabilities. DDIM moves x / sigma by x0_hat times
-the change of S = alpha / sigma. So one pass arrives where the teacher arrives in several, if its x0_hat is
-the mean of the teacher's, each weighted by its change of S; and since x0_hat is the mean embedding under
-the probabilities, the same mean of the teacher's probabilities makes it so. The loss is the KL divergence
-to that. The teacher has its usual temperature and writes nothing inside a pass; the student is sampled at
-that temperature again (docs/log.md).
+Distribution matching (DMD2, 2405.14867; for text DLM-One, 2506.00290). The student writes with `renoise`.
+What it wrote is noised anew, to any level, and two networks say what was there: the teacher, which knows the
+corpus, and a critic, a copy of it that learns what the student writes. Where they differ, the student writes
+something too often or too seldom, and x0_hat moves by the teacher's estimate minus the critic's: along the
+gradient of the KL divergence between what the two write, noised. The student never sees a text of the corpus,
+only their lengths and what is given. It needs the noise: there is no gradient through a blank.
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+import torch.nn.functional as F
 
 from ..core import Config
 from ..core.denoiser import Batch, Denoiser
-from ..core.generate import Sampling, TextModel
-from ..core.loss import Draws, Loss, Losses
-from ..core.noise import Level, X, normal
-from ..core.sampler import move, no_fresh_noise
+from ..core.generate import TextModel
+from ..core.loss import Draws, Loss, Losses, last_prediction
+from ..core.noise import Level, X, make_keys, normal
+from ..core.sampler import SAMPLERS, Prediction
+from ..core.train import State, make_optimizers
 from ..corpus.prepare import Prepared
 from ..errors import UserError
-from .config import BUDGETS, SURER, with_settings
+from .config import BUDGETS, with_settings
 from .run import load_run, run_training
 
-TEACHER_STEPS = Sampling.steps  # from noise to text: as many as it is usually asked for
 # What is a student's own in its configuration.
-STUDENT: dict[str, Any] = {
-    "passes": 4,
-    "self_cond_rate": 0.0,
-    "dropout": 0.0,
-    "learning_rate": 2e-3,
-    **dict.fromkeys(BUDGETS),
-}
+STUDENT: dict[str, Any] = {"passes": 4, "dropout": 0.0, "learning_rate": 1.2e-3, **dict.fromkeys(BUDGETS)}
+FOR_WRITING = 2  # in a key, beside those of core/loss.py
+PACE = 5.0  # the critic's learning rate, of the student's: a slow one loses variety (docs/log.md)
 
 
 def distil(teacher: Path, data: Prepared, out: Path, settings: Mapping[str, Any], **options: Any) -> None:
@@ -51,51 +47,70 @@ def distil(teacher: Path, data: Prepared, out: Path, settings: Mapping[str, Any]
     if its.config.objective != Config.objective:
         raise UserError(f"{teacher} is {its.config.objective}: only diffusion can be distilled")
     config = with_settings(replace(its.config, **STUDENT), settings)
-    loss_of = partial(student_loss, its, config.passes or 1)
-    run_training(config, data, out, start_from=teacher, loss_of=loss_of, **options)
+    end = None if data.stream else data.tokenizer.eos_id
+    run_training(config, data, out, loss_of=partial(student_loss, its, end), **options)
 
 
-def student_loss(teacher: TextModel, passes: int, student: TextModel) -> Loss:
-    """The loss of one of the student's passes, drawn for each text. The table of embeddings, which the two
-    share, is left as it is."""
+def student_loss(teacher: TextModel, end: int | None, state: State) -> Loss:
+    """The loss of a new run's student and of its critic: their weights, which begin as the teacher's, and
+    their optimisers are put into its state. Embeddings stay as they are. end: the id that ends a text, given
+    as it is in writing; None in running text."""
+    student = state.model
     assert isinstance(teacher, Denoiser)
     assert isinstance(student, Denoiser)
+    student.load_state_dict(teacher.state_dict())
+    critic = copy.deepcopy(student)
     teacher.to(student.embedding.weight.device).eval().requires_grad_(False)
-    student.embedding.requires_grad_(False)
-    parts = max(1, TEACHER_STEPS // passes)
+    for network in (student, critic):
+        network.embedding.requires_grad_(False)
+    for kind, optimizer in make_optimizers(student.config, critic).items():
+        for group in optimizer.param_groups:
+            group["pace"] = PACE
+        state.optimizers[f"critic_{kind}"] = optimizer
+    student.critic = critic  # a part of it while it is trained: saved, and divided among processes, with it
 
     def loss(batch: Batch, draws: Draws) -> Losses:
-        done = (draws.t * passes).floor() * parts
-        times = [1 - (done + part) / (parts * passes) for part in range(parts + 1)]
-        levels = [student.schedule(t[:, None, None]) for t in times]
-        x0 = student.embedding(batch.ids)
-        x_t = levels[0].add_noise(x0, normal(draws.keys, *x0.shape[1:]))
-        target = mean_probabilities(teacher, x_t, levels, batch)
-        logits = student(x_t, levels[0], torch.zeros_like(x0), batch).logits
-        log_p = logits.log_softmax(-1)
-        divergence = -(torch.special.entr(target) + target * log_p).sum(-1)
-        tokens, correct = batch.free.sum(), log_p.argmax(-1) == target.argmax(-1)
-        return Losses(divergence.sum() / tokens.clamp(min=1), tokens, divergence, correct, log_p.new_empty(0))
+        if end is not None:
+            batch = batch._replace(cond_mask=batch.cond_mask | (batch.length_mask & (batch.ids == end)))
+        free, means = batch.free, student.embedding.interpolate
+        keys, number = make_keys(draws.keys, FOR_WRITING), count()
+
+        def noise() -> X:
+            return normal(make_keys(keys, next(number)), batch.ids.shape[1], student.embedding.dim)
+
+        def denoise(x_t: X, level: Level, x0_prev: X) -> Prediction:
+            logits = student(x_t, level, x0_prev, batch).logits
+            x0_hat = torch.zeros_like(x_t)
+            x0_hat[free] = means(logits)
+            return Prediction(x0_hat, logits)
+
+        # One of its passes, the same for the whole batch, by where the batch's times start (Draws.of). Those
+        # before it have no gradient: with one through all passes it learns less (docs/log.md).
+        passes = student.config.passes or 1
+        chosen = min(int((draws.t[0] - batch.place[0]) % 1 * passes), passes - 1)
+        times = torch.linspace(1, 0, passes + 1, device=draws.keys.device)
+        levels = [student.schedule(t.expand(len(batch.ids), 1, 1)) for t in times]
+        x_t = levels[0].sigma * noise()
+        x0_prev = torch.zeros_like(x_t)
+        with torch.no_grad():
+            for moved, prediction in islice(SAMPLERS["renoise"](denoise, x_t, levels, noise), chosen):
+                x_t, x0_prev = moved, prediction.x0_hat
+        x0_hat, logits = denoise(x_t, levels[chosen], x0_prev)
+
+        level = student.schedule(draws.t[:, None, None])
+        x_t = level.add_noise(x0_hat.detach(), noise())
+        # Self-conditioned, as in training: else the teacher knows less, and its student too (docs/log.md).
+        guess = critic(x_t, level, last_prediction(critic, batch, x_t, draws), batch).logits
+        with torch.no_grad():
+            known = teacher(x_t, level, last_prediction(teacher, batch, x_t, draws), batch).logits
+            written = logits.softmax(-1)
+            difference = means(guess) - means(known)
+        log_p, tokens = guess.log_softmax(-1), free.sum()
+        of_critic = F.kl_div(log_p, written, reduction="none").sum(-1)
+        of_student = (x0_hat[free] * difference).sum(-1) / student.embedding.dim
+        total = (of_critic + of_student).sum() / tokens.clamp(min=1)
+        # What is shown is the divergence of the two estimates: it falls, as neither part of `total` has to.
+        apart = (log_p.exp() * (log_p - known.log_softmax(-1))).sum(-1).detach()
+        return Losses(total, tokens, apart, guess.argmax(-1) == known.argmax(-1), log_p.new_empty(0))
 
     return loss
-
-
-@torch.no_grad()
-def mean_probabilities(teacher: Denoiser, x_t: X, levels: list[Level], batch: Batch) -> Float[Tensor, "N V"]:
-    """The probabilities of the N free positions on the teacher's way down these levels: their mean, weighted
-    by the change of alpha / sigma. It is shown its own last prediction, at the start its first one there."""
-    free, x0_prev = batch.free, torch.zeros_like(x_t)
-
-    def predict(level: Level) -> Float[Tensor, "N V"]:
-        logits = teacher(x_t, level, x0_prev, batch, SURER).logits
-        x0_prev[free] = teacher.embedding.interpolate(logits)
-        return logits.softmax(-1)
-
-    predict(levels[0])
-    total, mean = torch.tensor(0.0), torch.tensor(0.0)
-    for now, nxt in pairwise(levels):
-        here, there = now.at(free), nxt.at(free)
-        change = there.alpha / there.sigma - here.alpha / here.sigma
-        total, mean = total + change, mean + change * predict(now)
-        x_t = move(x_t, x0_prev, now, nxt, no_fresh_noise(now, nxt), x_t)
-    return mean / total

@@ -255,7 +255,7 @@ def run_training(
     quiet: bool = False,
     pause_at: float = math.inf,
     start_from: Path | None = None,
-    loss_of: Callable[[TextModel], Loss] | None = None,
+    loss_of: Callable[[State], Loss] | None = None,
     after_validation: Callable[[Path], object] = lambda run: None,
     tracker: str | None = None,
 ) -> None:
@@ -264,7 +264,7 @@ def run_training(
     Args:
         pause_at: seconds of training after which to end before the budget is spent.
         start_from: a run whose weights a new one begins with.
-        loss_of: makes a student's loss from its model (distil.py).
+        loss_of: makes a student's loss of its state, which is new (distil.py).
         after_validation: is called with the run after each validation, by one process.
         tracker: a name in log.TRACKERS, where metrics go too.
 
@@ -286,6 +286,7 @@ def run_training(
     with ExitStack() as held:
         on_rank_0(lambda: held.enter_context(locked(run)))
         state = begin(config, data)
+        loss = state.model.loss if loss_of is None else loss_of(state)
         log = Log(run, about, state, batches, quiet or rank() > 0)
         held.enter_context(log.bar)
         log.resume(start_from)
@@ -299,7 +300,6 @@ def run_training(
             on_rank_0(lambda: log.tracks.append(held.enter_context(logged)))
         signals = held.enter_context(Signals())
         signals.leaving_at_once(lambda: log.begin(compile_layers(config, state.model)))
-        loss = state.model.loss if loss_of is None else loss_of(state.model)
         if world() > 1:
             loss, batches = divided_loss(state.model, loss), OwnRows(**vars(batches))
         for step in train(config, state, batches, loss):
