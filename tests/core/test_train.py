@@ -51,6 +51,14 @@ def test_another_loss_is_used_where_one_is_passed(toy_data):
     assert changed.losses.total.item() == pytest.approx(2 * changed.losses.ce.mean().item(), rel=1e-4)
 
 
+def test_a_group_of_parameters_may_have_its_own_pace(toy_data):
+    config, state, batches = begin(toy_data)
+    groups = [group for optimizer in state.optimizers.values() for group in optimizer.param_groups]
+    groups[0]["pace"] = 0.25
+    step = next(train.train(config, state, batches))
+    assert [group["lr"] / step.learning_rate for group in groups] == [0.25] + [1.0] * (len(groups) - 1)
+
+
 def test_dropout_begins_after_the_first_passes(toy_data):
     config, state, batches = begin(toy_data, dropout=0.3, dropout_from=1, batch_tokens=8192)
     state.optimizers = {}

@@ -24,6 +24,7 @@ from simple_diffusion_lm.devices.distributed import divided_loss
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.runs import checkpoint
 from simple_diffusion_lm.runs.config import RECIPES, with_objective
+from simple_diffusion_lm.runs.distil import distil
 from simple_diffusion_lm.runs.run import begin, make_batches, run_training
 from simple_diffusion_lm.runs.signals import Stop
 
@@ -92,6 +93,18 @@ def test_any_number_of_processes_is_the_same_run(name, alone, toy_data, tmp_path
     config, count = CASES[name]
     assert on_processes(count, train, config, toy_data.directory, tmp_path) == [None] * count
     assert_same(alone(config), tmp_path)
+
+
+def teach(teacher, data, run):
+    """One process's part of a distillation."""
+    distil(teacher, open_prepared(data), run, {"optimizer": "adamw", "steps": 4, "samples": 3}, quiet=True)
+
+
+def test_a_student_is_the_same_too(toy_run, toy_data, tmp_path):
+    """With its critic: both are divided among the processes."""
+    for count in (1, 2):
+        on_processes(count, teach, toy_run, toy_data.directory, tmp_path / str(count))
+    assert_same(tmp_path / "1", tmp_path / "2")
 
 
 def test_a_run_goes_on_with_another_number_of_processes(alone, toy_data, tmp_path):

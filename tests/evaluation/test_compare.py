@@ -29,7 +29,7 @@ def data(toy_data):
 
 
 def test_every_recipe_and_every_objective_is_a_contender():
-    assert set(compare.CONTENDERS) == {*RECIPES, *MODELS} - {"continuous"}
+    assert set(compare.CONTENDERS) == {*RECIPES, *MODELS, "student"} - {"continuous"}
     objectives = {name: config.objective for name, config in compare.CONTENDERS.items()}
     assert objectives == {name: name if name in MODELS else "continuous" for name in objectives}
 
@@ -79,6 +79,22 @@ def test_results_of_another_format_are_measured_anew(data, tmp_path, monkeypatch
     assert json.loads(path.read_text())["format"] == compare.FORMAT
     assert (tmp_path / "modern-0/checkpoints/step-2/manifest.json").stat() == saved
     assert len(again.splitlines()) == len(tables.splitlines())
+
+
+def test_a_student_learns_from_the_run_beside_it(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "TEMPERATURES", (0.8,))
+    settings = {"seeds": [3], "examples": 50, "samples": 12, "settings": {"minutes": 0.01, "samples": 0}}
+    student = {"student": small(compare.CONTENDERS["student"], passes=2)}
+    with pytest.raises(UserError, match="learns from a teacher"):
+        compare.run_compare(data, tmp_path, contenders=student, **settings)
+    contenders = student | {"modern": small(compare.CONTENDERS["modern"])}  # in any order
+    compare.run_compare(data, tmp_path, contenders=contenders, **settings)
+    runs = json.loads((tmp_path / "results.json").read_text())["runs"]
+    assert [point["passes"] for point in runs["student-3"]["points"]] == [2, 1]
+    shared = [
+        DiffusionLM.from_pretrained(tmp_path / f"{name}-3").model.embedding.weight for name in contenders
+    ]
+    assert shared[0].equal(shared[1])
 
 
 def test_a_run_is_measured_on_what_was_held_out_and_judged_by_what_was_not(data, toy_run, monkeypatch):

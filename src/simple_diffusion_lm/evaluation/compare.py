@@ -27,6 +27,7 @@ from ..core.generate import ORDERS, Frame, Sampling
 from ..corpus.prepare import Prepared
 from ..runs import checkpoint
 from ..runs.config import RECIPES, check, with_objective, with_settings
+from ..runs.distil import STUDENT, distil
 from ..runs.run import machine, run_training
 from ..writing.model import DiffusionLM
 from .evaluate import real_rows, reference_texts
@@ -35,11 +36,14 @@ from .likelihood import example_texts, likelihood
 from .report import comparison_tables, new_figure, plot_comparison
 from .samples import Reference, check_measurable, sample_metrics
 
-# The recipes, and the other objectives. Masked diffusion is the control: blanks in place of noise.
+# The recipes, and the other objectives. Masked diffusion is the control: blanks in place of noise. The
+# student is that of TEACHER, which has to be a contender too.
 CONTENDERS = {
     **RECIPES,
     **{name: with_objective(Config(), name) for name in MODELS if name != Config().objective},
+    "student": dataclasses.replace(Config(), **STUDENT),
 }
+TEACHER = "modern"
 TURNS = 5  # in which each trains, so that other load hits all alike; each of a minute or more
 TEMPERATURES = (0.7, 0.55, 0.85, 1.0)  # the first is that of the table of samples,
 STEPS = (64, 32, 16, 8, 4, 2, 1)  # and the first of these
@@ -69,7 +73,7 @@ def run_compare(
     pairs = product(seeds, contenders.items())
     configs = {f"{name}-{n}": with_settings(config, {**settings, "seed": n}) for n, (name, config) in pairs}
     for config in configs.values():
-        check(config)
+        check(config, has_teacher=TEACHER in contenders)
     reader, reference = AutoregressiveJudge(judge) if judge else None, None
     path = out / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
@@ -100,9 +104,12 @@ def run_compare(
 
 def train_by_turns(runs: Mapping[Path, tuple[Config, Prepared]]) -> None:
     """Trains each of the runs for its budget, and resumes what is there. Minutes are given in TURNS parts;
-    steps and passes over the corpus are the same whatever else the machine does."""
+    steps and passes over the corpus are the same whatever else the machine does. A student comes last, since
+    its teacher has to have learned all that it teaches."""
     for turn in range(1, TURNS + 1):
         for run, (config, data) in runs.items():
+            if config.passes is not None:
+                continue
             until = math.inf
             if config.minutes is not None:
                 until = config.minutes * min(1, turn / min(TURNS, max(1, int(config.minutes))))
@@ -110,6 +117,10 @@ def train_by_turns(runs: Mapping[Path, tuple[Config, Prepared]]) -> None:
             if found is None or turn == 1 or found.manifest["progress"]["seconds"] < 60 * until < math.inf:
                 print(f"training {run.name} up to {until:.1f} minutes", file=sys.stderr)
                 run_training(config, data, run, pause_at=60 * until)
+    for run, (config, data) in runs.items():
+        if config.passes is not None:
+            print(f"training {run.name}", file=sys.stderr)
+            distil(run.with_name(f"{TEACHER}-{config.seed}"), data, run, vars(config))
 
 
 def halves(corpus: Corpus) -> tuple[Corpus, Corpus]:
@@ -134,8 +145,10 @@ def measure(
     orders: Sequence[str],
 ) -> dict[str, Any]:
     """The likelihood, and a point for every way of sampling: order of writing, steps, temperature, passes,
-    time, figures of the lines. Of a model that writes from left to right the passes are its tokens."""
+    time, figures of the lines. Of a model that writes from left to right the passes are its tokens; a student
+    writes in as many as it learned, and in fewer."""
     counts = steps[:1] if model.model.writes_length else steps
+    counts = [count for count in counts if count <= (model.config.passes or count)]
     own_orders = [order for order in orders_of(model) if order is None or order in orders]
     cost, points = likelihood(model, held_out, examples=examples), list[dict[str, Any]]()
     passes, shown = list[int](), list[str]()  # a text with nothing to predict needs no pass

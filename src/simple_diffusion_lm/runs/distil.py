@@ -32,9 +32,10 @@ from .config import BUDGETS, with_settings
 from .run import load_run, run_training
 
 # What is a student's own in its configuration.
-STUDENT: dict[str, Any] = {"passes": 4, "dropout": 0.0, "learning_rate": 1.2e-3, **dict.fromkeys(BUDGETS)}
+STUDENT: dict[str, Any] = {"passes": 4, "dropout": 0.0, **dict.fromkeys(BUDGETS)}
 FOR_WRITING = 2  # in a key, beside those of core/loss.py
-PACE = 5.0  # the critic's learning rate, of the student's: a slow one loses variety (docs/log.md)
+# Learning rates, as shares of the teacher's. A student that its critic cannot follow loses all it knows.
+PACE_OF_STUDENT, PACE_OF_CRITIC = 0.3, 1.5
 
 
 def distil(teacher: Path, data: Prepared, out: Path, settings: Mapping[str, Any], **options: Any) -> None:
@@ -63,10 +64,11 @@ def student_loss(teacher: TextModel, end: int | None, state: State) -> Loss:
     teacher.to(student.embedding.weight.device).eval().requires_grad_(False)
     for network in (student, critic):
         network.embedding.requires_grad_(False)
-    for kind, optimizer in make_optimizers(student.config, critic).items():
-        for group in optimizer.param_groups:
-            group["pace"] = PACE
-        state.optimizers[f"critic_{kind}"] = optimizer
+    of_critic = make_optimizers(student.config, critic)
+    for pace, optimizers in ((PACE_OF_STUDENT, state.optimizers), (PACE_OF_CRITIC, of_critic)):
+        for group in (group for each in optimizers.values() for group in each.param_groups):
+            group["pace"] = pace
+    state.optimizers |= {f"critic_{kind}": optimizer for kind, optimizer in of_critic.items()}
     student.critic = critic  # a part of it while it is trained: saved, and divided among processes, with it
 
     def loss(batch: Batch, draws: Draws) -> Losses:
@@ -106,9 +108,9 @@ def student_loss(teacher: TextModel, end: int | None, state: State) -> Loss:
             written = logits.softmax(-1)
             difference = means(guess) - means(known)
         log_p, tokens = guess.log_softmax(-1), free.sum()
-        of_critic = F.kl_div(log_p, written, reduction="none").sum(-1)
-        of_student = (x0_hat[free] * difference).sum(-1) / student.embedding.dim
-        total = (of_critic + of_student).sum() / tokens.clamp(min=1)
+        divergence = F.kl_div(log_p, written, reduction="none").sum(-1)  # of the critic
+        matching = (x0_hat[free] * difference).sum(-1) / student.embedding.dim
+        total = (divergence + matching).sum() / tokens.clamp(min=1)
         # What is shown is the divergence of the two estimates: it falls, as neither part of `total` has to.
         apart = (log_p.exp() * (log_p - known.log_softmax(-1))).sum(-1).detach()
         return Losses(total, tokens, apart, guess.argmax(-1) == known.argmax(-1), log_p.new_empty(0))
