@@ -14,7 +14,7 @@ from ..core.generate import Sampling
 from ..corpus.prepare import Prepared, prepare
 from ..devices.processes import alone
 from ..errors import UserError
-from ..evaluation.evaluate import puzzle_scores
+from ..evaluation.evaluate import EXACT, puzzle_scores
 from ..evaluation.likelihood import likelihood
 from ..evaluation.report import evaluation_tables, new_figure, table, training_figure
 from ..evaluation.run_report import write_report
@@ -27,7 +27,7 @@ from .options import OnDevice, one_of
 from .training import glance
 
 LINES, VOCAB_SIZE = 60_000, 640
-SURE = Sampling(temperature=0.1)  # of puzzles, which have one right answer
+SURE = Sampling(temperature=EXACT)
 TEMPLATES = (
     "yesterday the ___ because she was tired .",
     "every morning two farmers ___ their ___ near the river .",

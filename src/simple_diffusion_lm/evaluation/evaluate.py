@@ -21,6 +21,7 @@ from .samples import Reference, check_measurable, sample_metrics, shuffled_words
 
 REFERENCE_TOKENS = 5_000_000  # of the training part, for the n-gram judge and for what is copied
 PUZZLES = 200  # of each number of clues
+EXACT = 0.1  # the usual temperature for puzzles, which have one right answer
 
 
 def evaluate_run(
@@ -64,7 +65,8 @@ def evaluate_run(
         lines, found["sampling"] = model.generate(samples, seed=seed, **asdict(how)), asdict(how)
         found["lines"] = {**real_rows(reference), "samples": sample_metrics(lines, reference)}
         if sudoku := sudoku_of(real):
-            found["puzzles"] = puzzle_scores(model, sudoku, how, seed=seed)
+            surer = model.sampling({"temperature": EXACT, **(sampling or {})})
+            found["puzzles"] = puzzle_scores(model, sudoku, surer, seed=seed)
     return found
 
 
