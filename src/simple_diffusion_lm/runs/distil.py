@@ -109,7 +109,8 @@ def student_loss(teacher: TextModel, end: int | None, state: State) -> Loss:
             difference = means(guess) - means(known)
         log_p, tokens = guess.log_softmax(-1), free.sum()
         divergence = F.kl_div(log_p, written, reduction="none").sum(-1)  # of the critic
-        matching = (x0_hat[free] * difference).sum(-1) / student.embedding.dim
+        # Longer than a gradient may be (Config.clip): so all passes count alike, though the first errs most.
+        matching = (x0_hat[free] * difference).sum(-1)
         total = (divergence + matching).sum() / tokens.clamp(min=1)
         # What is shown is the divergence of the two estimates: it falls, as neither part of `total` has to.
         apart = (log_p.exp() * (log_p - known.log_softmax(-1))).sum(-1).detach()
