@@ -31,7 +31,7 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "given": ("cond_rate=0", "span_share=0", "span_share=1"),
     "schedule": ("schedule=cosine",),
     "objective": ("mse_weight=1",),
-    "network": ("width=0", "posterior=False", "objective=told_level"),
+    "network": ("width=0", "posterior=False"),
     "shape": ("model_dim=96,layers=7", "model_dim=184,layers=2"),
     "table": (
         *("cooccurrence=False", "embedding_dim=32", "embedding_dim=128"),

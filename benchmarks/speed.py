@@ -30,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from simple_diffusion_lm.cli.exits import exit_cleanly
 from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.core.denoiser import Batch
+from simple_diffusion_lm.core.generate import Sampling, generate
 from simple_diffusion_lm.core.loss import Draws
 from simple_diffusion_lm.core.train import autocast_dtype, train
 from simple_diffusion_lm.corpus.prepare import Prepared, open_prepared, prepare
@@ -44,6 +45,8 @@ from simple_diffusion_lm.writing.model import DiffusionLM
 
 STEPS = 64  # of sampling: what rates are given for; a step costs the same at every level
 SAMPLED = ("modern", "masked", "autoregressive")
+# Who writes a long text, and in how many passes; the autoregressive one in as many as it has tokens.
+LATENCY = (("modern", 4), ("modern", 8), ("masked", 64), ("autoregressive", 256))
 SMOKE_SIZE = {"model_dim": 32, "layers": 2, "heads": 2}
 WINDOW, LINE = 256, 64  # the longest text in tokens, on a GPU
 BATCH_TOKENS = (16_384, 65_536, 262_144)  # on a GPU, for SECONDS each
@@ -268,6 +271,26 @@ def measure_sampling(
     return rows
 
 
+def measure_latency(size: str, data: Prepared, counts: Sequence[int], turns: int) -> list[dict[str, Any]]:
+    """Seconds for running text of WINDOW tokens: untrained models, by turns. A student's passes cost what
+    its teacher's do."""
+    seconds: dict[tuple[int, str, int], list[float]] = {
+        (count, name, steps): [] for count in counts for name, steps in LATENCY
+    }
+    own = {"window": WINDOW} | (SMOKE_SIZE if size == "smoke" else SIZES[size])
+    models = {name: begin(replace(CONTENDERS[name], **own), data).model for name in SAMPLED}
+    for turn in range(turns):
+        for count, name, steps in list(seconds)[:: 1 if turn % 2 == 0 else -1]:
+            say(f"{count} texts of {WINDOW} tokens, {name}: turn {turn + 1} of {turns}")
+            began, lengths = time.perf_counter(), [WINDOW] * count
+            generate(models[name], data.tokenizer, lengths, Sampling(steps), seed=turn, stream=True)
+            seconds[count, name, steps].append(time.perf_counter() - began)
+    return [
+        {"texts": count, "tokens": WINDOW, "name": name, "passes": steps, "seconds": summary(found)}
+        for (count, name, steps), found in seconds.items()
+    ]
+
+
 def peak_memory(size: str, directory: Path) -> float:
     """MB that a process had at most in two steps. To be run in a process of its own."""
     model = Training(config_of("modern", size), open_prepared(directory))
@@ -303,10 +326,14 @@ class Speed:
                 sampled = measure_sampling("small", data, [64, 256], turns=3, steps=8)
             else:
                 sampled = measure_sampling("base", data, [64, 256, 1024], turns=3, steps=STEPS)
-            measure.write_results(self.out, results | {"sampling": sampled})
+            corpus, tokenizer = self.corpus or Path(directory) / "toy.txt", data.directory / "tokenizer.model"
+            long = prepare([corpus], Path(directory) / "long", tokenizer=tokenizer, stream=True, quiet=True)
+            size, counts, turns = ("smoke", [2], 1) if self.smoke else ("tiny", [1, 64], 3)
+            latency = measure_latency(size, long, counts, turns)
+            measure.write_results(self.out, results | {"sampling": sampled, "latency": latency})
         kept = [(setting, rows) for setting, rows in training.items() if "left_out" not in rows]
         flat = [{"setting": s, "name": name, **row} for s, rows in kept for name, row in rows.items()]
-        print(f"{measure.shown(flat)}\n\n{measure.shown(sampled)}")
+        print(f"{measure.shown(flat)}\n\n{measure.shown(sampled)}\n\n{measure.shown(latency)}")
 
     def training(self, work: Path) -> Iterator[tuple[str, Any]]:
         """(setting, what contenders do in it) for each."""

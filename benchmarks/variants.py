@@ -16,15 +16,6 @@ from simple_diffusion_lm.cli.options import Settings
 from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.core.embedding import log_frequencies
 from simple_diffusion_lm.core.train import Diffusion
-from simple_diffusion_lm.core.transformer import Transformer
-
-
-class ToldLevel(Diffusion):
-    """Scales and shifts of every layer by each position's log-SNR, as where x_t alone is shown."""
-
-    def __init__(self, config: Config, vocab_size: int) -> None:
-        super().__init__(config, vocab_size)
-        self.transformer = Transformer(config, inputs=4, told_level=True)
 
 
 class Tied(Diffusion):
@@ -51,4 +42,4 @@ def settings_of(name: str) -> dict[str, Any]:
     return tyro.cli(Settings, args=flags)  # type: ignore[call-overload]
 
 
-VARIANTS = {"told_level": ToldLevel, "tied": Tied}
+VARIANTS = {"tied": Tied}

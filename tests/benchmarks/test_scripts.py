@@ -30,7 +30,7 @@ def test_speed(tmp_path: Path) -> None:
     done = run("speed.py", "--smoke", "--out", tmp_path / "speed.json")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "speed.json").read_text())
-    assert {"command", "machine", "training", "sampling"} <= set(results)
+    assert {"command", "machine", "training", "sampling", "latency"} <= set(results)
     rows = results["training"]["smoke"]
     assert set(rows) == {"modern", "masked", "autoregressive", "original"}
     for row in rows.values():
@@ -42,8 +42,10 @@ def test_speed(tmp_path: Path) -> None:
     assert timed["modern", "drawn"] is None
     assert len(timed) == 5
     assert sum(ratio is not None for ratio in timed.values()) == 2
+    assert [row["passes"] for row in results["latency"]] == [4, 8, 64, 256]
+    assert all(row["seconds"]["min"] > 0 for row in results["latency"])
     assert finite(results)
-    assert done.stdout.count("| modern |") == 3
+    assert done.stdout.count("| modern |") == 5
 
 
 @pytest.mark.parametrize(
