@@ -33,7 +33,7 @@ from .run import load_run, run_training
 
 # What is a student's own in its configuration.
 STUDENT: dict[str, Any] = {"passes": 4, "dropout": 0.0, **dict.fromkeys(BUDGETS)}
-FOR_WRITING = 2  # in a key, beside those of core/loss.py
+FOR_WRITING, FOR_NOISE = 2, 3  # in a key, beside those of core/loss.py
 # Learning rates, as shares of the teacher's. A student that its critic cannot follow loses all it knows.
 PACE_OF_STUDENT, PACE_OF_CRITIC = 0.3, 1.5
 
@@ -74,41 +74,18 @@ def student_loss(teacher: TextModel, end: int | None, state: State) -> Loss:
     def loss(batch: Batch, draws: Draws) -> Losses:
         if end is not None:
             batch = batch._replace(cond_mask=batch.cond_mask | (batch.length_mask & (batch.ids == end)))
-        free, means = batch.free, student.embedding.interpolate
-        keys, number = make_keys(draws.keys, FOR_WRITING), count()
-
-        def noise() -> X:
-            return normal(make_keys(keys, next(number)), batch.ids.shape[1], student.embedding.dim)
-
-        def denoise(x_t: X, level: Level, x0_prev: X) -> Prediction:
-            logits = student(x_t, level, x0_prev, batch).logits
-            x0_hat = torch.zeros_like(x_t)
-            x0_hat[free] = means(logits)
-            return Prediction(x0_hat, logits)
-
-        # One of its passes, the same for the whole batch, by where the batch's times start (Draws.of). Those
-        # before it have no gradient: with one through all passes it learns less (docs/log.md).
-        passes = student.config.passes or 1
-        chosen = min(int((draws.t[0] - batch.place[0]) % 1 * passes), passes - 1)
-        times = torch.linspace(1, 0, passes + 1, device=draws.keys.device)
-        levels = [student.schedule(t.expand(len(batch.ids), 1, 1)) for t in times]
-        x_t = levels[0].sigma * noise()
-        x0_prev = torch.zeros_like(x_t)
-        with torch.no_grad():
-            for moved, prediction in islice(SAMPLERS["renoise"](denoise, x_t, levels, noise), chosen):
-                x_t, x0_prev = moved, prediction.x0_hat
-        x0_hat, logits = denoise(x_t, levels[chosen], x0_prev)
-
+        free, means, tokens = batch.free, student.embedding.interpolate, batch.free.sum()
+        x0_hat, logits = written(student, batch, draws)
         level = student.schedule(draws.t[:, None, None])
-        x_t = level.add_noise(x0_hat.detach(), noise())
+        eps = normal(make_keys(draws.keys, FOR_NOISE), *x0_hat.shape[1:])
+        x_t = level.add_noise(x0_hat.detach(), eps)
         # Self-conditioned, as in training: else the teacher knows less, and its student too (docs/log.md).
         guess = critic(x_t, level, last_prediction(critic, batch, x_t, draws), batch).logits
         with torch.no_grad():
             known = teacher(x_t, level, last_prediction(teacher, batch, x_t, draws), batch).logits
-            written = logits.softmax(-1)
             difference = means(guess) - means(known)
-        log_p, tokens = guess.log_softmax(-1), free.sum()
-        divergence = F.kl_div(log_p, written, reduction="none").sum(-1)  # of the critic
+        log_p, target = guess.log_softmax(-1), logits.detach().softmax(-1)
+        divergence = F.kl_div(log_p, target, reduction="none").sum(-1)  # of the critic
         # Longer than a gradient may be (Config.clip): so all passes count alike, though the first errs most.
         matching = (x0_hat[free] * difference).sum(-1)
         total = (divergence + matching).sum() / tokens.clamp(min=1)
@@ -117,3 +94,28 @@ def student_loss(teacher: TextModel, end: int | None, state: State) -> Loss:
         return Losses(total, tokens, apart, guess.argmax(-1) == known.argmax(-1), log_p.new_empty(0))
 
     return loss
+
+
+def written(student: Denoiser, batch: Batch, draws: Draws) -> Prediction:
+    """What the student writes in one of its passes: the same for all texts, by where the batch's times start
+    (Draws.of). The passes before have no gradient: with one through all it learns less (docs/log.md)."""
+    keys, number, passes = make_keys(draws.keys, FOR_WRITING), count(), student.config.passes or 1
+
+    def noise() -> X:
+        return normal(make_keys(keys, next(number)), batch.ids.shape[1], student.embedding.dim)
+
+    def denoise(x_t: X, level: Level, x0_prev: X) -> Prediction:
+        logits = student(x_t, level, x0_prev, batch).logits
+        x0_hat = torch.zeros_like(x_t)
+        x0_hat[batch.free] = student.embedding.interpolate(logits)
+        return Prediction(x0_hat, logits)
+
+    chosen = min(int((draws.t[0] - batch.place[0]) % 1 * passes), passes - 1)
+    times = torch.linspace(1, 0, passes + 1, device=draws.keys.device)
+    levels = [student.schedule(t.expand(len(batch.ids), 1, 1)) for t in times]
+    x_t = levels[0].sigma * noise()
+    x0_prev = torch.zeros_like(x_t)
+    with torch.no_grad():
+        for moved, prediction in islice(SAMPLERS["renoise"](denoise, x_t, levels, noise), chosen):
+            x_t, x0_prev = moved, prediction.x0_hat
+    return denoise(x_t, levels[chosen], x0_prev)
