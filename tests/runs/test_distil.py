@@ -1,5 +1,6 @@
 import dataclasses
 import shutil
+from itertools import count
 
 import pytest
 import torch
@@ -7,13 +8,14 @@ from small_models import denoiser, small, tensors
 
 from simple_diffusion_lm.cli.training import glance
 from simple_diffusion_lm.core import Config
+from simple_diffusion_lm.core.data import Batches
 from simple_diffusion_lm.core.denoiser import Batch
 from simple_diffusion_lm.core.generate import Group, Sampling
 from simple_diffusion_lm.core.loss import Draws
-from simple_diffusion_lm.core.noise import make_keys
-from simple_diffusion_lm.core.train import Diffusion, State
+from simple_diffusion_lm.core.noise import make_keys, uniform
+from simple_diffusion_lm.core.train import Diffusion, State, train as train_steps
 from simple_diffusion_lm.errors import UserError
-from simple_diffusion_lm.runs import checkpoint
+from simple_diffusion_lm.runs import checkpoint, distil as distillation
 from simple_diffusion_lm.runs.distil import distil, student_loss
 from simple_diffusion_lm.runs.run import run_training
 from simple_diffusion_lm.writing.model import DiffusionLM, train
@@ -47,7 +49,9 @@ def state_of(student):
 
 def draws_for(batch, chosen):
     """Those by which a student of 4 passes learns this one."""
-    return Draws((chosen / 4 + 0.1 + batch.place) % 1, make_keys(7, batch.number))
+    keys = (make_keys(number) for number in count())
+    key = next(key for key in keys if int(uniform(make_keys(key, 2), 1).item() * 4) == chosen)
+    return Draws((0.1 + batch.place) % 1, make_keys(7, batch.number), key)
 
 
 @pytest.mark.parametrize("chosen", range(4))
@@ -130,11 +134,54 @@ def test_a_student_is_a_run_like_any_other(toy_data, toy_run, tmp_path):
     assert all(torch.equal(whole[name], tensor) for name, tensor in tensors(run).items())
 
 
+def test_a_student_learns_to_write_as_its_teacher_does(toy_data):
+    """One that prefers a token, which its critic has to find out: after some steps it does so less."""
+    config = small(Config(), passes=2, steps=60, warmup_steps=5, dropout=0.0, seed=1)
+    counts = torch.from_numpy(toy_data.train.counts(len(toy_data.tokenizer)))
+    teacher, state = State.of(config, counts).model, State.of(config, counts)
+    batches = Batches(config, toy_data.train, toy_data.tokenizer.pad_id)
+    loss, liked = student_loss(teacher, None, state), int(counts.argmax())
+    with torch.no_grad():
+        state.model.head.bias[liked] += 2.0
+
+    def share(model):
+        batch = batches.batch(0, batches.order(0)[0])
+        *_, frame = model.sample(Group(batch, make_keys(0, batch.number)), Sampling(2, temperature=1.0))
+        return frame.logits.softmax(-1)[:, liked].mean().item()
+
+    before, wanted = share(state.model), share(teacher)
+    paces = {name: {g["pace"] for g in each.param_groups} for name, each in state.optimizers.items()}
+    assert paces == {"muon": {0.3}, "adamw": {0.3}, "critic_muon": {1.5}, "critic_adamw": {1.5}}
+    for _ in train_steps(config, state, batches, loss):
+        pass
+    assert before > 2 * wanted
+    assert abs(share(state.model) - wanted) < 0.3 * (before - wanted)
+
+
 def test_its_critic_stays_with_its_run(toy_data, toy_run, tmp_path):
     distil(toy_run, toy_data, tmp_path / "student", {**SMALL, "steps": 1}, quiet=True)
     critic = {name for name in tensors(tmp_path / "student") if "model critic." in name}
     student = DiffusionLM.from_pretrained(tmp_path / "student").model.state_dict()
     assert critic == {f"model critic.{name}" for name in student}
+
+
+def test_a_student_has_the_network_of_its_teacher_and_no_student(toy_data, toy_run, tmp_path):
+    with pytest.raises(UserError, match="set none of it"):
+        distil(toy_run, toy_data, tmp_path / "student", {"steps": 1, "layers": 3})
+    assert not (tmp_path / "student").exists()
+    distil(toy_run, toy_data, tmp_path / "student", {**SMALL, "steps": 1, "samples": 0}, quiet=True)
+    with pytest.raises(UserError, match="is a student"):
+        distil(tmp_path / "student", toy_data, tmp_path / "another", {"steps": 1})
+    assert not (tmp_path / "another").exists()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_end_is_given_where_texts_have_one(stream, toy_data, toy_run, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(distillation, "student_loss", lambda teacher, end, state: given.append(end))
+    monkeypatch.setattr(distillation, "run_training", lambda *args, loss_of: loss_of(None))
+    distil(toy_run, toy_data._replace(stream=stream), tmp_path, {"steps": 1})
+    assert given == [None if stream else toy_data.tokenizer.eos_id]
 
 
 def test_what_has_no_noise_cannot_be_distilled(toy_data, tmp_path):

@@ -61,7 +61,7 @@ class SamplingOptions:
     """How noise becomes text."""
 
     steps: int | None = None  # passes of the network; more is better and slower (64; a student's own)
-    sampler: Annotated[str, one_of(SAMPLERS)] | None = None  # renoise; a student's: ddim
+    sampler: Annotated[str, one_of(SAMPLERS)] | None = None  # renoise
     temperature: float | None = None  # 1: as the model is, below: less varied (0.9 in 64 steps, 0.7 in 4)
     order: Annotated[str, one_of(ORDERS)] = Sampling.order  # of masked tokens: surest first, left to right
 

@@ -74,7 +74,7 @@ class Train(TextOptions, OnDevice):
             if any(getattr(self, name) != getattr(Train, name) for name in own):
                 raise UserError(f"{flag} takes {', '.join(own)} from its run")
             run = other.parent if other.name == "config.json" else other
-            config = Config(**about_run(run)["config"])
+            config = replace(Config(**about_run(run)["config"]), passes=None)  # no teacher here
         if self.finetune_from is not None:
             config = replace(config, steps=None, epochs=None, minutes=None)
             self.tokenizer = str(checkpoint.run_of(self.finetune_from))
@@ -85,7 +85,7 @@ class Train(TextOptions, OnDevice):
 class Distil(OnDevice):
     """sdlm distil run --out student --passes 4 --minutes 20
 
-    Trains a student, which writes in a few passes what its teacher, the run, writes in 64.
+    Trains a student, which learns to write in a few passes as its teacher, the run, does in many.
     """
 
     teacher: Positional[Run]  # a run directory, with its corpus

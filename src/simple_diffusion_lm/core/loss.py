@@ -20,12 +20,14 @@ class Draws(NamedTuple):
 
     t: PerText  # a time for each text
     keys: Keys  # of all else that is drawn for it (core/noise.py)
+    key: Int[Tensor, ""] = torch.tensor(0)  # of what is drawn for all texts of the step together
 
     @classmethod
     def of(cls, batch: Batch, seed: int, step: int) -> "Draws":
         """Times are evenly spread over the batch, from a random start (VDM, 2107.00630, app. I.1)."""
-        start = uniform(make_keys(seed, step, FOR_LEVELS), 1).float()
-        return cls((start.to(batch.place) + batch.place) % 1, make_keys(seed, step, batch.number))
+        key = make_keys(seed, step, FOR_LEVELS)
+        start = uniform(key, 1).float()
+        return cls((start.to(batch.place) + batch.place) % 1, make_keys(seed, step, batch.number), key)
 
 
 def last_pass(keys: Keys, t: PerText, rate: float) -> tuple[Bool[Tensor, " B"], PerText]:

@@ -221,7 +221,7 @@ def train(config: Config, state: State, batches: Batches, loss: Loss | None = No
             raise NonFinite(f"step {progress.step + 1}: {numbers}, texts {batch.number[:8].tolist()}…")
         for optimizer in state.optimizers.values():
             for group in optimizer.param_groups:
-                group["lr"] = rate * group.get("pace", 1.0)  # runs/distil.py: of two
+                group["lr"] = rate * group.get("pace", 1.0)  # of a student, or its critic
             optimizer.step()
             optimizer.zero_grad()
         progress.step += 1

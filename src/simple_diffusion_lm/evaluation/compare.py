@@ -36,8 +36,7 @@ from .likelihood import example_texts, likelihood
 from .report import comparison_tables, new_figure, plot_comparison
 from .samples import Reference, check_measurable, sample_metrics
 
-# The recipes, and the other objectives. Masked diffusion is the control: blanks in place of noise. The
-# student is that of TEACHER, which has to be a contender too.
+# The recipes, the other objectives (masked diffusion is the control), and a student of TEACHER beside it.
 CONTENDERS = {
     **RECIPES,
     **{name: with_objective(Config(), name) for name in MODELS if name != Config().objective},
@@ -70,10 +69,10 @@ def run_compare(
     corpus. steps, orders: in how many and which lines are written, where a contender has the choice.
     Raises UserError as training and evaluating do.
     """
-    pairs = product(seeds, contenders.items())
-    configs = {f"{name}-{n}": with_settings(config, {**settings, "seed": n}) for n, (name, config) in pairs}
-    for config in configs.values():
-        check(config, has_teacher=TEACHER in contenders)
+    configs = {}
+    for seed, (name, own) in product(seeds, contenders.items()):
+        configs[f"{name}-{seed}"] = config = with_settings(own, {**settings, "seed": seed})
+        check(config, has_teacher=own.passes is not None and TEACHER in contenders)
     reader, reference = AutoregressiveJudge(judge) if judge else None, None
     path = out / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
@@ -145,10 +144,10 @@ def measure(
     orders: Sequence[str],
 ) -> dict[str, Any]:
     """The likelihood, and a point for every way of sampling: order of writing, steps, temperature, passes,
-    time, figures of the lines. Of a model that writes from left to right the passes are its tokens; a student
-    writes in as many as it learned, and in fewer."""
+    time, figures of the lines. From left to right passes are tokens; a student has as many as it learned."""
     counts = steps[:1] if model.model.writes_length else steps
-    counts = [count for count in counts if count <= (model.config.passes or count)]
+    if learned := model.config.passes:
+        counts = [learned, *(count for count in steps if count < learned)]
     own_orders = [order for order in orders_of(model) if order is None or order in orders]
     cost, points = likelihood(model, held_out, examples=examples), list[dict[str, Any]]()
     passes, shown = list[int](), list[str]()  # a text with nothing to predict needs no pass

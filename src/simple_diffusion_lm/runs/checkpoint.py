@@ -51,9 +51,8 @@ class Checkpoint(NamedTuple):
         return safetensors.torch.load_file(self.path / STATE)
 
     def load_into(self, model: TextModel, otherwise: str = TOO_OLD) -> None:
-        """Loads the weights. A student's critic, which only its training needs, stays behind elsewhere.
-        Raises UserError where they do not fit; otherwise: what to do then."""
-        own = model.state_dict()
+        """Loads the weights. Raises UserError where they do not fit; otherwise: what to do then."""
+        own = model.state_dict()  # without a student's critic, but while it learns
         tensors = {n: t for n, t in self.model().items() if n in own or not n.startswith("critic.")}
         if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in own.items()}:
             raise UserError(f"{self.path}: holds another network than this: {otherwise}")

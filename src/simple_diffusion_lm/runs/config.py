@@ -99,7 +99,7 @@ def check(config: Config, *, has_teacher: bool = False) -> None:
         raise UserError("; ".join(faults))
 
 
-# The usual temperature where a token is written once: by baselines, and by the teacher of a student.
+# The usual temperature where a token is written once, by baselines, and of students.
 SURER = 0.7
 
 
@@ -109,12 +109,10 @@ def usual_sampling(config: Config, steps: int | None = None) -> Sampling:
     Each pass of `renoise` sharpens what the pass before it said, so more passes want a higher temperature:
     0.7 in 4 and 0.9 in 64 give captions of one entropy (docs/log.md).
     """
-    if config.passes is not None:
-        return Sampling(steps or config.passes, temperature=SURER)
-    steps = steps or Sampling.steps
-    if config.objective != Config.objective:
-        return Sampling(steps, temperature=SURER)
-    return Sampling(steps, temperature=round(0.6 + 0.05 * math.log2(max(steps, 1)), 2))
+    steps, temperature = steps or config.passes or Sampling.steps, SURER
+    if config.objective == Config.objective and config.passes is None:
+        temperature = round(0.6 + 0.05 * math.log2(max(steps, 1)), 2)
+    return Sampling(steps, temperature=temperature)
 
 
 def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:

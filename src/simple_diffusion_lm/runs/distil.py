@@ -3,14 +3,14 @@
 Distribution matching (DMD2, 2405.14867; for text DLM-One, 2506.00290). The student writes with `renoise`.
 What it wrote is noised anew, to any level, and two networks say what was there: the teacher, which knows the
 corpus, and a critic, a copy of it that learns what the student writes. Where they differ, the student writes
-something too often or too seldom, and x0_hat moves by the teacher's estimate minus the critic's: along the
-gradient of the KL divergence between what the two write, noised. The student never sees a text of the corpus,
-only their lengths and what is given. It needs the noise: there is no gradient through a blank.
+something too often or too seldom, and x0_hat moves by the teacher's estimate minus the critic's: down the
+gradient of the KL divergence between what the two write, noised. Of a text of the corpus the student sees
+its length and what is given, no more. It needs the noise: there is no gradient through a blank.
 """
 
 import copy
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
@@ -21,18 +21,20 @@ import torch.nn.functional as F
 
 from ..core import Config
 from ..core.denoiser import Batch, Denoiser
+from ..core.embedding import in_blocks
 from ..core.generate import TextModel
 from ..core.loss import Draws, Loss, Losses, last_prediction
-from ..core.noise import Level, X, make_keys, normal
+from ..core.noise import Level, X, bell_times, make_keys, normal, uniform
 from ..core.sampler import SAMPLERS, Prediction
 from ..core.train import State, make_optimizers
 from ..corpus.prepare import Prepared
 from ..errors import UserError
+from . import checkpoint
 from .config import BUDGETS, with_settings
 from .run import load_run, run_training
 
 # What is a student's own in its configuration.
-STUDENT: dict[str, Any] = {"passes": 4, "dropout": 0.0, **dict.fromkeys(BUDGETS)}
+STUDENT: dict[str, Any] = {"passes": 4, "dropout": 0.0, "bell_times": False, **dict.fromkeys(BUDGETS)}
 FOR_WRITING, FOR_NOISE = 2, 3  # in a key, beside those of core/loss.py
 # Learning rates, as shares of the teacher's. A student that its critic cannot follow loses all it knows.
 PACE_OF_STUDENT, PACE_OF_CRITIC = 0.3, 1.5
@@ -42,12 +44,18 @@ def distil(teacher: Path, data: Prepared, out: Path, settings: Mapping[str, Any]
     """Trains a student of the run `teacher` in the directory `out`, resuming what is there.
 
     settings: fields of its Config that are neither the teacher's nor those of STUDENT. options: others of
-    run_training. Raises UserError for a teacher that has no noise, and as run_training does.
+    run_training. Raises UserError for a teacher that has no noise or is a student, for settings of another
+    network than the teacher's, and as run_training does.
     """
-    its = load_run(teacher).model
-    if its.config.objective != Config.objective:
-        raise UserError(f"{teacher} is {its.config.objective}: only diffusion can be distilled")
+    its, about = (loaded := load_run(teacher)).model, loaded.about
+    what = "a student" if its.config.passes is not None else its.config.objective
+    if what != Config.objective:
+        raise UserError(f"{teacher} is {what}: only diffusion can be distilled, and by no student")
     config = with_settings(replace(its.config, **STUDENT), settings)
+    try:
+        checkpoint.model_of({**about, "config": asdict(config)}).load_state_dict(its.state_dict())
+    except RuntimeError:
+        raise UserError(f"a student has the network of its teacher, {teacher}: set none of it") from None
     end = None if data.stream else data.tokenizer.eos_id
     run_training(config, data, out, loss_of=partial(student_loss, its, end), **options)
 
@@ -61,9 +69,10 @@ def student_loss(teacher: TextModel, end: int | None, state: State) -> Loss:
     assert isinstance(student, Denoiser)
     student.load_state_dict(teacher.state_dict())
     critic = copy.deepcopy(student)
-    teacher.to(student.embedding.weight.device).eval().requires_grad_(False)
-    for network in (student, critic):
-        network.embedding.requires_grad_(False)
+    teacher.to(student.embedding.weight.device).eval()
+    for frozen in (teacher, *(part for each in (student, critic) for part in (each.embedding, each.regress))):
+        if frozen is not None:  # regress: nothing here is asked of it
+            frozen.requires_grad_(False)
     of_critic = make_optimizers(student.config, critic)
     for pace, optimizers in ((PACE_OF_STUDENT, state.optimizers), (PACE_OF_CRITIC, of_critic)):
         for group in (group for each in optimizers.values() for group in each.param_groups):
@@ -74,8 +83,9 @@ def student_loss(teacher: TextModel, end: int | None, state: State) -> Loss:
     def loss(batch: Batch, draws: Draws) -> Losses:
         if end is not None:
             batch = batch._replace(cond_mask=batch.cond_mask | (batch.length_mask & (batch.ids == end)))
-        free, means, tokens = batch.free, student.embedding.interpolate, batch.free.sum()
+        free, tokens = batch.free, batch.free.sum()
         x0_hat, logits = written(student, batch, draws)
+        draws = draws._replace(t=bell_times(draws.t)) if student.config.bell_times else draws
         level = student.schedule(draws.t[:, None, None])
         eps = normal(make_keys(draws.keys, FOR_NOISE), *x0_hat.shape[1:])
         x_t = level.add_noise(x0_hat.detach(), eps)
@@ -83,22 +93,25 @@ def student_loss(teacher: TextModel, end: int | None, state: State) -> Loss:
         guess = critic(x_t, level, last_prediction(critic, batch, x_t, draws), batch).logits
         with torch.no_grad():
             known = teacher(x_t, level, last_prediction(teacher, batch, x_t, draws), batch).logits
-            difference = means(guess) - means(known)
+            # Of the probabilities first: two products in bfloat16 differ by their rounding.
+            table, apart = student.embedding.table, guess.softmax(-1) - known.softmax(-1)
+            difference = in_blocks(lambda rows: rows @ table, apart)
         log_p, target = guess.log_softmax(-1), logits.detach().softmax(-1)
         divergence = F.kl_div(log_p, target, reduction="none").sum(-1)  # of the critic
-        # Longer than a gradient may be (Config.clip): so all passes count alike, though the first errs most.
+        # Its gradient is mostly longer than `clip`, and is shortened: else the first pass, which errs most,
+        # counts most (docs/log.md).
         matching = (x0_hat[free] * difference).sum(-1)
         total = (divergence + matching).sum() / tokens.clamp(min=1)
-        # What is shown is the divergence of the two estimates: it falls, as neither part of `total` has to.
-        apart = (log_p.exp() * (log_p - known.log_softmax(-1))).sum(-1).detach()
-        return Losses(total, tokens, apart, guess.argmax(-1) == known.argmax(-1), log_p.new_empty(0))
+        # Shown as cross-entropy, how far apart the two estimates are: 0 at first, then much, then less.
+        shown = F.kl_div(known.log_softmax(-1), log_p.detach(), reduction="none", log_target=True).sum(-1)
+        return Losses(total, tokens, shown, guess.argmax(-1) == known.argmax(-1), log_p.new_empty(0))
 
     return loss
 
 
 def written(student: Denoiser, batch: Batch, draws: Draws) -> Prediction:
-    """What the student writes in one of its passes: the same for all texts, by where the batch's times start
-    (Draws.of). The passes before have no gradient: with one through all it learns less (docs/log.md)."""
+    """What the student writes in one of its passes, drawn for all texts together. The passes before it have
+    no gradient: with one through all it learns less (docs/log.md)."""
     keys, number, passes = make_keys(draws.keys, FOR_WRITING), count(), student.config.passes or 1
 
     def noise() -> X:
@@ -110,7 +123,7 @@ def written(student: Denoiser, batch: Batch, draws: Draws) -> Prediction:
         x0_hat[batch.free] = student.embedding.interpolate(logits)
         return Prediction(x0_hat, logits)
 
-    chosen = min(int((draws.t[0] - batch.place[0]) % 1 * passes), passes - 1)
+    chosen = int(uniform(make_keys(draws.key, FOR_WRITING), 1).item() * passes)
     times = torch.linspace(1, 0, passes + 1, device=draws.keys.device)
     levels = [student.schedule(t.expand(len(batch.ids), 1, 1)) for t in times]
     x_t = levels[0].sigma * noise()
