@@ -80,8 +80,7 @@ class Denoiser(nn.Module):
         neither x_t nor x0_prev is. x0_prev is the last prediction, or zeros. Logits are float32.
 
         The temperature divides what the network says, not the likelihood: sharper text is p(x0)^(1/T) (exact
-        where the rest is known), and how noisy x_t is stays a fact. Else noise would be taken for knowledge
-        (docs/log.md).
+        where the rest is known), and how noisy x_t is stays a fact: else noise would be taken for knowledge.
         """
         free, log_snr = batch.free, level.log_snr.squeeze(-1)
         seen, likelihood = self.network_input(x_t, level, free)

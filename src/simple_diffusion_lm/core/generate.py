@@ -33,8 +33,7 @@ class Sampling:
         sampler: the rule by which noise is removed.
         temperature: divides the network's logits; 1 is the model's own distribution, below is less varied.
             `renoise` sharpens too, with each pass: 0.9 in 64 is as varied as 0.7 in 4.
-        order: of a model whose tokens take turns (masked): random, surest first (confidence), or from left
-            to right (reading).
+        order: of masked tokens, which take turns: random, surest first (confidence), left to right (reading).
     """
 
     steps: int = 64

@@ -24,7 +24,7 @@ from ..core.denoiser import Batch, Denoiser
 from ..core.embedding import in_blocks
 from ..core.generate import TextModel
 from ..core.loss import Draws, Loss, Losses, last_prediction
-from ..core.noise import Level, X, bell_times, make_keys, normal, uniform
+from ..core.noise import Level, X, make_keys, normal, uniform
 from ..core.sampler import SAMPLERS, Prediction
 from ..core.train import State, make_optimizers
 from ..corpus.prepare import Prepared
@@ -34,7 +34,7 @@ from .config import BUDGETS, with_settings
 from .run import load_run, run_training
 
 # What is a student's own in its configuration.
-STUDENT: dict[str, Any] = {"passes": 4, "dropout": 0.0, "bell_times": False, **dict.fromkeys(BUDGETS)}
+STUDENT: dict[str, Any] = {"passes": 4, "dropout": 0.0, **dict.fromkeys(BUDGETS)}
 FOR_WRITING, FOR_NOISE = 2, 3  # in a key, beside those of core/loss.py
 # Learning rates, as shares of the teacher's. A student that its critic cannot follow loses all it knows.
 PACE_OF_STUDENT, PACE_OF_CRITIC = 0.3, 1.5
@@ -44,9 +44,7 @@ def distil(teacher: Path, data: Prepared, out: Path, settings: Mapping[str, Any]
     """Trains a student of the run `teacher` in the directory `out`, resuming what is there.
 
     settings: fields of its Config that are neither the teacher's nor those of STUDENT. options: others of
-    run_training. Raises UserError for a teacher that has no noise or is a student, for settings of another
-    network than the teacher's, and as run_training does.
-    """
+    run_training. Raises UserError as that does, for a teacher without noise, and for another network."""
     its, about = (loaded := load_run(teacher)).model, loaded.about
     what = "a student" if its.config.passes is not None else its.config.objective
     if what != Config.objective:
@@ -84,8 +82,13 @@ def student_loss(teacher: TextModel, end: int | None, state: State) -> Loss:
         if end is not None:
             batch = batch._replace(cond_mask=batch.cond_mask | (batch.length_mask & (batch.ids == end)))
         free, tokens = batch.free, batch.free.sum()
-        x0_hat, logits = written(student, batch, draws)
-        draws = draws._replace(t=bell_times(draws.t)) if student.config.bell_times else draws
+        passes = student.config.passes or 1
+        number = int(uniform(make_keys(draws.key, FOR_WRITING), 1).item() * passes)
+        x0_hat, logits = written(student, batch, draws, number)
+        # Matched is what the next pass will see of it, and what has more noise than that (Phased DMD,
+        # 2510.27684): of what is still to be decided the student need not say one thing for all.
+        lowest = 1 - (number + 1) / passes
+        draws = draws._replace(t=lowest + (1 - lowest) * draws.t)
         level = student.schedule(draws.t[:, None, None])
         eps = normal(make_keys(draws.keys, FOR_NOISE), *x0_hat.shape[1:])
         x_t = level.add_noise(x0_hat.detach(), eps)
@@ -98,8 +101,7 @@ def student_loss(teacher: TextModel, end: int | None, state: State) -> Loss:
             difference = in_blocks(lambda rows: rows @ table, apart)
         log_p, target = guess.log_softmax(-1), logits.detach().softmax(-1)
         divergence = F.kl_div(log_p, target, reduction="none").sum(-1)  # of the critic
-        # Its gradient is mostly longer than `clip`, and is shortened: else the first pass, which errs most,
-        # counts most (docs/log.md).
+        # Its gradient is mostly longer than `clip`, and is shortened: so all passes count alike.
         matching = (x0_hat[free] * difference).sum(-1)
         total = (divergence + matching).sum() / tokens.clamp(min=1)
         # Shown as cross-entropy, how far apart the two estimates are: 0 at first, then much, then less.
@@ -109,13 +111,13 @@ def student_loss(teacher: TextModel, end: int | None, state: State) -> Loss:
     return loss
 
 
-def written(student: Denoiser, batch: Batch, draws: Draws) -> Prediction:
-    """What the student writes in one of its passes, drawn for all texts together. The passes before it have
-    no gradient: with one through all it learns less (docs/log.md)."""
-    keys, number, passes = make_keys(draws.keys, FOR_WRITING), count(), student.config.passes or 1
+def written(student: Denoiser, batch: Batch, draws: Draws, before: int) -> Prediction:
+    """What the student writes in its next pass, after so many before it, which have no gradient: with one
+    through all it learns less (docs/log.md)."""
+    keys, drawn, passes = make_keys(draws.keys, FOR_WRITING), count(), student.config.passes or 1
 
     def noise() -> X:
-        return normal(make_keys(keys, next(number)), batch.ids.shape[1], student.embedding.dim)
+        return normal(make_keys(keys, next(drawn)), batch.ids.shape[1], student.embedding.dim)
 
     def denoise(x_t: X, level: Level, x0_prev: X) -> Prediction:
         logits = student(x_t, level, x0_prev, batch).logits
@@ -123,12 +125,11 @@ def written(student: Denoiser, batch: Batch, draws: Draws) -> Prediction:
         x0_hat[batch.free] = student.embedding.interpolate(logits)
         return Prediction(x0_hat, logits)
 
-    chosen = int(uniform(make_keys(draws.key, FOR_WRITING), 1).item() * passes)
     times = torch.linspace(1, 0, passes + 1, device=draws.keys.device)
     levels = [student.schedule(t.expand(len(batch.ids), 1, 1)) for t in times]
     x_t = levels[0].sigma * noise()
     x0_prev = torch.zeros_like(x_t)
     with torch.no_grad():
-        for moved, prediction in islice(SAMPLERS["renoise"](denoise, x_t, levels, noise), chosen):
+        for moved, prediction in islice(SAMPLERS["renoise"](denoise, x_t, levels, noise), before):
             x_t, x0_prev = moved, prediction.x0_hat
-    return denoise(x_t, levels[chosen], x0_prev)
+    return denoise(x_t, levels[before], x0_prev)
