@@ -1,7 +1,7 @@
 """Distillation: a student learns to write in a few passes what its teacher writes in many.
 
 Distribution matching (DMD2, 2405.14867; for text DLM-One, 2506.00290). The student writes with `renoise`.
-What it wrote is noised anew, to any level, and two networks say what was there: the teacher, which knows the
+What it wrote is noised anew, and two networks say what was there: the teacher, which knows the
 corpus, and a critic, a copy of it that learns what the student writes. Where they differ, the student writes
 something too often or too seldom, and x0_hat moves by the teacher's estimate minus the critic's: down the
 gradient of the KL divergence between what the two write, noised. Of a text of the corpus the student sees
