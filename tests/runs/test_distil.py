@@ -151,7 +151,7 @@ def test_a_student_learns_to_write_as_its_teacher_does(toy_data):
 
     before, wanted = share(state.model), share(teacher)
     paces = {name: {g["pace"] for g in each.param_groups} for name, each in state.optimizers.items()}
-    assert paces == {"muon": {0.3}, "adamw": {0.3}, "critic_muon": {1.5}, "critic_adamw": {1.5}}
+    assert paces == {"muon": {0.5}, "adamw": {0.5}, "critic_muon": {1.5}, "critic_adamw": {1.5}}
     for _ in train_steps(config, state, batches, loss):
         pass
     assert before > 2 * wanted

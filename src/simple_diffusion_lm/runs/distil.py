@@ -37,7 +37,7 @@ from .run import load_run, run_training
 STUDENT: dict[str, Any] = {"passes": 4, "dropout": 0.0, **dict.fromkeys(BUDGETS)}
 FOR_WRITING, FOR_NOISE = 2, 3  # in a key, beside those of core/loss.py
 # Learning rates, as shares of the teacher's. A student that its critic cannot follow loses all it knows.
-PACE_OF_STUDENT, PACE_OF_CRITIC = 0.3, 1.5
+PACE_OF_STUDENT, PACE_OF_CRITIC = 0.5, 1.5
 
 
 def distil(teacher: Path, data: Prepared, out: Path, settings: Mapping[str, Any], **options: Any) -> None:
