@@ -85,6 +85,7 @@ class Log:
         """Says what is about to be trained, and on what."""
         model, device = self.state.model, self.state.model.embedding.weight.device
         size = f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters"
+        size += " with its critic" * hasattr(model, "critic")
         place = f"{f'{world()} x ' * (world() > 1)}{device.type}, {torch.get_num_threads()} threads"
         kind = ("in bfloat16" if autocast_dtype(device) else "in float32") + ", compiled" * compiled
         self.say(f"{size}, {sum(self.about['lengths']):,} examples, {place}, {kind}")
