@@ -36,10 +36,11 @@ This page is written by `python benchmarks/results.py`, from the files in
 
 In a comparison every contender has the same text, tokenizer, trunk, batches and number of steps; its
 checkpoint is chosen on one half of the held-out text, and measured on the other. ± is the standard
-deviation over seeds; of one run alone, the standard error over texts. Masked diffusion is the control: the
-same network with blanks in place of noise. A student is taught to write in 4 passes by the `modern` run of
-its seed, in as many steps again, each of which costs 2.3 times as much. Where a cell is empty no temperature gives so high an entropy. No
-seconds are shown, because other work ran beside some of the runs."""
+deviation over seeds; of one run alone, the standard error over texts. Masked diffusion is the control:
+the same network with blanks in place of noise. A student is taught to write in 4 passes by the `modern`
+run of its seed, in as many steps again, each of which costs 2.3 times as much. Where a cell is empty no
+temperature gives so high an entropy. No seconds are shown, because other work ran beside some of the
+runs."""
 SAMPLES = 6  # lines of each contender
 Results = Mapping[str, Any]
 

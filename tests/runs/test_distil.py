@@ -175,11 +175,23 @@ def test_a_student_has_the_network_of_its_teacher_and_no_student(toy_data, toy_r
     assert not (tmp_path / "another").exists()
 
 
+def test_a_student_keeps_its_teacher(toy_data, tmp_path):
+    """Trained further it would be another one, and the student would be of two."""
+    settings = {**SMALL, "steps": 1, "samples": 0}
+    longer = small(Config(), steps=2, samples=0)
+    run_training(dataclasses.replace(longer, steps=1), toy_data, tmp_path / "run", quiet=True)
+    distil(tmp_path / "run", toy_data, tmp_path / "student", settings, quiet=True)
+    distil(tmp_path / "run", toy_data, tmp_path / "student", {**settings, "steps": 2}, quiet=True)
+    run_training(longer, toy_data, tmp_path / "run", quiet=True)
+    with pytest.raises(UserError, match="trained with another teacher"):
+        distil(tmp_path / "run", toy_data, tmp_path / "student", {**settings, "steps": 3}, quiet=True)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_end_is_given_where_texts_have_one(stream, toy_data, toy_run, tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(distillation, "student_loss", lambda teacher, end, state: given.append(end))
-    monkeypatch.setattr(distillation, "run_training", lambda *args, loss_of: loss_of(None))
+    monkeypatch.setattr(distillation, "run_training", lambda *args, loss_of, teacher: loss_of(None))
     distil(toy_run, toy_data._replace(stream=stream), tmp_path, {"steps": 1})
     assert given == [None if stream else toy_data.tokenizer.eos_id]
 

@@ -1,11 +1,11 @@
 """Distillation: a student learns to write in a few passes what its teacher writes in many.
 
 Distribution matching (DMD2, 2405.14867; for text DLM-One, 2506.00290). The student writes with `renoise`.
-What it wrote is noised anew, and two networks say what was there: the teacher, which knows the
-corpus, and a critic, a copy of it that learns what the student writes. Where they differ, the student writes
-something too often or too seldom, and x0_hat moves by the teacher's estimate minus the critic's: down the
-gradient of the KL divergence between what the two write, noised. Of a text of the corpus the student sees
-its length and what is given, no more. It needs the noise: there is no gradient through a blank.
+What it wrote is noised anew, and two networks say what was there: the teacher, which knows the corpus, and a
+critic, a copy of it that learns what the student writes. Where they differ, the student writes something too
+often or too seldom, and x0_hat moves by the teacher's estimate minus the critic's: down the gradient of the
+KL divergence between what the two write, noised. Of a text of the corpus the student sees its length and
+what is given, no more. It needs the noise: there is no gradient through a blank.
 """
 
 import copy
@@ -33,8 +33,7 @@ from . import checkpoint
 from .config import BUDGETS, with_settings
 from .run import load_run, run_training
 
-# What is a student's own in its configuration.
-STUDENT: dict[str, Any] = {"passes": 4, "dropout": 0.0, **dict.fromkeys(BUDGETS)}
+STUDENT: dict[str, Any] = {"passes": 4, "dropout": 0.0, **dict.fromkeys(BUDGETS)}  # its own
 FOR_WRITING, FOR_NOISE = 2, 3  # in a key, beside those of core/loss.py
 # Learning rates, as shares of the teacher's. A student that its critic cannot follow loses all it knows.
 PACE_OF_STUDENT, PACE_OF_CRITIC = 0.5, 1.5
@@ -55,7 +54,8 @@ def distil(teacher: Path, data: Prepared, out: Path, settings: Mapping[str, Any]
     except RuntimeError:
         raise UserError(f"a student has the network of its teacher, {teacher}: set none of it") from None
     end = None if data.stream else data.tokenizer.eos_id
-    run_training(config, data, out, loss_of=partial(student_loss, its, end), **options)
+    known = f"{checkpoint.identity(about)} at step {loaded.progress.step}"
+    run_training(config, data, out, loss_of=partial(student_loss, its, end), teacher=known, **options)
 
 
 def student_loss(teacher: TextModel, end: int | None, state: State) -> Loss:

@@ -210,8 +210,8 @@ def open_run(run: Path, about: dict[str, Any], data: Prepared) -> None:
 
 def check_same(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raises UserError where the run that is there (old: see describe) is not the one that is asked for."""
-    for what in ("tokenizer", "corpus"):
-        if old[what] != new[what]:
+    for what in ("tokenizer", "corpus", "teacher"):
+        if old.get(what) != new[what]:
             advice = f"choose another --out (and --finetune-from {run}, to begin with its weights)"
             raise UserError(f"{run} was trained with another {what}: {advice}")
     before, after = old["config"], new["config"]
@@ -256,6 +256,7 @@ def run_training(
     pause_at: float = math.inf,
     start_from: Path | None = None,
     loss_of: Callable[[State], Loss] | None = None,
+    teacher: str | None = None,
     after_validation: Callable[[Path], object] = lambda run: None,
     tracker: str | None = None,
 ) -> None:
@@ -265,6 +266,7 @@ def run_training(
         pause_at: seconds of training after which to end before the budget is spent.
         start_from: a run whose weights a new one begins with.
         loss_of: makes a student's loss of its state, which is new (distil.py).
+        teacher: what it learns from, which stays the same when it is resumed.
         after_validation: is called with the run after each validation, by one process.
         tracker: a name in log.TRACKERS, where metrics go too.
 
@@ -278,7 +280,7 @@ def run_training(
     batches = make_batches(config, data, data.train, masks=True)
     if not len(batches.lengths()):
         raise UserError("the corpus has no line to train on")
-    about = describe(config, data, batches)
+    about = {**describe(config, data, batches), "teacher": teacher}
     if not quiet and rank() == 0:
         say_what_is_cut(config, data)
     on_rank_0(data.check)
