@@ -144,8 +144,10 @@ def measure(
     orders: Sequence[str],
 ) -> dict[str, Any]:
     """The likelihood, and a point for every way of sampling: order of writing, steps, temperature, passes,
-    time, figures of the lines. Of a model that writes from left to right the passes are its tokens."""
+    time, figures of the lines. From left to right passes are tokens; a student has those that it learned."""
     counts = steps[:1] if model.model.writes_length else steps
+    if learned := model.config.passes:  # in many more it says the same thing over (docs/log.md)
+        counts = [learned, *(count for count in steps if count < learned)]
     own_orders = [order for order in orders_of(model) if order is None or order in orders]
     cost, points = likelihood(model, held_out, examples=examples), list[dict[str, Any]]()
     passes, shown = list[int](), list[str]()  # a text with nothing to predict needs no pass

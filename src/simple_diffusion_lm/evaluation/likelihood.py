@@ -19,8 +19,7 @@ def likelihood(
 ) -> dict[str, Any]:
     """What up to `examples` texts of a corpus cost, in figures by name: where is_bound, upper ones.
 
-    A text is its ids and, in line mode, its length: both are paid for (core/bound.py). Each is measured with
-    `draws` noise draws, where there is noise.
+    A text is its ids and, in line mode, its length: both are paid for (core/bound.py). draws: of its noise.
     """
     network, batches = model.model.eval(), plain_batches(model, corpus)
     exact, device = network.writes_length, network.embedding.weight.device

@@ -144,8 +144,7 @@ def as_svgs(figure: Any) -> list[Markup]:
 def by_level(model: Diffusion, batches: Batches, *, texts: int = 256, draws: int = 16) -> list[list[float]]:
     """Measures the model on held-out texts, at the levels that it is trained and sampled at.
 
-    Returns log-SNR, and of the positions near it the mean cross-entropy and accuracy, and both again of each
-    token read off its own x_t alone.
+    Returns log-SNR, the mean cross-entropy and accuracy near it, and both again of tokens by their x_t alone.
     """
     model.eval()
     device = model.embedding.weight.device
