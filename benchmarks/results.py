@@ -28,7 +28,7 @@ from simple_diffusion_lm.evaluation.report import (
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "benchmarks" / "results"
 PICTURE = ROOT / "docs" / "pictures" / "passes.png"
-PASSES = (4, 8, 16, 64)
+PASSES = (2, 4, 8, 16, 64)
 INTRODUCTION = """# Results
 
 This page is written by `python benchmarks/results.py`, from the files in
@@ -93,7 +93,7 @@ def short_table(results: Results) -> str:
     (entropy, found), field, real = best(results), field_of(results), results["lines"]["held-out text"]
     better = "more" if field == "grammatical" else "less"
     about = f"{COLUMNS[field][0]} ({better} is better) at entropy {entropy:.2f}"
-    rows = [[about, *(f"{count} passes" for count in PASSES), "one a token"]]
+    rows = [[f"{about}; passes:", *map(str, PASSES), "one a token"]]
     for name, by_passes in found.items():
         cells = [shown(by_passes.get(count, [])) for count in PASSES]
         rows.append([name, *cells, shown(*by_passes.values()) if len(by_passes) == 1 else ""])
