@@ -93,5 +93,5 @@ def test_how_a_model_writes_follows_from_its_configuration():
     assert usual_sampling(Config()) == Sampling()
     assert usual_sampling(Config(), 4) == Sampling(4, temperature=0.7)
     assert usual_sampling(Config(objective="masked"), 16) == Sampling(16, temperature=0.7)
-    assert usual_sampling(Config(passes=4)) == Sampling(4, "ddim", 0.7)
-    assert usual_sampling(Config(passes=4), 8) == Sampling(8, "ddim", 0.7)
+    assert usual_sampling(Config(passes=4)) == Sampling(4, "renoise", 0.7)
+    assert usual_sampling(Config(passes=4), 8) == Sampling(8, "renoise", 0.7)
