@@ -277,8 +277,7 @@ def measure_latency(size: str, data: Prepared, counts: Sequence[int], turns: int
     seconds: dict[tuple[int, str, int], list[float]] = {
         (count, name, steps): [] for count in counts for name, steps in LATENCY
     }
-    own = {"window": WINDOW} | (SMOKE_SIZE if size == "smoke" else SIZES[size])
-    models = {name: begin(replace(CONTENDERS[name], **own), data).model for name in SAMPLED}
+    models = {name: begin(replace(config_of(name, size), window=WINDOW), data).model for name in SAMPLED}
     for turn in range(turns):
         for count, name, steps in list(seconds)[:: 1 if turn % 2 == 0 else -1]:
             say(f"{count} texts of {WINDOW} tokens, {name}: turn {turn + 1} of {turns}")
@@ -327,7 +326,7 @@ class Speed:
             else:
                 sampled = measure_sampling("base", data, [64, 256, 1024], turns=3, steps=STEPS)
             corpus, tokenizer = self.corpus or Path(directory) / "toy.txt", data.directory / "tokenizer.model"
-            long = prepare([corpus], Path(directory) / "long", tokenizer=tokenizer, stream=True, quiet=True)
+            long = prepare([corpus], Path(directory) / "stream", tokenizer=tokenizer, stream=True, quiet=True)
             size, counts, turns = ("smoke", [2], 1) if self.smoke else ("tiny", [1, 64], 3)
             latency = measure_latency(size, long, counts, turns)
             measure.write_results(self.out, results | {"sampling": sampled, "latency": latency})

@@ -101,7 +101,7 @@ def test_what_is_written_too_often_becomes_rarer(bias):
     assert grad[liked] * bias > 0  # and a step goes the other way
 
 
-def test_the_end_of_a_text_is_given_as_in_writing(toy_data):
+def test_the_end_of_a_text_is_given_as_in_writing():
     state, batch = state_of(network()), texts()
     end = int(batch.ids[0, 6])
     ends = batch.length_mask & (batch.ids == end)
@@ -168,6 +168,8 @@ def test_its_critic_stays_with_its_run(toy_data, toy_run, tmp_path):
 def test_a_student_has_the_network_of_its_teacher_and_no_student(toy_data, toy_run, tmp_path):
     with pytest.raises(UserError, match="set none of it"):
         distil(toy_run, toy_data, tmp_path / "student", {"steps": 1, "layers": 3})
+    with pytest.raises(UserError, match="heads must be at least 1"):
+        distil(toy_run, toy_data, tmp_path / "student", {"steps": 1, "heads": 0})
     assert not (tmp_path / "student").exists()
     distil(toy_run, toy_data, tmp_path / "student", {**SMALL, "steps": 1, "samples": 0}, quiet=True)
     with pytest.raises(UserError, match="is a student"):

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import NamedTuple
 
@@ -99,15 +99,11 @@ def draw_ids(logits: Logits, u: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
     return found.squeeze(1).clamp(max=logits.shape[-1] - 1)
 
 
-@torch.no_grad()
-def sample_text(model: Denoiser, group: Group, sampling: Sampling) -> Iterator[Frame]:
-    """Ids out of noise: the reverse process, from the first level to the clean one. All is written in the
-    last step: the most probable tokens, since x_t has settled them by then; of a single step they are drawn.
-    """
+def predictions(model: Denoiser, group: Group, sampling: Sampling) -> Iterator[Prediction]:
+    """What the model says in each step of the reverse process, from the first level to the clean one."""
     batch, number, free = group.batch, count(), group.batch.free
     texts, length = batch.ids.shape
-    steps = math.ceil(sampling.steps * group.strength)  # as long as those from all noise
-    times = torch.linspace(group.strength, 0, steps + 1, device=group.keys.device)
+    times = torch.linspace(group.strength, 0, sampling.steps + 1, device=group.keys.device)
     levels = [model.schedule(t.expand(texts, 1, 1)) for t in times]
 
     def noise() -> X:
@@ -123,11 +119,20 @@ def sample_text(model: Denoiser, group: Group, sampling: Sampling) -> Iterator[F
     x_t = levels[0].sigma * noise()
     if group.strength < 1:
         x_t = x_t + levels[0].alpha * model.embedding(batch.ids)
-    for step, (_, prediction) in enumerate(SAMPLERS[sampling.sampler](denoise, x_t, levels, noise), 1):
-        logits = prediction.logits
+    for _, prediction in SAMPLERS[sampling.sampler](denoise, x_t, levels, noise):
+        yield prediction
+
+
+@torch.no_grad()
+def sample_text(model: Denoiser, group: Group, sampling: Sampling) -> Iterator[Frame]:
+    """Ids out of noise. All is written in the last step: the most probable tokens, since x_t has settled them
+    by then; of a single step they are drawn."""
+    batch, free = group.batch, group.batch.free
+    steps = math.ceil(sampling.steps * group.strength)  # as long as those from all noise
+    for step, (_, logits) in enumerate(predictions(model, group, replace(sampling, steps=steps)), 1):
         if step < steps:
             yield Frame(batch.ids, free, free, logits)
-    u = uniform(make_keys(group.keys, FOR_TOKENS), length)[free]
+    u = uniform(make_keys(group.keys, FOR_TOKENS), batch.ids.shape[1])[free]
     tokens = draw_ids(logits, u) if steps == group.strength == 1 else logits.argmax(-1)
     yield Frame(batch.ids.masked_scatter(free, tokens), torch.zeros_like(free), free, logits)
 

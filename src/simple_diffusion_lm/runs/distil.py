@@ -12,7 +12,6 @@ import copy
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,14 @@ import torch.nn.functional as F
 from ..core import Config
 from ..core.denoiser import Batch, Denoiser
 from ..core.embedding import in_blocks
-from ..core.generate import TextModel
+from ..core.generate import Group, Sampling, TextModel, predictions
 from ..core.loss import Draws, Loss, Losses, last_prediction
-from ..core.noise import Level, X, make_keys, normal, uniform
-from ..core.sampler import SAMPLERS, Prediction
+from ..core.noise import make_keys, normal, uniform
 from ..core.train import State, make_optimizers
 from ..corpus.prepare import Prepared
 from ..errors import UserError
 from . import checkpoint
-from .config import BUDGETS, with_settings
+from .config import BUDGETS, check, with_settings
 from .run import load_run, run_training
 
 STUDENT: dict[str, Any] = {"passes": 4, "dropout": 0.0, **dict.fromkeys(BUDGETS)}  # its own
@@ -49,6 +47,7 @@ def distil(teacher: Path, data: Prepared, out: Path, settings: Mapping[str, Any]
     if what != Config.objective:
         raise UserError(f"{teacher} is {what}: only diffusion can be distilled, and by no student")
     config = with_settings(replace(its.config, **STUDENT), settings)
+    check(config, has_teacher=True)  # before a model is made of it
     try:
         checkpoint.model_of({**about, "config": asdict(config)}).load_state_dict(its.state_dict())
     except RuntimeError:
@@ -84,7 +83,12 @@ def student_loss(teacher: TextModel, end: int | None, state: State) -> Loss:
         free, tokens = batch.free, batch.free.sum()
         passes = student.config.passes or 1
         number = int(uniform(make_keys(draws.key, FOR_WRITING), 1).item() * passes)
-        x0_hat, logits = written(student, batch, draws, number)
+        keys = make_keys(draws.keys, FOR_WRITING)
+        writing = predictions(student, Group(batch, keys), Sampling(passes, temperature=1.0))
+        with torch.no_grad():  # with a gradient through all passes it learns less (docs/log.md)
+            for _ in range(number):
+                next(writing)
+        x0_hat, logits = next(writing)
         # Matched is what the next pass will see of it, and what has more noise than that (Phased DMD,
         # 2510.27684): of what is still to be decided the student need not say one thing for all.
         lowest = 1 - (number + 1) / passes
@@ -109,27 +113,3 @@ def student_loss(teacher: TextModel, end: int | None, state: State) -> Loss:
         return Losses(total, tokens, shown, guess.argmax(-1) == known.argmax(-1), log_p.new_empty(0))
 
     return loss
-
-
-def written(student: Denoiser, batch: Batch, draws: Draws, before: int) -> Prediction:
-    """What the student writes in its next pass, after so many before it, which have no gradient: with one
-    through all it learns less (docs/log.md)."""
-    keys, drawn, passes = make_keys(draws.keys, FOR_WRITING), count(), student.config.passes or 1
-
-    def noise() -> X:
-        return normal(make_keys(keys, next(drawn)), batch.ids.shape[1], student.embedding.dim)
-
-    def denoise(x_t: X, level: Level, x0_prev: X) -> Prediction:
-        logits = student(x_t, level, x0_prev, batch).logits
-        x0_hat = torch.zeros_like(x_t)
-        x0_hat[batch.free] = student.embedding.interpolate(logits)
-        return Prediction(x0_hat, logits)
-
-    times = torch.linspace(1, 0, passes + 1, device=draws.keys.device)
-    levels = [student.schedule(t.expand(len(batch.ids), 1, 1)) for t in times]
-    x_t = levels[0].sigma * noise()
-    x0_prev = torch.zeros_like(x_t)
-    with torch.no_grad():
-        for moved, prediction in islice(SAMPLERS["renoise"](denoise, x_t, levels, noise), before):
-            x_t, x0_prev = moved, prediction.x0_hat
-    return denoise(x_t, levels[before], x0_prev)
