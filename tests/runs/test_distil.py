@@ -119,6 +119,7 @@ def test_a_student_is_a_run_like_any_other(toy_data, toy_run, tmp_path):
     few = {**SMALL, "steps": 4, "save_every": 2, "validate_every": 2, "passes": 3}
     distil(toy_run, toy_data, run, few, quiet=True, after_validation=look)
     assert "under way" in pages[0]
+    assert "its critic" in pages[0]
     model = DiffusionLM.from_pretrained(run)
     assert torch.equal(
         model.model.embedding.weight, DiffusionLM.from_pretrained(toy_run).model.embedding.weight
@@ -168,8 +169,15 @@ def test_its_critic_stays_with_its_run(toy_data, toy_run, tmp_path):
 def test_a_student_has_the_network_of_its_teacher_and_no_student(toy_data, toy_run, tmp_path):
     with pytest.raises(UserError, match="set none of it"):
         distil(toy_run, toy_data, tmp_path / "student", {"steps": 1, "layers": 3})
-    with pytest.raises(UserError, match="heads must be at least 1"):
-        distil(toy_run, toy_data, tmp_path / "student", {"steps": 1, "heads": 0})
+    with pytest.raises(UserError, match="normaliser, bell_times: set none of it"):  # of the same shapes
+        distil(
+            toy_run,
+            toy_data,
+            tmp_path / "student",
+            {"steps": 1, "normaliser": "layer_norm", "bell_times": False, "schedule": "gumbel"},
+        )
+    with pytest.raises(UserError, match="accumulate must be at least 1"):
+        distil(toy_run, toy_data, tmp_path / "student", {"steps": 1, "accumulate": 0})
     assert not (tmp_path / "student").exists()
     distil(toy_run, toy_data, tmp_path / "student", {**SMALL, "steps": 1, "samples": 0}, quiet=True)
     with pytest.raises(UserError, match="is a student"):

@@ -10,7 +10,7 @@ what is given, no more. It needs the noise: there is no gradient through a blank
 
 import copy
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,15 @@ from ..core.train import State, make_optimizers
 from ..corpus.prepare import Prepared
 from ..errors import UserError
 from . import checkpoint
-from .config import BUDGETS, check, with_settings
+from .config import BUDGETS, with_settings
 from .run import load_run, run_training
 
 STUDENT: dict[str, Any] = {"passes": 4, "dropout": 0.0, **dict.fromkeys(BUDGETS)}  # its own
+# What a student has from its teacher, and what its loss does not read: nobody should set it in vain.
+ITS_TEACHERS = tuple(
+    "embedding_dim model_dim layers heads width normaliser cooccurrence regress posterior cond_dim "
+    "objective schedule bell_times mse_weight ce_weight".split()
+)
 FOR_WRITING, FOR_NOISE = 2, 3  # in a key, beside those of core/loss.py
 # Learning rates, as shares of the teacher's. A student that its critic cannot follow loses all it knows.
 PACE_OF_STUDENT, PACE_OF_CRITIC = 0.5, 1.5
@@ -42,18 +47,15 @@ def distil(teacher: Path, data: Prepared, out: Path, settings: Mapping[str, Any]
 
     settings: fields of its Config that are neither the teacher's nor those of STUDENT. options: others of
     run_training. Raises UserError as that does, for a teacher without noise, and for another network."""
-    its, about = (loaded := load_run(teacher)).model, loaded.about
+    its = (loaded := load_run(teacher)).model
     what = "a student" if its.config.passes is not None else its.config.objective
     if what != Config.objective:
         raise UserError(f"{teacher} is {what}: only diffusion can be distilled, and by no student")
-    config = with_settings(replace(its.config, **STUDENT), settings)
-    check(config, has_teacher=True)  # before a model is made of it
-    try:
-        checkpoint.model_of({**about, "config": asdict(config)}).load_state_dict(its.state_dict())
-    except RuntimeError:
-        raise UserError(f"a student has the network of its teacher, {teacher}: set none of it") from None
+    config = with_settings(own := replace(its.config, **STUDENT), settings)
+    if in_vain := [name for name in ITS_TEACHERS if getattr(config, name) != getattr(own, name)]:
+        raise UserError(f"a student is as its teacher in {', '.join(in_vain)}: set none of it")
     end = None if data.stream else data.tokenizer.eos_id
-    known = f"{checkpoint.identity(about)} at step {loaded.progress.step}"
+    known = f"{checkpoint.identity(loaded.about)} at step {loaded.progress.step}"
     run_training(config, data, out, loss_of=partial(student_loss, its, end), teacher=known, **options)
 
 

@@ -35,7 +35,8 @@ class _Strict(BaseModel):
 
 
 class Sampled(_Strict):
-    """How noise becomes text, and whether to send every step as it is taken."""
+    """How noise becomes text, and whether to send every step as it is taken. Where a request does not say
+    how, the model decides: for a student, for one, `usual` in its card differs from what stands here."""
 
     steps: Whole = Field(USUAL.steps, ge=1, le=512, description=HELP["steps"])
     sampler: Literal[tuple(SAMPLERS)] = Field(USUAL.sampler, description=HELP["sampler"])  # type: ignore[valid-type]
