@@ -32,11 +32,9 @@ from .config import BUDGETS, with_settings
 from .run import load_run, run_training
 
 STUDENT: dict[str, Any] = {"passes": 4, "dropout": 0.0, **dict.fromkeys(BUDGETS)}  # its own
-# What a student has from its teacher, and what its loss does not read: nobody should set it in vain.
-ITS_TEACHERS = tuple(
-    "embedding_dim model_dim layers heads width normaliser cooccurrence regress posterior cond_dim "
-    "objective schedule bell_times mse_weight ce_weight".split()
-)
+# What a student has from its teacher, and what its training does not read: nobody should set these in vain.
+NETWORK = "embedding_dim model_dim layers heads width normaliser regress posterior cond_dim schedule"
+NOT_READ = "objective cooccurrence bell_times mse_weight ce_weight"
 FOR_WRITING, FOR_NOISE = 2, 3  # in a key, beside those of core/loss.py
 # Learning rates, as shares of the teacher's. A student that its critic cannot follow loses all it knows.
 PACE_OF_STUDENT, PACE_OF_CRITIC = 0.5, 1.5
@@ -52,7 +50,8 @@ def distil(teacher: Path, data: Prepared, out: Path, settings: Mapping[str, Any]
     if what != Config.objective:
         raise UserError(f"{teacher} is {what}: only diffusion can be distilled, and by no student")
     config = with_settings(own := replace(its.config, **STUDENT), settings)
-    if in_vain := [name for name in ITS_TEACHERS if getattr(config, name) != getattr(own, name)]:
+    names = [*NETWORK.split(), *NOT_READ.split()]
+    if in_vain := [name for name in names if getattr(config, name) != getattr(own, name)]:
         raise UserError(f"a student is as its teacher in {', '.join(in_vain)}: set none of it")
     end = None if data.stream else data.tokenizer.eos_id
     known = f"{checkpoint.identity(loaded.about)} at step {loaded.progress.step}"
