@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -323,6 +324,12 @@ def test_a_run_says_what_made_it_and_when(toy_run):
     assert made["version"] == simple_diffusion_lm.__version__
     assert made["date"] <= date.today().isoformat()
     assert {"commit", "torch", "processor", "gpu"} <= made.keys()
+
+
+def test_the_command_of_a_run_can_be_typed_again(toy_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", typed := ["sdlm", "train", "my text.txt", "--out", "a run"])
+    run_training(small(Config(), steps=1, samples=0), toy_data, tmp_path / "run", quiet=True)
+    assert shlex.split(about_run(tmp_path / "run")["command"]) == typed
 
 
 def test_a_run_is_looked_at_after_every_validation(toy_data, tmp_path):

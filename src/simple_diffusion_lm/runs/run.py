@@ -14,6 +14,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import shutil
 import socket
 import subprocess
@@ -100,7 +101,7 @@ def describe(config: Config, data: Prepared, batches: Batches) -> dict[str, Any]
         "stream": data.stream,
         "lengths": np.bincount(batches.lengths(), minlength=room_of(config, data) + 1).tolist(),
         "machine": machine(),
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
     }
 
 
