@@ -10,20 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from measure import settings_of
 from tyro.conf import Positional
-from variants import VARIANTS, settings_of
 
 from simple_diffusion_lm.cli.demo import toy_data
 from simple_diffusion_lm.cli.exits import exit_cleanly
 from simple_diffusion_lm.cli.options import Settings, TextOptions
 from simple_diffusion_lm.core import Config
-from simple_diffusion_lm.core.train import MODELS
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.evaluation.compare import run_compare
 from simple_diffusion_lm.runs.config import with_settings
 
 # Group: what is changed in the recipe, as flags have it; each is a contender of that name, run together with
-# the recipe as it is. What no setting makes is a name in variants.py.
+# the recipe as it is.
 ABLATIONS: dict[str, tuple[str, ...]] = {
     # The control: blanks in place of noise.
     "noise": ("objective=masked",),
@@ -33,10 +32,7 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "objective": ("mse_weight=1",),
     "network": ("width=0", "posterior=False"),
     "shape": ("model_dim=96,layers=7", "model_dim=184,layers=2"),
-    "table": (
-        *("cooccurrence=False", "embedding_dim=32", "embedding_dim=128"),
-        *("normaliser=layer_norm", "objective=tied"),
-    ),
+    "table": ("cooccurrence=False", "embedding_dim=32", "embedding_dim=128", "normaliser=layer_norm"),
     "batch": ("batch_tokens=1024", "batch_tokens=4096"),
     "dropout": ("dropout=0", "dropout=0.4", "dropout_from=0"),
     "rate": (
@@ -62,7 +58,6 @@ class Ablate(TextOptions):
     def __call__(self) -> None:
         if unknown := [word for word in self.only if word not in ABLATIONS and "=" not in word]:
             raise UserError(f"no group {unknown[0]!r}: the groups are {', '.join(ABLATIONS)}")
-        MODELS.update(VARIANTS)
         names = [name for word in self.only for name in ABLATIONS.get(word, [word])]
         tables = run_compare(
             self.open(self.corpus, self.out) if self.corpus else toy_data(self.out),

@@ -10,6 +10,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import tyro
+
+from simple_diffusion_lm.cli.options import Settings
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.evaluation.report import table
 from simple_diffusion_lm.runs.checkpoint import write_atomically
@@ -22,13 +25,19 @@ def about() -> dict[str, Any]:
     return {"command": command, "machine": machine(), "load": os.getloadavg()[0]}  # of other work
 
 
+def settings_of(name: str) -> dict[str, Any]:
+    """NAME=VALUE,NAME=VALUE as the flags of `sdlm train` have it."""
+    flags = [word for setting in name.split(",") for word in f"--{setting}".split("=")]
+    return tyro.cli(Settings, args=flags)  # type: ignore[call-overload]
+
+
 def summary(values: Sequence[float]) -> dict[str, float]:
     """Median and spread of repeated measurements, for the results."""
     return {"median": median(values), "min": min(values), "max": max(values), "n": len(values)}
 
 
 def shown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table of rows with the same columns. A summary is its median (least to most)."""
+    """A Markdown table with the first row's columns. A summary is its median (least to most)."""
 
     def cell(value: Any) -> str:
         if isinstance(value, dict):
@@ -37,7 +46,7 @@ def shown(rows: Sequence[Mapping[str, Any]]) -> str:
             return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
         return "" if value is None else str(value)
 
-    return table([list(rows[0]), *([cell(value) for value in row.values()] for row in rows)])
+    return table([list(rows[0]), *([cell(row.get(name)) for name in rows[0]] for row in rows)])
 
 
 def write_results(path: Path, results: Mapping[str, Any]) -> None:

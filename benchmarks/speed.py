@@ -1,21 +1,24 @@
 """How fast: training, sampling, and how much memory that takes; on a GPU where there is one.
 
-    python benchmarks/speed.py --corpus captions.txt
+    python benchmarks/speed.py --corpus captions.txt --script ORIGINAL/pytorch/train.py
 
 On a processor, contenders side by side over sizes. They alternate, because a machine's speed drifts, and
-its matmul peak is measured again before each turn. On a GPU, `modern` over sizes, batches, compiling and
-TF32. Models are untrained, which changes no cost: the autoregressive baseline, which ends its lines
+its matmul peak is measured again before each turn. ORIGINAL, a checkout of thorinf/simple-diffusion-lm
+(which needs rotary-embedding-torch), takes its turns too. On a GPU, `modern` over sizes, batches, compiling
+and TF32. Models are untrained, which changes no cost: the autoregressive baseline, which ends its lines
 itself, is run to the length of the longest of as many real lines.
 """
 
 import gc
 import multiprocessing
+import runpy
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,6 +28,7 @@ import numpy as np
 import torch
 import tyro
 from measure import say, summary
+from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from simple_diffusion_lm.cli.exits import exit_cleanly
@@ -32,7 +36,7 @@ from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.core.denoiser import Batch
 from simple_diffusion_lm.core.generate import Sampling, generate
 from simple_diffusion_lm.core.loss import Draws
-from simple_diffusion_lm.core.train import autocast_dtype, train
+from simple_diffusion_lm.core.train import State, autocast_dtype, train
 from simple_diffusion_lm.corpus.prepare import Prepared, open_prepared, prepare
 from simple_diffusion_lm.devices.processes import pick_device
 from simple_diffusion_lm.errors import UserError
@@ -44,6 +48,7 @@ from simple_diffusion_lm.tasks.toy import ToyLanguage
 from simple_diffusion_lm.writing.model import DiffusionLM
 
 STEPS = 64  # of sampling: what rates are given for; a step costs the same at every level
+SCRIPT = "the original script"
 SAMPLED = ("modern", "masked", "autoregressive")
 # Who writes a long text, and in how many passes; the autoregressive one in as many as it has tokens.
 LATENCY = (("modern", 4), ("modern", 8), ("masked", 64), ("autoregressive", 256))
@@ -146,16 +151,57 @@ class Training:
         }
 
 
+class Script(Training):
+    """Training by the script that this project grew from, 256 wide as `small` is, else with its defaults.
+    Of its file only the loop is written anew. Its texts come encoded, which takes it no time here."""
+
+    def __init__(self, path: Path, data: Prepared) -> None:
+        its, tokenizer = runpy.run_path(str(path)), data.tokenizer
+        model = its["DiffusionLM"](len(tokenizer), model_dim=256, num_layers=4, dropout_prob=0.1)
+        collate = its["Collate"](64, tokenizer.eos_id, tokenizer.pad_id, length_includes_pad=True)
+        texts: Any = [data.train[number][:-1].tolist() for number in range(len(data.train))]  # it adds EOS
+        loader = DataLoader(texts, 256, shuffle=True, collate_fn=collate)
+        adamw = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.99), weight_decay=1e-4)
+        self.state, self.source = State(model, {"adamw": adamw}), chain.from_iterable(repeat(loader))
+        self.device, self.dtype, self.turns = torch.device("cpu"), torch.float32, []
+        self.pad = tokenizer.pad_id
+
+    def step(self) -> int:
+        batch, model, adamw = next(self.source), self.state.model.train(), self.state.optimizers["adamw"]
+        losses = model.compute_loss(*batch)  # type: ignore[operator]
+        [part.item() for part in losses]  # for its progress bar
+        losses[0].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        adamw.step()
+        adamw.zero_grad()
+        return int((batch[0] != self.pad).sum())
+
+    def row(self, flops: float) -> dict[str, Any]:
+        return {"tokens_per_second": summary([rate for rate, _, _ in self.turns])}
+
+    @torch.no_grad()
+    def write(self, count: int, length: int, steps: int) -> None:
+        """Its last pass comes after its steps."""
+        model: Any = self.state.model.eval()
+        model.diffusion.reverse_diffusion(torch.randn(count, length, model.embedding_dim), steps - 1)
+
+
 def config_of(name: str, size: str) -> Config:
     """A contender at a size; "smoke" is a size too."""
     return replace(CONTENDERS[name], **(SMOKE_SIZE if size == "smoke" else SIZES[size]))
 
 
 def measure_training(
-    configs: Mapping[str, Config], data: Prepared, turns: int, seconds: float, compiled: bool
+    configs: Mapping[str, Config],
+    data: Prepared,
+    turns: int,
+    seconds: float,
+    compiled: bool,
+    script: Script | None = None,
 ) -> dict[str, Any]:
     """What contenders do, by turns."""
-    models, flops = {}, {}
+    models: dict[str, Training] = {SCRIPT: script} if script else {}
+    flops = {SCRIPT: 0.0}  # not counted
     for name, config in configs.items():
         say(f"counting FLOPs: {name}")
         model = models[name] = Training(config, data)
@@ -256,13 +302,17 @@ def ways(name: str, training: Training, count: int, steps: int) -> list[Way]:
 
 
 def measure_sampling(
-    size: str, data: Prepared, counts: Sequence[int], turns: int, steps: int
+    size: str, data: Prepared, counts: Sequence[int], turns: int, steps: int, script: Script | None = None
 ) -> list[dict[str, Any]]:
     """Each way of sampling in turn, on untrained models of one size."""
+    mean = round(float(np.diff(data.train.offsets).mean()))
     models = {name: Training(config_of(name, size), data) for name in SAMPLED}
     rows = []
     for count in counts:
         each = [way for name, model in models.items() for way in ways(name, model, count, steps)]
+        if script:
+            write = partial(script.write, count, mean, steps)
+            each.append(Way({"name": SCRIPT, "lengths": str(mean)}, count, steps, STEPS, write))
         for turn in range(turns):
             say(f"sampling {count}: turn {turn + 1} of {turns}")
             for way in each[:: 1 if turn % 2 == 0 else -1]:
@@ -305,6 +355,7 @@ class Speed:
     """Measures everything; tables to stdout, all figures to OUT. About twelve minutes."""
 
     corpus: Path | None = None  # a text file, one example a line
+    script: Path | None = None  # the original's train.py
     out: Path = Path("benchmarks/results/speed.json")  # results as JSON, written after each part
     smoke: bool = False  # everything at its smallest, on the toy language: does the script still run?
 
@@ -322,7 +373,8 @@ class Speed:
             if self.smoke:
                 sampled = measure_sampling("smoke", data, [4], turns=1, steps=2)
             elif pick_device().type == "cpu":
-                sampled = measure_sampling("small", data, [64, 256], turns=3, steps=8)
+                script = Script(self.script, data) if self.script else None
+                sampled = measure_sampling("small", data, [64, 256], turns=3, steps=8, script=script)
             else:
                 sampled = measure_sampling("base", data, [64, 256, 1024], turns=3, steps=STEPS)
             corpus, tokenizer = self.corpus or Path(directory) / "toy.txt", data.directory / "tokenizer.model"
@@ -348,7 +400,8 @@ class Speed:
         turns, seconds = (1, 0.01) if self.smoke else (3, 4.0)
         for size in ("smoke",) if self.smoke else ("tiny", "small", "base"):
             configs = {name: config_of(name, size) for name, each in CONTENDERS.items() if not each.passes}
-            rows = measure_training(configs, data, turns, seconds, compiled=not self.smoke)
+            script = Script(self.script, data) if self.script and size == "small" else None
+            rows = measure_training(configs, data, turns, seconds, not self.smoke, script)
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
                 rows["modern"]["memory_mb"] = fresh.submit(peak_memory, size, data.directory).result()
             yield size, rows

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from variants import settings_of
+from measure import settings_of
 
 from simple_diffusion_lm.cli.demo import LINES, sudoku_data, written
 from simple_diffusion_lm.cli.exits import exit_cleanly
