@@ -39,10 +39,12 @@ checkpoint is chosen on one half of the held-out text, and measured on the other
 deviation over seeds; of one run alone, the standard error over texts. Masked diffusion is the control:
 the same network with blanks in place of noise. A student is taught to write in 4 passes by the `modern`
 run of its seed, in as many steps again, each of which costs 2.3 times as much. Where a cell is empty no
-temperature gives so high an entropy. No seconds are shown, because other work ran beside some of the
-runs."""
+temperature gives so high an entropy, at least to one of the runs. A star: even the lowest temperature is
+more varied than that, and stands there as it is. No seconds are shown, because other work ran beside some
+of the runs."""
 SAMPLES = 6  # lines of each contender
 Results = Mapping[str, Any]
+Found = tuple[list[float], bool]  # of values_at
 
 
 def read(name: str) -> Results:
@@ -70,21 +72,23 @@ def field_of(results: Results) -> str:
     return "grammatical" if known else "ngram_perplexity"
 
 
-def best(results: Results) -> tuple[float, dict[str, dict[float, list[float]]]]:
+def best(results: Results) -> tuple[float, dict[str, dict[float, Found]]]:
     """The entropy of held-out text or nearly, and there each contender's quality by passes, of each seed, in
     the order of writing that is best. None where no temperature gives so high an entropy. A model that
     writes from left to right has one number of passes: its tokens."""
     contenders, field = by_contender(results), field_of(results)
     fronts, better = fronts_of(contenders), max if field == "grammatical" else min
     entropy = shared_entropy(fronts, results["lines"]["held-out text"])
-    found: dict[str, dict[float, list[float]]] = {}
+    found: dict[str, dict[float, Found]] = {}
     for name, runs in contenders.items():
         own = [curves for label, curves in fronts.items() if label.split(",")[0] == name]
         steps = sorted({count for curves in own for count in curves})
         for count in steps:
             passes = count if len(steps) > 1 else fmean(run["points"][0]["passes"] for run in runs)
-            orders = (values_at(curves.get(count, []), field, entropy) for curves in own)
-            found.setdefault(name, {})[passes] = better(filter(None, orders), key=fmean, default=[])
+            orders = [values_at(curves.get(count, []), field, entropy) for curves in own]
+            fine = [each for each in orders if each[0]]
+            one = better(fine, key=lambda each: fmean(each[0]), default=([], False))
+            found.setdefault(name, {})[passes] = one
     return entropy, found
 
 
@@ -95,8 +99,9 @@ def short_table(results: Results) -> str:
     about = f"{COLUMNS[field][0]} ({better} is better) at entropy {entropy:.2f}"
     rows = [[f"{about}; passes:", *map(str, PASSES), "one a token"]]
     for name, by_passes in found.items():
-        cells = [shown(by_passes.get(count, [])) for count in PASSES]
-        rows.append([name, *cells, shown(*by_passes.values()) if len(by_passes) == 1 else ""])
+        cells = [shown(*by_passes.get(count, ([], False))) for count in PASSES]
+        (last,) = list(by_passes.values())[-1:]
+        rows.append([name, *cells, shown(*last) if len(by_passes) == 1 else ""])
     label = f"held-out text, more varied ({real['entropy']:.2f})"
     return table([*rows, [label, *[""] * len(PASSES), shown([real[field]])]])
 
@@ -136,7 +141,7 @@ def picture(panels: Mapping[str, Results]) -> None:
     for axis, (title, results) in zip(axes, panels.items(), strict=True):
         field, real = field_of(results), results["lines"]["held-out text"]
         for name, by_passes in best(results)[1].items():
-            means = {passes: fmean(values) for passes, values in by_passes.items() if values}
+            means = {passes: fmean(values) for passes, (values, _) in by_passes.items() if values}
             axis.plot(means.keys(), means.values(), marker="o" if len(means) > 1 else "*", label=name)
         axis.axhline(real[field], color="black", linestyle=":", label="held-out text")
         axis.set(title=title, xlabel="passes of the network for a text", ylabel=COLUMNS[field][0])

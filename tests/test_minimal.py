@@ -77,8 +77,8 @@ def texts() -> Batch:
 def test_the_loss_is_the_cores(minimal, both, self_conditioned, monkeypatch):
     """But for the noise that the core's first prediction has more than the second."""
     core, small_one = both
-    last_pass = loss.last_pass
-    monkeypatch.setattr(loss, "last_pass", lambda keys, t, rate: (last_pass(keys, t, rate)[0], t))
+    previous_pass = loss.previous_pass
+    monkeypatch.setattr(loss, "previous_pass", lambda keys, t, rate: (previous_pass(keys, t, rate)[0], t))
     batch = texts()
     draws = Draws.of(batch, 0, 0)
     object.__setattr__(core.config, "self_cond_rate", float(self_conditioned))

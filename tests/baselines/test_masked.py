@@ -125,7 +125,7 @@ def test_the_surest_or_the_first_are_written_first() -> None:
     torch.testing.assert_close(written, surest.amax(1))
 
 
-def test_the_last_prediction_is_shown_to_texts_and_not_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_previous_prediction_is_shown_to_texts_and_not_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Self-conditioning: by share in training, always in the bound, never where the rate is 0."""
     batch = batch_of(random_ids(200, L, V))
     keys, u = make_keys(3, batch.number), torch.rand(200)

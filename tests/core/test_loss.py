@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from small_models import denoiser
 
 from simple_diffusion_lm.core.denoiser import Batch
-from simple_diffusion_lm.core.loss import FOR_LAST_PASS, FOR_LEVELS, Draws, last_pass
+from simple_diffusion_lm.core.loss import FOR_LEVELS, FOR_PREVIOUS_PASS, Draws, previous_pass
 from simple_diffusion_lm.core.noise import bell_times, make_keys, normal
 
 V, D, L = 23, 16, 7
@@ -95,9 +95,9 @@ def test_self_conditioning_shows_the_first_prediction_and_never_the_text():
     model, batch = network(self_cond_rate=1.0), texts()
     draws = Draws.of(batch, 0, 0)
     t = bell_times(draws.t)
-    level, before = (model.schedule(t[:, None, None]) for t in (t, last_pass(draws.keys, t, 1.0)[1]))
+    level, before = (model.schedule(t[:, None, None]) for t in (t, previous_pass(draws.keys, t, 1.0)[1]))
     x_t = level.add_noise(model.embedding(batch.ids), normal(draws.keys, L, D))
-    noisier = level.add_more(x_t, before, normal(make_keys(draws.keys, FOR_LAST_PASS), L, D))
+    noisier = level.add_more(x_t, before, normal(make_keys(draws.keys, FOR_PREVIOUS_PASS), L, D))
     x0_prev = torch.zeros_like(x_t)
     x0_prev[batch.free] = model.embedding.interpolate(model(noisier, before, x0_prev, batch).logits)
     logits = model(x_t, level, x0_prev, batch).logits
@@ -156,11 +156,11 @@ def test_middle_times_are_trained_at_more_often():
 
 def test_the_pass_before_is_of_every_length_from_a_half_to_a_sixty_fourth():
     t = torch.zeros(4000)
-    chosen, before = last_pass(make_keys(0, torch.arange(4000)), t, 0.3)
+    chosen, before = previous_pass(make_keys(0, torch.arange(4000)), t, 0.3)
     doublings = before.log2()
     assert -6 <= doublings.min() < -5.95
     assert -1.05 < doublings.max() <= -1
     assert doublings.mean().item() == pytest.approx(-3.5, abs=0.1)
     assert chosen.float().mean().item() == pytest.approx(0.3, abs=0.03)
     assert torch.corrcoef(torch.stack([chosen.float(), before]))[0, 1].abs() < 0.05
-    assert (last_pass(make_keys(0, torch.arange(4000)), t + 0.9, 0.3)[1] <= 1).all()
+    assert (previous_pass(make_keys(0, torch.arange(4000)), t + 0.9, 0.3)[1] <= 1).all()

@@ -63,7 +63,7 @@ def test_a_ddpm_step_is_the_exact_posterior():
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_step_is_one_evaluation_that_sees_the_last_prediction(sampler):
+def test_a_step_is_one_evaluation_that_sees_the_previous_prediction(sampler):
     seen = []
 
     def denoise(x_t, level, x0_prev):

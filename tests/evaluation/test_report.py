@@ -111,15 +111,30 @@ def test_figures_are_compared_at_one_entropy():
     first, second = 20.0, 5 * 4**0.78
     spread = abs(first - second) / 2**0.5
     row = f"{(first + second) / 2:.1f} ± {spread:.1f}"  # in 8 steps there is one temperature, of more entropy
-    assert f"| modern | 20.0 ± 0.0 | {row} |" in table
-    assert f"| masked, reading | 20.0 | {80 * 0.25**0.56:.1f} |" in table
+    assert f"| modern | 20.0 ± 0.0 * | {row} |" in table  # which a star says
+    assert f"| masked, reading | 20.0 * | {80 * 0.25**0.56:.1f} |" in table
     assert "| read backwards, at entropy 4.78" in table
-    assert "| masked, reading | 0.100 | 0.100 |" in table.split("seconds a line, at")[1]
+    assert "| masked, reading | 0.100 * | 0.100 |" in table.split("seconds a line, at")[1]
     assert "grammatical" not in table
     masked[1]["entropy"] = 4.9  # above 4.78 at every temperature
-    assert "| masked, reading | 20.0 | 80.0 |" in comparison_tables(found)
+    assert "| masked, reading | 20.0 * | 80.0 * |" in comparison_tables(found)
     masked[2]["entropy"] = 4.7  # below it
-    assert "| masked, reading |  | 80.0 |" in comparison_tables(found)
+    assert "| masked, reading |  | 80.0 * |" in comparison_tables(found)
+    found["runs"]["modern-1"]["points"][2]["entropy"] = 4.7  # one of two seeds: no mean of the other
+    assert f"| modern |  | {row} |" in comparison_tables(found)
+
+
+def test_an_order_that_gives_little_variety_does_not_lower_what_is_compared():
+    found = results(modern_0=3.0, masked_0=2.5)
+    points = found["runs"]["masked-0"]["points"]
+    found["runs"]["masked-0"]["points"] = [
+        point | {"order": order, "entropy": point["entropy"] - less}
+        for order, less in (("random", 0.0), ("confidence", 1.0))
+        for point in points
+    ]
+    table = comparison_tables(found).split("n-gram judge perplexity, at entropy ")[1]
+    assert table.startswith("5.00;")  # of held-out text, which random order reaches
+    assert "| masked, confidence |  |  |" in table
 
 
 def test_of_the_toy_language_the_grammatical_share_is_compared():
@@ -129,7 +144,7 @@ def test_of_the_toy_language_the_grammatical_share_is_compared():
     for each, share in zip(points, (0.8, 0.9, 0.1), strict=True):
         each["grammatical"] = share
     points[0]["entropy"] = 5.5  # held-out text has 5.0
-    share = 0.9 - 0.1 * (5.0 - 4.0) / 1.5
+    share = 0.9 - 0.1 * (5.0 - 4.0) / 1.5  # the lowest temperature has less entropy: no star
     _, table = comparison_tables(found).split("| grammatical, at entropy 5.00; steps:")
     assert f"| modern | 0.100 | {share:.3f} |" in table
 

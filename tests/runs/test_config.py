@@ -40,6 +40,7 @@ def test_every_recipe_is_sound_at_every_size(recipe, size):
         ({"epochs": 3}, "one budget of steps, epochs and minutes (given: steps and epochs)"),
         ({"steps": None}, "(given: none)"),
         ({"steps": 0}, "steps must be at least 1"),
+        ({"seed": 2**63}, "seed must be of 64 bits"),
     ],
 )
 def test_a_fault_is_named_with_its_range(changes, words):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..core.denoiser import Batch
 from ..core.generate import FOR_TOKENS, Frame, Group, Sampling, draw_ids
-from ..core.loss import Draws, Losses, last_pass
+from ..core.loss import Draws, Losses, previous_pass
 from ..core.noise import Keys, Logits, Mask, PerText, X, make_keys, uniform
 from .predictor import Cost, Shown, TokenPredictor
 
@@ -22,7 +22,7 @@ FOR_ORDER = -2  # last number of a key, beside FOR_TOKENS
 
 
 class Masked(TokenPredictor):
-    """Predicts masked tokens. The blank stands where a token is masked, and beside it the last prediction
+    """Predicts masked tokens. The blank stands where a token is masked, and beside it the previous prediction
     (self-conditioning, as the continuous model has it).
 
     Like MDLM's best, the network is not told the time: the number of masked tokens tells it.
@@ -38,7 +38,7 @@ class Masked(TokenPredictor):
     def loss(self, batch: Batch, draws: Draws) -> Losses:
         """The bound itself, nats per free token; some texts are shown a first prediction, made when more of
         them was masked, as in writing."""
-        twice, before = last_pass(draws.keys, draws.t, self.config.self_cond_rate)
+        twice, before = previous_pass(draws.keys, draws.t, self.config.self_cond_rate)
         return self.mean_of(self.draw_bound(batch, draws.t, draws.keys, twice, before), batch)
 
     def draw_bound(

@@ -1,4 +1,4 @@
-"""The system in ten files, and here every number in it. Read them in this order: noise, embedding,
+"""The system in ten files, and here every setting of a run. Read them in this order: noise, embedding,
 transformer, denoiser, loss, sampler, bound, data, generate, train. "The original README" is that of
 thorinf/simple-diffusion-lm, whose system is the recipe `original`.
 
@@ -19,10 +19,10 @@ class Config:
     heads: int = 4  # of its attention
     width: int = 5  # of the short convolution before each layer, odd; 0: none
     dropout: float = 0.1  # share of activations that are dropped
-    dropout_from: int = 4  # passes over the corpus, before which there is no dropout
+    dropout_from: int = 4  # epochs, before which there is no dropout
     normaliser: str = "unit_scale"  # a name in core.embedding.NORMALISERS
     cooccurrence: bool = True  # start the table from corpus/cooccurrence.py, or at random
-    regress: bool = False  # the squared error is of a linear head; x0_hat is softmax(logits) @ E either way
+    regress: bool = False  # the squared error is of a linear head's estimate, not of x0_hat = softmax @ E
     posterior: bool = True  # show the network the posterior mean too, add the likelihood to the logits
     cond_dim: int = 0  # numbers in a text's condition (a class label, say); 0: there is none
 
@@ -30,9 +30,9 @@ class Config:
     objective: str = "continuous"  # continuous diffusion, or a baseline: masked or autoregressive
     schedule: str = "gumbel"  # a name in core.noise.SCHEDULES
     bell_times: bool = True  # train at middle times more often: the ends teach little
-    mse_weight: float = 0.0  # of the squared error of x0_hat in the loss
+    mse_weight: float = 0.0  # of the squared error in the loss
     ce_weight: float = 1.0  # of the cross-entropy of the logits in it
-    self_cond_rate: float = 0.9  # share of examples that are shown their own first prediction
+    self_cond_rate: float = 0.9  # share of examples whose own first prediction is shown
     passes: int | None = None  # a student's, which learns to write in so many (sdlm distil); None: no student
 
     # The text.
@@ -41,7 +41,7 @@ class Config:
     batch_tokens: int = 2048  # a batch holds at most this many, padding included
     batch_size: int | None = None  # a batch holds at most this many examples
     cond_rate: float = 0.3  # share of examples in which tokens are given
-    span_share: float = 0.5  # share of those in which all but a span is; in the rest, here and there
+    span_share: float = 0.5  # of those, the share in which all but a span is given; else here and there
 
     # The optimiser.
     optimizer: str = "muon"  # for the linear maps of the transformer, or adamw

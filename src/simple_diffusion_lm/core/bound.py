@@ -41,7 +41,8 @@ class Bound(NamedTuple):
 
 def two_pass(model: Denoiser, x_t: X, level: Level, batch: Batch) -> Float[Tensor, "N D"]:
     """x0_hat at the free positions, with self-conditioning on a first prediction of the same x_t: a function
-    of (x_t, level) alone, so the bound holds for it as for any denoiser."""
+    of (x_t, level) alone, so the bound holds for it as for any denoiser. From x_t with more noise, as in
+    training (core/loss.py), the first prediction would know less, and the bound be looser (docs/log.md)."""
     x0_prev = torch.zeros_like(x_t)
     first = model(x_t, level, x0_prev, batch).logits
     x0_prev[batch.free] = model.embedding.interpolate(first)
@@ -53,8 +54,8 @@ def variational_bound(model: Denoiser, batch: Batch, u: PerText, keys: Keys) -> 
     """One unbiased draw of the bound for each text, at its time u in [0, 1)."""
     ids, free = batch.ids, batch.free
     x0 = model.embedding(ids)
-    # Log-SNRs are drawn from near the density of least variance, sqrt(E f^2) of the integrand f: E f is about
-    # the schedule's density (equal time, equal information), and f is nearly 0 or about snr: E f^2 ~ snr E f.
+    # Log-SNRs are drawn with density sqrt(E f^2), of least variance, f being the integrand: nearly 0 where a
+    # token is known, else about snr, so E f^2 ~ snr E f. And E f is about the schedule's density (its docs).
     low, high = useful_range(model.embedding.dim)
     width = (high - low) / PIECES
     middles = high - width * (torch.arange(PIECES, device=u.device) + 0.5)
@@ -83,7 +84,7 @@ def variational_bound(model: Denoiser, batch: Batch, u: PerText, keys: Keys) -> 
 
 def length_cost(lengths: Int[Tensor, " B"], length_weights: Sequence[int]) -> Float[Tensor, " B"]:
     """-log p(length) in nats, from the histogram length_weights (index: tokens, EOS included), with half
-    a count added to each length, so that none is impossible."""
+    a count added to each length up to the longest, so that none of them is impossible."""
     weights = torch.tensor(length_weights[1:], dtype=torch.float64) + 0.5
     return -(weights / weights.sum()).log()[lengths.cpu() - 1]
 

@@ -19,6 +19,7 @@ from .denoiser import Batch
 # Examples are sorted by length within a pool of about this many batches: enough that little of a
 # batch is padding, and few enough that chance decides which examples share a batch.
 POOL_BATCHES = 50
+Numbers = Int[np.ndarray, " _"]  # of examples
 FOR_ORDER, FOR_OFFSET, FOR_EXAMPLE = range(3)  # what a random generator is for
 
 
@@ -95,7 +96,7 @@ class Corpus:
 
 def draw_cond_mask(config: Config, rng: np.random.Generator, length: int) -> Bool[np.ndarray, " L"]:
     """Chooses the given positions of an example: mostly none; else all but a span (a prefix or a suffix
-    is then given, or both), or any. At least one position is not given."""
+    is then given, or both), or a random share of them, anywhere. At least one position is not given."""
     given = np.zeros(length, bool)
     if rng.random() < config.cond_rate and length > 1:
         if rng.random() < config.span_share:
@@ -130,7 +131,7 @@ class Batches:
             return np.array([ids])
         return np.full((ids - self._offset(epoch)) // self.config.window, self.config.window)
 
-    def order(self, epoch: int) -> list[Int[np.ndarray, " _"]]:
+    def order(self, epoch: int) -> list[Numbers]:
         """The numbers of the examples of each batch; every example occurs once."""
         lengths, rng = self.lengths(epoch), self._rng(epoch, FOR_ORDER)
         if not len(lengths):
@@ -145,7 +146,7 @@ class Batches:
             batches += self._cut(by_length, lengths[by_length])
         return [batches[i] for i in rng.permutation(len(batches))]
 
-    def spread(self, count: int) -> list[Int[np.ndarray, " _"]]:
+    def spread(self, count: int) -> list[Numbers]:
         """Batches of `count` examples (or all) chosen evenly over the lengths, to measure on."""
         lengths = self.lengths()
         places = (np.arange(count) + 0.5) / max(count, 1) * len(lengths)
@@ -179,9 +180,7 @@ class Batches:
     def _rng(self, *purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.config.seed % 2**63, *purpose])
 
-    def _cut(
-        self, examples: Int[np.ndarray, " N"], lengths: Int[np.ndarray, " N"]
-    ) -> list[Int[np.ndarray, " _"]]:
+    def _cut(self, examples: Int[np.ndarray, " N"], lengths: Int[np.ndarray, " N"]) -> list[Numbers]:
         """Cuts examples of rising length into the largest batches that are allowed."""
         batches, start = [], 0
         while start < len(examples):

@@ -44,12 +44,12 @@ class Denoiser(nn.Module):
     """The embedding table, the transformer, and the two ways from one to the other.
 
     The transformer's input is embeddings side by side: what is seen of x_t, the given tokens, and the
-    last prediction; then the condition, if there is one. What is seen of x_t:
+    previous prediction; then the condition, if there is one. What is seen of x_t:
         posterior=False  x_t at unit scale (the original README, CDCD), and the level is told
-        posterior=True   x_t, and the posterior mean of each token by itself:
-                         softmax(log unigram + log-likelihood of x_t) @ E. The unigram mean at pure
-                         noise, the token when clean, and never a random vector that looks like some
-                         token. It shows how much is known, so the level need not be told. The
+        posterior=True   x_t, and beside it the posterior mean of each token by itself:
+                         softmax(log unigram + log-likelihood of x_t) @ E. It is the unigram mean at pure
+                         noise, where x_t looks like some token or other, and the token when clean. It
+                         shows how much is known, so the level need not be told. The
                          log-likelihood is added to the network's logits too: it has to learn only what
                          the other positions say (Plaid, 2305.18619; LangFlow, 2604.11748).
     regress=True: the squared error is of a linear head's estimate; x0_hat is the mean embedding either way.
@@ -70,17 +70,17 @@ class Denoiser(nn.Module):
 
     @torch.no_grad()
     def start_from_counts(self, counts: Int[Tensor, " V"]) -> None:
-        """Sets the unigram distribution from token counts, and makes it all that is said at first."""
+        """Sets the unigram distribution: all that is said at first, by the head's bias or by `forward`."""
         self.log_unigram.copy_(log_frequencies(counts))
         self.head.bias.copy_(self.log_unigram * (not self.config.posterior))
         self.head.weight.zero_()
 
     def forward(self, x_t: X, level: Level, x0_prev: X, batch: Batch, temperature: float = 1.0) -> Output:
         """Predicts the tokens at the free positions. batch.ids are read only where they are given: there
-        neither x_t nor x0_prev is. x0_prev is the last prediction, or zeros. Logits are float32.
+        neither x_t nor x0_prev is. x0_prev is the previous prediction, or zeros. Logits are float32.
 
-        The temperature divides what the network says, not the likelihood: sharper text is p(x0)^(1/T) (exact
-        where the rest is known), and how noisy x_t is stays a fact: else noise would be taken for knowledge.
+        The temperature divides what is learned, the unigram too, not the likelihood: sharper text is
+        p(x0)^(1/T) (exact where the rest is known); else noise would be taken for knowledge.
         """
         free, log_snr = batch.free, level.log_snr.squeeze(-1)
         seen, likelihood = self.network_input(x_t, level, free)
@@ -94,7 +94,7 @@ class Denoiser(nn.Module):
         logits = in_blocks(self.head, hidden).float()
         if likelihood is None:
             return Output(logits / temperature, regressed)
-        logits.add_(self.log_unigram).div_(temperature)  # in place: copies of (N, V) are dear
+        logits.add_(self.log_unigram).div_(temperature)  # in place: copies of (N, V) cost time
         return Output(logits.add_(likelihood), regressed)
 
     def network_input(

@@ -24,6 +24,7 @@ def layer_norm(table: Table) -> Table:
     return F.layer_norm(table, table.shape[-1:])
 
 
+# Rows have length sqrt(D): schedules and the bound count on it. To add one, write it and add a line.
 # Batch normalisation, which the original README tried first, leaves rows of different norms: common tokens
 # were then predicted too often.
 NORMALISERS: dict[str, Callable[[Table], Table]] = {"unit_scale": unit_scale, "layer_norm": layer_norm}

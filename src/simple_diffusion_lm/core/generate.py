@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -29,7 +30,7 @@ class Sampling:
     """How noise becomes text.
 
     Attributes:
-        steps: passes of the network; more is better and slower.
+        steps: down the noise, each a pass of the network; more is better and slower.
         sampler: the rule by which noise is removed.
         temperature: divides the network's logits; 1 is the model's own distribution, below is less varied.
             `renoise` sharpens too, with each pass: 0.9 in 64 is as varied as 0.7 in 4.
@@ -43,16 +44,16 @@ class Sampling:
 
 
 class Group(NamedTuple):
-    """Texts to be sampled side by side. Each has its own key, so that none depends on the others.
-    constrain sets logits to minus infinity where a token may not be chosen at these positions.
-    guide changes the logits of the free positions; only what is_guided asks it. strength is the time to
-    which batch.ids are noised first, and the share of the steps that are taken from there; at 1 only given
-    ids are looked at."""
+    """Texts to be sampled side by side. Each has its own key, so that none depends on the others."""
 
     batch: Batch
     keys: Keys
+    # -inf where a token may not be chosen at these positions.
     constrain: Callable[[Logits, Mask], Logits] = lambda logits, where: logits
+    # Changes the logits of the free positions. Models with is_guided ask it.
     guide: Callable[[Logits, Batch], Logits] = lambda logits, batch: logits
+    # Below 1 batch.ids are noised up to this time first, and written anew from there, with this share of the
+    # steps. At 1 writing begins with noise alone, and only the given ids are read.
     strength: float = 1.0
 
 
@@ -125,8 +126,8 @@ def predictions(model: Denoiser, group: Group, sampling: Sampling) -> Iterator[P
 
 @torch.no_grad()
 def sample_text(model: Denoiser, group: Group, sampling: Sampling) -> Iterator[Frame]:
-    """Ids out of noise. All is written in the last step: the most probable tokens, since x_t has settled them
-    by then; of a single step they are drawn."""
+    """Ids out of noise. All is written in the last step: the most probable tokens, which x_t has settled by
+    then, all but a few (in few steps many: there this makes texts surer); of a single step they are drawn."""
     batch, free = group.batch, group.batch.free
     steps = math.ceil(sampling.steps * group.strength)  # as long as those from all noise
     for step, (_, logits) in enumerate(predictions(model, group, replace(sampling, steps=steps)), 1):
@@ -145,7 +146,8 @@ def generate(
     seed: int = 0,
     stream: bool = False,
 ) -> list[str]:
-    """A text for each length, in tokens, EOS included. In running text (stream) EOS is not special."""
+    """A text for each length: tokens, EOS included (DiffusionLM.generate counts without it). In running text
+    (stream) EOS is a token like others, a line break."""
     length = torch.tensor(lengths)
     place = torch.arange(int(length.max())).expand(len(lengths), -1)
     length_mask, last = place < length[:, None], place == length[:, None] - 1
@@ -156,7 +158,7 @@ def generate(
     batch = Batch(ids, length_mask, given, number, number / len(number)).each(lambda x: x.to(device))
     banned = torch.zeros(len(tokenizer), dtype=torch.bool, device=device)
     banned[tokenizer.special_ids] = True
-    banned[tokenizer.eos_id] = not (stream or model.writes_length)  # then it is text, or ends one
+    banned[tokenizer.eos_id] = not (stream or model.writes_length)  # where it is text, or ends a text
     group = Group(batch, make_keys(seed, batch.number), lambda x, where: x.masked_fill(banned, -torch.inf))
-    *_, frame = model.eval().sample(group, sampling)
+    frame = deque(model.eval().sample(group, sampling), maxlen=1).pop()  # each holds all logits: keep one
     return [tokenizer.decode(row[:n], stream) for row, n in zip(frame.ids.tolist(), lengths, strict=True)]

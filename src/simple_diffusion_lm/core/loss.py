@@ -11,8 +11,9 @@ from torch import Tensor
 from .denoiser import Batch, Denoiser
 from .noise import Keys, PerText, X, bell_times, make_keys, normal, uniform
 
-# The last number of a key: the first beside texts' 0, 1, 2, ...; the others after a text's own key.
-FOR_LEVELS, FOR_SELF_CONDITIONING, FOR_LAST_PASS = -1, 0, 1
+# The last number of a key. The first stands where others have a text's number, 0, 1, 2, ...; the other two
+# follow a text's own key.
+FOR_LEVELS, FOR_SELF_CONDITIONING, FOR_PREVIOUS_PASS = -1, 0, 1
 
 
 class Draws(NamedTuple):
@@ -30,9 +31,9 @@ class Draws(NamedTuple):
         return cls((start.to(batch.place) + batch.place) % 1, make_keys(seed, step, batch.number), key)
 
 
-def last_pass(keys: Keys, t: PerText, rate: float) -> tuple[Bool[Tensor, " B"], PerText]:
-    """Which texts are shown a first prediction, a share `rate`, and the time of the pass that made it:
-    the one before t, of 2 to 64 to a text: log-uniform, so that each doubling is as frequent."""
+def previous_pass(keys: Keys, t: PerText, rate: float) -> tuple[Bool[Tensor, " B"], PerText]:
+    """Which texts are shown a first prediction, a share `rate`, and at what time it is made: that of the
+    pass before t, were a text written in n passes. n is 2 to 64, each doubling as often (log-uniform)."""
     coin, u = uniform(make_keys(keys, FOR_SELF_CONDITIONING), 2).to(t).unbind(1)
     return coin < rate, (t + 2 ** -(1 + 5 * u)).clamp(max=1)
 
@@ -44,22 +45,22 @@ class Losses(NamedTuple):
     tokens: Int[Tensor, ""]
     ce: Float[Tensor, " N"]  # cross-entropy, nats
     correct: Bool[Tensor, " N"]  # the most probable token is the right one
-    squared_error: Float[Tensor, " N_or_0"]  # |x0 - x0_hat|^2, or empty: not in the loss
+    squared_error: Float[Tensor, " N_or_0"]  # of the head's estimate or x0_hat; empty: not in the loss
 
 
 Loss = Callable[[Batch, Draws], Losses]
 
 
 @torch.no_grad()
-def last_prediction(model: Denoiser, batch: Batch, x_t: X, draws: Draws) -> X:
+def previous_prediction(model: Denoiser, batch: Batch, x_t: X, draws: Draws) -> X:
     """What self-conditioning (Analog Bits, 2208.04202, Algorithm 1) shows the network beside x_t: a first
-    prediction of some texts, zeros for the others. Here it is made from x_t with more noise, as in writing:
-    of the same x_t it would make the network believe itself twice over (docs/theory.md)."""
+    prediction of some texts, zeros for the others. Here it is made from x_t with more noise, as in
+    writing: of the same x_t it would make the network believe itself twice over (docs/theory.md)."""
     x0_prev = torch.zeros_like(x_t)
-    chosen, t_before = last_pass(draws.keys, draws.t, model.config.self_cond_rate)
+    chosen, t_before = previous_pass(draws.keys, draws.t, model.config.self_cond_rate)
     if chosen.any():  # of all texts, since a batch of every other size costs time and memory
         level, before = (model.schedule(t[:, None, None]) for t in (draws.t, t_before))
-        eps = normal(make_keys(draws.keys, FOR_LAST_PASS), *x_t.shape[1:])
+        eps = normal(make_keys(draws.keys, FOR_PREVIOUS_PASS), *x_t.shape[1:])
         logits = model(level.add_more(x_t, before, eps), before, x0_prev, batch).logits
         x0_prev[batch.free] = model.embedding.interpolate(logits)
         x0_prev[~chosen] = 0.0
@@ -73,11 +74,11 @@ def diffusion_loss(model: Denoiser, batch: Batch, draws: Draws) -> Losses:
     draws = draws._replace(t=bell_times(draws.t)) if config.bell_times else draws
     level = model.schedule(draws.t[:, None, None])
     x_t = level.add_noise(x0, normal(draws.keys, *x0.shape[1:]))
-    logits, x0_hat = model(x_t, level, last_prediction(model, batch, x_t, draws), batch)
+    logits, estimate = model(x_t, level, previous_prediction(model, batch, x_t, draws), batch)
     squared_error = logits.new_empty(0)
     if config.mse_weight > 0:  # else it would take a tenth of a step's time for nothing
-        x0_hat = model.embedding.interpolate(logits) if x0_hat is None else x0_hat
-        squared_error = (x0_hat - x0.detach()[free]).square().sum(-1)
+        estimate = model.embedding.interpolate(logits) if estimate is None else estimate
+        squared_error = (estimate - x0.detach()[free]).square().sum(-1)
     ce = F.cross_entropy(logits, ids, reduction="none")
     tokens = free.sum()
     mse = squared_error.sum() / tokens.clamp(min=1) / x0.shape[-1]

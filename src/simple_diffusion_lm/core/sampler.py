@@ -17,7 +17,7 @@ from .noise import Level, Logits, X
 class Prediction(NamedTuple):
     """What a denoiser says of the clean text: its embeddings, and logits at the free positions."""
 
-    x0_hat: X
+    x0_hat: X  # 0 where tokens are given: there x_t is never read
     logits: Logits
 
 
@@ -61,8 +61,9 @@ def posterior_deviation(now: Level, nxt: Level) -> Tensor:
 
 
 def all_fresh_noise(now: Level, nxt: Level) -> Tensor:
-    """Diffusion-LM's re-noising of the prediction, the original README's sampler: nothing else of x_t
-    survives a step. It halves the variance of a Gaussian, whatever the steps (docs/theory.md)."""
+    """Diffusion-LM's re-noising of the prediction, the original README's sampler and the default: nothing
+    else of x_t survives a step, so each may decide every word again. It wrote the best lines (docs/log.md);
+    of a Gaussian's variance it would lose half, and more in few steps (docs/theory.md)."""
     return nxt.sigma
 
 

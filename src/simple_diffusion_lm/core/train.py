@@ -192,8 +192,8 @@ def batches_from(batches: Batches, progress: Progress) -> Iterator[Batch]:
 def train(config: Config, state: State, batches: Batches, loss: Loss | None = None) -> Iterator[Step]:
     """Trains until the budget is spent, yielding after each optimiser step.
 
-    loss: another than the model's own. All randomness is a function of the seed and of how far the
-    run has come: a resumed run draws what an undisturbed one would have drawn.
+    loss: a function of batch and draws, in place of model.loss. All randomness is a function of the seed and
+    of how far the run has come: a resumed run draws what an undisturbed one would have drawn.
 
     Raises NonFinite, before the update, when loss or gradient are not finite.
     """
@@ -207,7 +207,7 @@ def train(config: Config, state: State, batches: Batches, loss: Loss | None = No
         rate = learning_rate(config, progress.step, fraction)
         for _ in range(config.accumulate):
             batch = next(source).each(lambda x: x.to(device))
-            # No dropout in the first passes over the corpus: its text is new, and cannot be
+            # No dropout in the first epochs: its text is new, and cannot be
             # memorised yet (late dropout: 2303.01500; about four passes: 2305.16264).
             model.train(progress.epoch >= config.dropout_from)
             torch.manual_seed(make_keys(config.seed, progress.batches).item())  # for dropout alone
@@ -221,7 +221,7 @@ def train(config: Config, state: State, batches: Batches, loss: Loss | None = No
             raise NonFinite(f"step {progress.step + 1}: {numbers}, texts {batch.number[:8].tolist()}…")
         for optimizer in state.optimizers.values():
             for group in optimizer.param_groups:
-                group["lr"] = rate * group.get("pace", 1.0)  # of a student, or its critic
+                group["lr"] = rate * group.get("pace", 1.0)  # of a student, or its critic: runs/distil.py
             optimizer.step()
             optimizer.zero_grad()
         progress.step += 1

@@ -143,9 +143,9 @@ def front_tables(contenders: Mapping[str, Sequence[Figures]], real: Figures) -> 
     seconds, and, of the toy language, of the share that is grammatical.
 
     Perplexity and entropy can each be had alone by another temperature, so the first is interpolated
-    between temperatures to the entropy of held-out text, or to the highest that all reach in their most
-    steps, if that is less. Nothing is said where no temperature has so much; where all have more, the lowest.
-    """
+    between temperatures to the entropy of held-out text, or to the highest that all contenders reach in
+    their most steps, if less. Nothing is said where no temperature has so much. Where all have more the
+    lowest stands, with a star."""
     fronts = fronts_of(contenders)
     entropy = shared_entropy(fronts, real)
     steps, tables = sorted({count for curves in fronts.values() for count in curves}), []
@@ -154,8 +154,8 @@ def front_tables(contenders: Mapping[str, Sequence[Figures]], real: Figures) -> 
             continue
         rows = [[f"{COLUMNS[field][0]}, at entropy {entropy:.2f}; steps:", *map(str, steps)]]
         for label, curves in fronts.items():
-            found = (shown(values_at(curves.get(count, []), field, entropy)) for count in steps)
-            rows.append([label, *found])
+            found = (values_at(curves.get(count, []), field, entropy) for count in steps)
+            rows.append([label, *(shown(*each) for each in found)])
         tables.append(table(rows))
     return "\n\n".join(tables)
 
@@ -177,30 +177,36 @@ def fronts_of(contenders: Mapping[str, Sequence[Figures]]) -> dict[str, Curves]:
 
 
 def shared_entropy(fronts: Mapping[str, Curves], real: Figures) -> float:
-    """That of held-out text, or the highest that all reach in their most steps, if that is less."""
-    most = [curve for curves in fronts.values() for curve in curves[max(curves)]]
-    return math.floor(100 * min(real["entropy"], *(curve[-1]["entropy"] for curve in most))) / 100
+    """That of held-out text, or the highest that all contenders reach in their most steps, each in the order
+    that is most varied, if that is less."""
+    reached: dict[str, list[float]] = {}
+    for label, curves in fronts.items():
+        own, name = [curve[-1]["entropy"] for curve in curves[max(curves)]], label.split(",")[0]
+        reached[name] = [max(pair) for pair in zip(own, reached.get(name, own), strict=True)]
+    return math.floor(100 * min(real["entropy"], *map(min, reached.values()))) / 100
 
 
-def values_at(curves: Sequence[Sequence[Figures]], field: str, entropy: float) -> list[float]:
-    """A figure of each run at this entropy; of a perplexity or of seconds the logarithm is interpolated."""
-    found = []
+def values_at(curves: Sequence[Sequence[Figures]], field: str, entropy: float) -> tuple[list[float], bool]:
+    """A figure of each run at this entropy, none where not all have so much; and whether some have more at
+    any temperature: theirs is of the lowest. Of a perplexity or of seconds the logarithm is interpolated."""
+    found = list[float]()
     for curve in curves:
-        entropies = [point["entropy"] for point in curve]
-        if entropy <= entropies[-1]:
-            values, is_share = [point[field] for point in curve], field == "grammatical"
-            value = np.interp(entropy, entropies, values if is_share else np.log(values))
-            found.append(float(value if is_share else np.exp(value)))
-    return found
+        entropies, is_share = [point["entropy"] for point in curve], field == "grammatical"
+        if entropy > entropies[-1]:
+            return [], False
+        values = [point[field] for point in curve]
+        value = np.interp(entropy, entropies, values if is_share else np.log(values))
+        found.append(float(value if is_share else np.exp(value)))
+    return found, any(curve[0]["entropy"] > entropy for curve in curves)
 
 
-def shown(values: Sequence[float]) -> str:
-    """The mean, and of several seeds ± their standard deviation."""
+def shown(values: Sequence[float], more_varied: bool = False) -> str:
+    """The mean, and of several seeds ± their standard deviation; a star where the texts are more varied."""
     if not values:
         return ""
     digits = 3 if max(values) <= 1 else 1
     spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{fmean(values):.{digits}f}{spread}"
+    return f"{fmean(values):.{digits}f}{spread}{' *' * more_varied}"
 
 
 def mean_of(several: Sequence[Figures]) -> dict[str, Any]:
@@ -218,7 +224,7 @@ def plot_comparison(results: Mapping[str, Any], picture: Path) -> None:
     for label, curves in fronts.items():
         rows = []
         for steps in sorted(curves):
-            found = [values_at(curves[steps], field, entropy) for field in AXES]
+            found = [values_at(curves[steps], field, entropy)[0] for field in AXES]
             rows += [[fmean(values) for values in found]] if all(found) else []
         for axis, x in zip(axes, zip(*rows, strict=True), strict=False):
             axis.plot(x, [row[-1] for row in rows], marker="o" if len(rows) > 1 else "*", label=label)

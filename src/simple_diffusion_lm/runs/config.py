@@ -64,6 +64,7 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("at least 2", lambda x: x >= 2, "crop window"),
     ("above 0", lambda x: x > 0, "minutes learning_rate clip"),
     ("between 0 and 1", lambda x: 0 <= x <= 1, "dropout self_cond_rate cond_rate span_share"),
+    ("of 64 bits", lambda x: -(2**63) <= x < 2**63, "seed"),
     ("odd, or 0", lambda x: x == 0 or x % 2 == 1, "width"),
 )
 CHOICES: dict[str, Iterable[str]] = {

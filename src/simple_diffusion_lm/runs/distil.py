@@ -4,8 +4,9 @@ Distribution matching (DMD2, 2405.14867; for text DLM-One, 2506.00290). The stud
 What it wrote is noised anew, and two networks say what was there: the teacher, which knows the corpus, and a
 critic, a copy of it that learns what the student writes. Where they differ, the student writes something too
 often or too seldom, and x0_hat moves by the teacher's estimate minus the critic's: down the gradient of the
-KL divergence between what the two write, noised. Of a text of the corpus the student sees its length and
-what is given, no more. It needs the noise: there is no gradient through a blank.
+KL divergence between what the student writes and what the teacher knows, both noised. Of a text of the
+corpus the student sees its length and what is given, no more. This gradient goes through x_t, and so needs
+noise; blanks need others (Di[M]O, 2503.15457; DiDi-Instruct, 2509.25035).
 """
 
 import copy
@@ -22,7 +23,7 @@ from ..core import Config
 from ..core.denoiser import Batch, Denoiser
 from ..core.embedding import in_blocks
 from ..core.generate import Group, Sampling, TextModel, predictions
-from ..core.loss import Draws, Loss, Losses, last_prediction
+from ..core.loss import Draws, Loss, Losses, previous_prediction
 from ..core.noise import make_keys, normal, uniform
 from ..core.train import State, make_optimizers
 from ..corpus.prepare import Prepared
@@ -98,15 +99,15 @@ def student_loss(teacher: TextModel, end: int | None, state: State) -> Loss:
         eps = normal(make_keys(draws.keys, FOR_NOISE), *x0_hat.shape[1:])
         x_t = level.add_noise(x0_hat.detach(), eps)
         # Self-conditioned, as in training: else the teacher knows less, and its student too (docs/log.md).
-        guess = critic(x_t, level, last_prediction(critic, batch, x_t, draws), batch).logits
+        guess = critic(x_t, level, previous_prediction(critic, batch, x_t, draws), batch).logits
         with torch.no_grad():
-            known = teacher(x_t, level, last_prediction(teacher, batch, x_t, draws), batch).logits
+            known = teacher(x_t, level, previous_prediction(teacher, batch, x_t, draws), batch).logits
             # Of the probabilities first: two products in bfloat16 differ by their rounding.
             table, apart = student.embedding.table, guess.softmax(-1) - known.softmax(-1)
             difference = in_blocks(lambda rows: rows @ table, apart)
         log_p, target = guess.log_softmax(-1), logits.detach().softmax(-1)
         divergence = F.kl_div(log_p, target, reduction="none").sum(-1)  # of the critic
-        # Its gradient is mostly longer than `clip`, and is shortened: so all passes count alike.
+        # The gradient, with the critic's, is mostly longer than `clip`, and shortened: passes count alike.
         matching = (x0_hat[free] * difference).sum(-1)
         total = (divergence + matching).sum() / tokens.clamp(min=1)
         # Shown as cross-entropy, how far apart the two estimates are: 0 at first, then much, then less.

@@ -1,5 +1,6 @@
 """Texts to noise and back along the probability flow: what lies between two texts."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -74,6 +75,7 @@ def blend(
     x_t = between(noise[0], noise[1], shares[:, None, None])[:, : batch.ids.shape[1]]
     levels = [model.schedule(t.expand(count, 1, 1)) for t in times.flip(0)]
     nothing = torch.zeros_like(x_t)  # DDIM adds no noise
-    *_, (_, prediction) = SAMPLERS["ddim"](two_pass(model, group, heed), x_t, levels, lambda: nothing)
+    way = SAMPLERS["ddim"](two_pass(model, group, heed), x_t, levels, lambda: nothing)
+    _, prediction = deque(way, maxlen=1).pop()
     found = batch.ids.masked_scatter(batch.free, prediction.logits.argmax(-1))
     return [ids[:length] for ids, length in zip(found.tolist(), lengths, strict=True)]
