@@ -92,9 +92,9 @@ class Bench:
         return subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, text=True, **options)
 
     def train(self, run: Path, steps: int, *settings: str, corpus: Path | None = None) -> list[object]:
-        """The arguments of a small run."""
+        """The arguments of a small run. settings: layers=3."""
         place = ["train", corpus or self.prepared, "--out", run]
-        return [*place, "--steps", steps, *SMALL, *settings]
+        return [*place, "--steps", steps, *SMALL, *(f"--{setting}" for setting in settings)]
 
     def trained(self, steps: int, *settings: str, name: str = "run") -> Path:
         """A small run that went well."""

@@ -102,7 +102,7 @@ def d7(bench: Bench) -> str:
         bench.sdlm(*bench.train(bench.place / "no-run", 2, corpus=bench.place / name)).refused(words)
     packed = gzip.compress(text(LINES))
     given(bench, packed, "lines.txt.gz").fine()
-    given(bench, packed[:-9], "cut.txt.gz").refused("not a whole gzip file")
+    given(bench, packed[:-9], "cut.txt.gz").refused("not a whole .gz file")
     given(bench, b'{"text": "a cat ."}\n{"txt": 1}\n', "lines.jsonl").refused("lines.jsonl:2")
     return given(bench, b'{"text": "a cat ."}\n{"text"\n', "bad.jsonl").refused("bad.jsonl:2")
 
@@ -138,13 +138,12 @@ def a1(bench: Bench) -> str:
         ("dropout must be between 0 and 1", *bench.train(other, 2, "dropout=2")),
         ("heads", *bench.train(other, 2, "model_dim=130")),
         ("crop", *bench.train(other, 2, "crop=1")),
-        ("lerning_rate", *bench.train(other, 2, "lerning_rate=1")),
-        ("takes int", *bench.train(other, 2, "layers=two")),
         ("one budget", *bench.train(other, 2), "--minutes", 1),
         ("token", "serve", run, "--host", "0.0.0.0"),
     ):
         bench.sdlm(*arguments).refused(words)
-    for wrong in (["generate", run, "--stps", 3], ["generate", run, "--steps", "many"], ["fly"]):
+    misspelled = [bench.train(other, 2, setting) for setting in ("lerning_rate=1", "layers=two")]
+    for wrong in (*misspelled, ["generate", run, "--stps", 3], ["generate", run, "--steps", "many"], ["fly"]):
         bench.sdlm(*wrong).refused("")
     return "each named, each exit code 2"
 
