@@ -67,7 +67,7 @@ def test_what_is_missing_is_said_in_a_line(arguments: list[str], said: str) -> N
 def test_ablations(tmp_path: Path) -> None:
     small = ["--steps", "5", "--examples", "20", "--lines", "20", "--seed", "3"]
     shape = ["--model-dim=32", "--layers=1", "--heads=2", "--embedding-dim=16"]
-    names = ["mse_weight=1", "objective=bound,mse_weight=1,ce_weight=0"]
+    names = ["objective=masked", "mse_weight=1,ce_weight=0.5"]
     done = run("ablations.py", "--out", tmp_path, "--only", *names, *small, *shape)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
@@ -157,7 +157,7 @@ def test_trace() -> None:
 @pytest.mark.slow  # a good part of a minute, and more
 def test_torture(tmp_path: Path) -> None:
     """A part of `make torture`, with fewer repetitions."""
-    rows = ["C1", "N1", "F1", "P1", "M1", "M3"]
+    rows = ["C1", "C5", "N1", "F1", "P1", "A1", "M1", "M3"]
     done = run("torture.py", "--quick", "--only", *rows, "--out", tmp_path / "t.json")
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((tmp_path / "t.json").read_text())["rows"]
