@@ -35,8 +35,7 @@ class _Strict(BaseModel):
 
 
 class Sampled(_Strict):
-    """How noise becomes text, and whether to send every step as it is taken. Where a request does not say
-    how, the model decides: for a student, for one, `usual` in its card differs from what stands here."""
+    """How noise becomes text: what is left out the model decides (`usual` in its card, of a student too)."""
 
     steps: Whole = Field(USUAL.steps, ge=1, le=512, description=HELP["steps"])
     sampler: Literal[tuple(SAMPLERS)] = Field(USUAL.sampler, description=HELP["sampler"])  # type: ignore[valid-type]
