@@ -158,7 +158,7 @@ class Infilling:
         models = {run.name: DiffusionLM.from_pretrained(run) for run in self.runs}
         first, data = next(iter(models.values())), DiffusionLM.trained_on(self.runs[0])
         tokenizer, lines = first.tokenizer, reference_texts(first, data.train)
-        held_out = list(example_texts(first, data.valid, 20 * self.count))
+        held_out = example_texts(first, data.valid, 20 * self.count)
         gaps = cases(held_out, tokenizer, self.count)
         judge, many = KneserNey(lines), self.candidates
         sampling = Sampling(self.steps, temperature=TEMPERATURE)

@@ -45,6 +45,7 @@ of the runs."""
 SAMPLES = 6  # lines of each contender
 Results = Mapping[str, Any]
 Found = tuple[list[float], bool]  # of values_at
+NONE: Found = ([], False)
 
 
 def read(name: str) -> Results:
@@ -78,17 +79,16 @@ def best(results: Results) -> tuple[float, dict[str, dict[float, Found]]]:
     writes from left to right has one number of passes: its tokens."""
     contenders, field = by_contender(results), field_of(results)
     fronts, better = fronts_of(contenders), max if field == "grammatical" else min
-    entropy = shared_entropy(fronts, results["lines"]["held-out text"])
+    entropy = shared_entropy(contenders, results["lines"]["held-out text"])
     found: dict[str, dict[float, Found]] = {}
     for name, runs in contenders.items():
-        own = [curves for label, curves in fronts.items() if label.split(",")[0] == name]
+        own = [curves for label, curves in fronts.items() if label.split(", ")[0] == name]
         steps = sorted({count for curves in own for count in curves})
         for count in steps:
             passes = count if len(steps) > 1 else fmean(run["points"][0]["passes"] for run in runs)
             orders = [values_at(curves.get(count, []), field, entropy) for curves in own]
-            fine = [each for each in orders if each[0]]
-            one = better(fine, key=lambda each: fmean(each[0]), default=([], False))
-            found.setdefault(name, {})[passes] = one
+            fine = (each for each in orders if each[0])
+            found.setdefault(name, {})[passes] = better(fine, key=lambda each: fmean(each[0]), default=NONE)
     return entropy, found
 
 
@@ -99,9 +99,9 @@ def short_table(results: Results) -> str:
     about = f"{COLUMNS[field][0]} ({better} is better) at entropy {entropy:.2f}"
     rows = [[f"{about}; passes:", *map(str, PASSES), "one a token"]]
     for name, by_passes in found.items():
-        cells = [shown(*by_passes.get(count, ([], False))) for count in PASSES]
-        (last,) = list(by_passes.values())[-1:]
-        rows.append([name, *cells, shown(*last) if len(by_passes) == 1 else ""])
+        cells = [shown(*by_passes.get(count, NONE)) for count in PASSES]
+        only = next(iter(by_passes.values())) if len(by_passes) == 1 else NONE
+        rows.append([name, *cells, shown(*only)])
     label = f"held-out text, more varied ({real['entropy']:.2f})"
     return table([*rows, [label, *[""] * len(PASSES), shown([real[field]])]])
 

@@ -142,8 +142,10 @@ def a1(bench: Bench) -> str:
         ("token", "serve", run, "--host", "0.0.0.0"),
     ):
         bench.sdlm(*arguments).refused(words)
-    misspelled = [bench.train(other, 2, setting) for setting in ("lerning_rate=1", "layers=two")]
-    for wrong in (*misspelled, ["generate", run, "--stps", 3], ["generate", run, "--steps", "many"], ["fly"]):
+    for setting in ("lerning_rate=1", "layers=two"):
+        (done := bench.sdlm(*bench.train(other, 2, setting))).refused("")
+        assert setting.split("=")[0] in done.said, done.said
+    for wrong in (["generate", run, "--stps", 3], ["generate", run, "--steps", "many"], ["fly"]):
         bench.sdlm(*wrong).refused("")
     return "each named, each exit code 2"
 

@@ -115,7 +115,7 @@ class Vary:
         model, data = DiffusionLM.from_pretrained(self.run), DiffusionLM.trained_on(self.run)
         results: dict[str, Any] = measure.about()
         measure.write_results(self.out, results)
-        lines = list(example_texts(model, data.valid, self.count))
+        lines = example_texts(model, data.valid, self.count)
         train = reference_texts(model, data.train)
         reference = Reference(train, lines)
         words = [word for line in train[: 100 * self.count] for word in line.split()]

@@ -38,7 +38,7 @@ def train_classifier(texts: Tensor, labels: Tensor) -> torch.nn.Linear:
 
 def main(run: Path, words: set[str]) -> None:
     model = DiffusionLM.from_pretrained(run)
-    lines = list(example_texts(model, model.trained_on(run).train, LINES))
+    lines = example_texts(model, model.trained_on(run).train, LINES)
     tokens = [share_of_tokens(model.tokenizer.encode(line), len(model.tokenizer)) for line in lines]
     labels = torch.tensor([float(bool(words & set(line.split()))) for line in lines])
     classifier = train_classifier(torch.stack(tokens), labels)

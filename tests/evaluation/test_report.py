@@ -137,6 +137,14 @@ def test_an_order_that_gives_little_variety_does_not_lower_what_is_compared():
     assert "| masked, confidence |  |  |" in table
 
 
+def test_contenders_whose_names_begin_alike_are_two():
+    found = results(modern_0=3.0, masked_0=3.0)
+    runs = found["runs"]
+    found["runs"] = {"dropout=0-0": runs["modern-0"], "dropout=0,layers=3-0": runs["masked-0"]}
+    runs["masked-0"]["points"][0]["entropy"] = 4.78  # the highest that the second reaches
+    assert "| n-gram judge perplexity, at entropy 4.78; steps:" in comparison_tables(found)
+
+
 def test_of_the_toy_language_the_grammatical_share_is_compared():
     found = results(modern_0=3.0)
     points = found["runs"]["modern-0"]["points"]
@@ -144,7 +152,7 @@ def test_of_the_toy_language_the_grammatical_share_is_compared():
     for each, share in zip(points, (0.8, 0.9, 0.1), strict=True):
         each["grammatical"] = share
     points[0]["entropy"] = 5.5  # held-out text has 5.0
-    share = 0.9 - 0.1 * (5.0 - 4.0) / 1.5  # the lowest temperature has less entropy: no star
+    share = 0.9 - 0.1 * (5.0 - 4.0) / 1.5
     _, table = comparison_tables(found).split("| grammatical, at entropy 5.00; steps:")
     assert f"| modern | 0.100 | {share:.3f} |" in table
 

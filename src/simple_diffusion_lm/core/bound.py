@@ -55,7 +55,7 @@ def variational_bound(model: Denoiser, batch: Batch, u: PerText, keys: Keys) -> 
     ids, free = batch.ids, batch.free
     x0 = model.embedding(ids)
     # Log-SNRs are drawn with density sqrt(E f^2), of least variance, f being the integrand: nearly 0 where a
-    # token is known, else about snr, so E f^2 ~ snr E f. And E f is about the schedule's density (its docs).
+    # token is known, else about snr, so E f^2 ~ snr E f; E f is about the schedule's density (core/noise.py).
     low, high = useful_range(model.embedding.dim)
     width = (high - low) / PIECES
     middles = high - width * (torch.arange(PIECES, device=u.device) + 0.5)

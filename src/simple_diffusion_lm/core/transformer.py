@@ -18,7 +18,7 @@ Hidden = Float[Tensor, "B L M"]
 Heads = Float[Tensor, "B H L K"]
 Attended = Bool[Tensor, "B 1 L_or_1 L"]  # the keys that each query attends to
 Angles = Float[Tensor, "2 L K_half"]
-Told = Float[Tensor, "B L_or_1"]  # log-SNR
+LogSNR = Float[Tensor, "B L_or_1"]
 
 
 def rotary_angles(length: int, dim: int, device: torch.device) -> Angles:
@@ -115,7 +115,7 @@ class LevelEmbedding(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, log_snr: Told) -> Tensor:
+    def forward(self, log_snr: LogSNR) -> Tensor:
         angles = log_snr[..., None] * self.frequencies
         features = F.gelu(self.hidden(torch.cat([angles.sin(), angles.cos()], dim=-1)))
         return self.out(features).unflatten(-1, self.shape).movedim(-3, 0)
@@ -128,7 +128,9 @@ class Transformer(nn.Module):
     shifts are a function of log-SNR, not LayerNorm's own weights. causal: no position sees a later one.
     """
 
-    def __init__(self, config: Config, inputs: int, told_level: bool = False, causal: bool = False) -> None:
+    def __init__(
+        self, config: Config, inputs: int, *, told_level: bool = False, causal: bool = False
+    ) -> None:
         super().__init__()
         dim, layers = config.model_dim, config.layers
         self.project = nn.Linear(inputs * config.embedding_dim + config.cond_dim, dim)
@@ -139,7 +141,7 @@ class Transformer(nn.Module):
         self.head_dim = dim // config.heads
         self.causal = causal
 
-    def forward(self, x: Float[Tensor, "B L I"], log_snr: Told | None, length_mask: Mask) -> Hidden:
+    def forward(self, x: Float[Tensor, "B L I"], log_snr: LogSNR | None, length_mask: Mask) -> Hidden:
         length = x.shape[1]
         angles = rotary_angles(length, self.head_dim, x.device)
         attended = length_mask[:, None, None, :]

@@ -88,7 +88,7 @@ def run_compare(
     for name in missing:
         model = DiffusionLM.from_pretrained(out / name)
         if reference is None:
-            valid = list(example_texts(model, measuring, samples))
+            valid = example_texts(model, measuring, samples)
             reference = Reference(reference_texts(model, data.train), valid, reader)
             results["lines"] = real_rows(reference)
         print(f"measuring {name}", file=sys.stderr)

@@ -53,7 +53,7 @@ def evaluate_run(
             corpus = DiffusionLM.trained_on(run).valid
             if not len(corpus):
                 raise UserError(f"{run}: nothing was held out from its corpus; give --data FILE")
-        real = list(example_texts(model, corpus, samples)) if samples else []
+        real = example_texts(model, corpus, samples) if samples else []
         if samples:
             train = DiffusionLM.trained_on(run).train  # what is missing is said before all work
             check_measurable(min(len(real), samples))
@@ -73,7 +73,7 @@ def evaluate_run(
 def reference_texts(model: DiffusionLM, train: Corpus) -> list[str]:
     """Texts of the training part: all, or as many as have REFERENCE_TOKENS together."""
     mean = float(plain_batches(model, train).lengths().mean())
-    return list(example_texts(model, train, int(REFERENCE_TOKENS / mean)))
+    return example_texts(model, train, int(REFERENCE_TOKENS / mean))
 
 
 def real_rows(reference: Reference) -> dict[str, dict[str, Any]]:

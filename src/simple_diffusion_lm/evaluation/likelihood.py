@@ -1,7 +1,6 @@
 """How probable is held-out text? The bound on it, and the same in units that people compare."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -36,9 +35,9 @@ def likelihood(
         weights = None if model.stream or exact else model.length_weights
         count = sum(map(len, chosen))
         found = held_out_bound(bound, made, texts=count, draws=draws, length_weights=weights, seed=seed)
-    sizes = ((len(text), len(text.split())) for text in example_texts(model, corpus, examples))
-    ends = 0 if model.stream else found.texts  # a line costs its end, shown as a line break
-    characters, words = (np.fromiter(sizes, np.dtype((int, 2))).sum(0) + ends).tolist()
+    texts = example_texts(model, corpus, examples)
+    ends = 0 if model.stream else len(texts)  # a line costs its end, shown as a line break
+    characters, words = (sum(map(len, each)) + ends for each in (texts, map(str.split, texts)))
     nats, parts = found.total * found.tokens, found._asdict()
     return {
         "is_bound": not exact,
@@ -59,8 +58,8 @@ def plain_batches(model: DiffusionLM, corpus: Corpus) -> Batches:
     return Batches(config, corpus, model.tokenizer.pad_id, model.stream, masks=False)
 
 
-def example_texts(model: DiffusionLM, corpus: Corpus, count: int) -> Iterator[str]:
+def example_texts(model: DiffusionLM, corpus: Corpus, count: int) -> list[str]:
     """Up to `count` texts of a corpus, lines or windows, chosen evenly over their lengths."""
     batches = plain_batches(model, corpus)
     rows = np.random.default_rng(0).permutation(np.concatenate(batches.spread(count)))
-    return (model.decode(batches.example(0, int(i)).tolist()) for i in rows)
+    return [model.decode(batches.example(0, int(i)).tolist()) for i in rows]

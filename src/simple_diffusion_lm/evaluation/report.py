@@ -146,8 +146,7 @@ def front_tables(contenders: Mapping[str, Sequence[Figures]], real: Figures) -> 
     between temperatures to the entropy of held-out text, or to the highest that all contenders reach in
     their most steps, if less. Nothing is said where no temperature has so much. Where all have more the
     lowest stands, with a star."""
-    fronts = fronts_of(contenders)
-    entropy = shared_entropy(fronts, real)
+    fronts, entropy = fronts_of(contenders), shared_entropy(contenders, real)
     steps, tables = sorted({count for curves in fronts.values() for count in curves}), []
     for field in FRONTS:
         if real.get(field, 0) is None:
@@ -176,14 +175,12 @@ def fronts_of(contenders: Mapping[str, Sequence[Figures]]) -> dict[str, Curves]:
     return fronts
 
 
-def shared_entropy(fronts: Mapping[str, Curves], real: Figures) -> float:
-    """That of held-out text, or the highest that all contenders reach in their most steps, each in the order
-    that is most varied, if that is less."""
-    reached: dict[str, list[float]] = {}
-    for label, curves in fronts.items():
-        own, name = [curve[-1]["entropy"] for curve in curves[max(curves)]], label.split(",")[0]
-        reached[name] = [max(pair) for pair in zip(own, reached.get(name, own), strict=True)]
-    return math.floor(100 * min(real["entropy"], *map(min, reached.values()))) / 100
+def shared_entropy(contenders: Mapping[str, Sequence[Figures]], real: Figures) -> float:
+    """That of held-out text, or the highest that all runs reach in their most steps, each in the order that
+    is most varied, if that is less."""
+    points = (run["points"] for runs in contenders.values() for run in runs)
+    reached = (max((each["steps"], each["entropy"]) for each in own)[1] for own in points)
+    return math.floor(100 * min(real["entropy"], *reached)) / 100
 
 
 def values_at(curves: Sequence[Sequence[Figures]], field: str, entropy: float) -> tuple[list[float], bool]:
@@ -219,8 +216,8 @@ def plot_comparison(results: Mapping[str, Any], picture: Path) -> None:
     """N-gram judge perplexity at equal entropy against passes of the network, and against seconds."""
     axes = (figure := new_figure(11, 4.5)).subplots(1, 2, sharey=True)
     real = results["lines"]["held-out text"]
-    fronts = fronts_of(by_contender(results))
-    entropy = shared_entropy(fronts, real)
+    contenders = by_contender(results)
+    fronts, entropy = fronts_of(contenders), shared_entropy(contenders, real)
     for label, curves in fronts.items():
         rows = []
         for steps in sorted(curves):

@@ -45,7 +45,7 @@ def distil(teacher: Path, data: Prepared, out: Path, settings: Mapping[str, Any]
     """Trains a student of the run `teacher` in the directory `out`, resuming what is there.
 
     settings: fields of its Config that are neither the teacher's nor those of STUDENT. options: others of
-    run_training. Raises UserError as that does, for a teacher without noise, and for another network."""
+    run_training. Raises UserError as that does, for a teacher without noise, and for its settings."""
     its = (loaded := load_run(teacher)).model
     what = "a student" if its.config.passes is not None else its.config.objective
     if what != Config.objective:

@@ -64,8 +64,10 @@ class Onlooker:
         rows = zip(*(column.tolist() for column in lines), strict=True)
         return {number: self._line(number, *row) for number, *row in rows}
 
-    def _line(self, number: int, ids: list[int], *masks: list[bool]) -> list[Shown]:
-        (free, given, there), line, end = masks, list[Shown](), self.tokenizer.eos_id
+    def _line(
+        self, number: int, ids: list[int], free: list[bool], given: list[bool], there: list[bool]
+    ) -> list[Shown]:
+        line, end = [], self.tokenizer.eos_id
         length = next((i for i in range(sum(there)) if not free[i] and ids[i] in self.end), sum(there))
         likely = [[] if given[i] else self.likely.get((number, i), []) for i in range(length)]
         shown = [ids[i] if not free[i] else seen[0][0] if seen else None for i, seen in enumerate(likely)]
