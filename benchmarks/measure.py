@@ -13,7 +13,7 @@ from typing import Any
 import tyro
 
 from simple_diffusion_lm.cli.options import Settings
-from simple_diffusion_lm.errors import UserError
+from simple_diffusion_lm.errors import writing_to
 from simple_diffusion_lm.evaluation.report import table
 from simple_diffusion_lm.runs.checkpoint import write_atomically
 from simple_diffusion_lm.runs.run import machine
@@ -51,11 +51,9 @@ def shown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def write_results(path: Path, results: Mapping[str, Any]) -> None:
     """Raises UserError where the path cannot be written: call it before anything takes long."""
-    try:
+    with writing_to(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, (json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
 
 
 def literal(text: str) -> str:

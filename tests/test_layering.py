@@ -60,6 +60,7 @@ def test_a_ring_imports_only_what_lies_inside_it(path: Path) -> None:
     ring = path.parent.name
     for level, name in imports(path):
         assert not name.startswith("simple_diffusion_lm"), "imports inside the package are relative"
+        assert name.split(".")[0] != "multiprocessing", "spawned, it runs a user's script again"
         if level > 1:
             allowed = {ring, *MAY_IMPORT[ring]} | (set() if ring == "core" else {"errors"})
             assert name.split(".")[0] in allowed

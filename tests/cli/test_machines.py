@@ -24,7 +24,7 @@ os.open = no_directories
 NO_LOCKS = """
 import errno, fcntl
 def flock(handle, operation):
-    raise OSError(errno.ENOSYS, "Function not implemented")
+    raise OSError(errno.{0}, "refused")
 fcntl.flock = flock
 """
 NO_DIRECTORY_SYNC = """
@@ -32,7 +32,7 @@ import errno, os, stat
 real = os.fsync
 def fsync(handle):
     if stat.S_ISDIR(os.fstat(handle).st_mode):
-        raise OSError(errno.EINVAL, "Invalid argument")
+        raise OSError(errno.{0}, "refused")
     return real(handle)
 os.fsync = fsync
 """
@@ -44,7 +44,14 @@ def sdlm(*arguments: object, **environment: str) -> subprocess.CompletedProcess[
     return subprocess.run(command, capture_output=True, env={**os.environ, **environment})
 
 
-@pytest.mark.parametrize("machine", [WINDOWS, NO_LOCKS, NO_DIRECTORY_SYNC], ids=["windows", "flock", "fsync"])
+LACKS = {
+    "windows": WINDOWS,
+    **{f"flock, {fault}": NO_LOCKS.replace("{0}", fault) for fault in ("ENOSYS", "ENOLCK")},
+    **{f"fsync, {fault}": NO_DIRECTORY_SYNC.replace("{0}", fault) for fault in ("EINVAL", "EBADF")},
+}
+
+
+@pytest.mark.parametrize("machine", LACKS.values(), ids=LACKS)
 def test_training_and_writing_do_without(machine, toy_text, tmp_path):
     (tmp_path / "lacks").mkdir()
     (tmp_path / "lacks" / "sitecustomize.py").write_text(machine)

@@ -5,6 +5,7 @@ import math
 import weakref
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from small_models import small
@@ -41,6 +42,20 @@ def test_the_total_is_the_sum_of_its_parts_in_every_unit(toy_run, toy_text, tmp_
     assert found["words"] == len(text.split()) + texts
     assert found["perplexity_per_word"] == pytest.approx(math.exp(total * tokens / found["words"]))
     assert json.loads(json.dumps(result)) == result
+
+
+@pytest.mark.parametrize("letters", ["acgt", "一二三四五六七八九十"])
+def test_lines_without_spaces_are_measured_by_characters(letters, tmp_path, capsys):
+    """A long line of them is one word: a perplexity of it would be beyond all numbers."""
+    rng = np.random.default_rng(0)
+    lines = ["".join(rng.choice(list(letters), 300)) for _ in range(120)]
+    (tmp_path / "lines.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    data = prepare([tmp_path / "lines.txt"], tmp_path / "corpus", tokenizer="chars", quiet=True)
+    run_training(small(Config(), steps=1, samples=0, crop=200), data, tmp_path / "run", quiet=True)
+    found = evaluate_run(tmp_path / "run", [tmp_path / "lines.txt"], samples=0)["likelihood"]
+    assert found["words"] == found["characters"] == 120 * 200  # what fits of each: its end too
+    assert found["perplexity_per_word"] == pytest.approx(2 ** found["bits_per_character"])
+    assert "120 of 120 texts are longer" in capsys.readouterr().err
 
 
 def test_files_are_measured_as_running_text_where_that_is_what_was_learnt(toy_text, tmp_path):

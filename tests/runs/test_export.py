@@ -108,7 +108,7 @@ def test_a_run_does_not_go_on_in_it_but_may_begin_with_it(toy_data, exported, tm
         run_training(config, toy_data, exported, quiet=True)
     assert {path.name for path in exported.iterdir()} <= FILES | {".lock"}
     run_training(config, toy_data, tmp_path, quiet=True, start_from=exported)
-    with pytest.raises(UserError, match="has no corpus"):
+    with pytest.raises(UserError, match="which has no corpus: take the run"):
         DiffusionLM.trained_on(exported)
 
 

@@ -168,16 +168,30 @@ def test_a_blend_ends_with_both_texts(model):
     ("options", "words"),
     [
         ({"sampler": "typo"}, "no sampler 'typo'"),
-        ({"steps": 0}, "at least 1 step"),
-        ({"candidates": 0}, "at least 1 candidate"),
+        ({"count": 0}, "texts must be at least 1, not 0"),
+        ({"steps": 0}, "steps must be at least 1, not 0"),
+        ({"candidates": 0}, "candidates must be at least 1"),
         ({"temperature": 0.0}, "temperature must be above 0"),
-        ({"length": 0}, "between 1 and"),
+        ({"length": 0}, "'0' is no length"),
+        ({"watch": True}, "watch is a function"),
         ({"length": 10_000}, "between 1 and"),
     ],
 )
 def test_what_cannot_be_asked_is_said_in_one_line(model, options, words):
     with pytest.raises(UserError, match=words):
-        model.generate(1, **options)
+        model.generate(**options)
+    with pytest.raises(UserError, match="texts must be at least 1"):
+        model.blend("the goats sleep .", "the goats sleep .", count=0)
+
+
+def test_what_stands_for_several_may_be_one(model):
+    """A word is no list of letters, and a length no text alone."""
+    several = {"must": ["goats"], "never": ["the"], "length": "8-12"}
+    one = {"must": "goats", "never": "the", "length": (8, 12)}
+    assert model.generate(2, steps=2, **one) == model.generate(2, steps=2, **several)
+    filled = [model.infill("goats ___", steps=2, never=never) for never in ("the", ["the"])]
+    assert filled[0] == filled[1]
+    assert model.generate(1, steps=2, seed=-1) != model.generate(1, steps=2, seed=1)
 
 
 def test_a_template_too_long_for_the_model_is_refused(model):

@@ -13,7 +13,7 @@ from ..core import Config
 from ..core.generate import Sampling
 from ..corpus.prepare import Prepared, prepare
 from ..devices.processes import alone
-from ..errors import UserError
+from ..errors import writing_to
 from ..evaluation.evaluate import EXACT, puzzle_scores
 from ..evaluation.likelihood import likelihood
 from ..evaluation.report import evaluation_tables, new_figure, table, training_figure
@@ -109,10 +109,8 @@ def sudoku_data(sudoku: Sudoku, out: Path) -> Prepared:
 def written(lines: Sequence[str], out: Path, name: str, vocab_size: int | None) -> Prepared:
     """Writes lines to a text file and prepares them."""
     path = out / name
-    try:
+    with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
     print(f"{path}: {len(lines):,} lines", file=sys.stderr)
     return prepare([path], out / "prepared", vocab_size=vocab_size)

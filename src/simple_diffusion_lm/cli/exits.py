@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from ..core.train import NonFinite
-from ..devices.processes import joined, keep_to_quota, say_once
+from ..devices.processes import joined, say_once
 from ..errors import UserError, first_line
 from ..runs.signals import Stop
 
@@ -21,7 +21,6 @@ def exit_cleanly(command: Callable[[], None]) -> None:
     A number that is not finite exits with 3, a signal with 128 + its number. What nobody foresaw
     is one line and 1, and with SDLM_DEBUG=1 a traceback too.
     """
-    keep_to_quota()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8")  # texts may have any letter, as the files they came from

@@ -20,10 +20,9 @@ from ..runs.config import SIZES
 from ..runs.log import add_record
 from .demo import Demo, toy_data
 from .exits import exit_cleanly
-from .options import OnDevice, Run, SamplingOptions, Settings, TextOptions, one_of
+from .options import Corpus, OnDevice, Run, SamplingOptions, Settings, TextOptions, one_of
 from .serving import Serve
-from .sharing import Export, Push
-from .training import Distil, Prepare, Report, Train
+from .training import Distil, Export, Prepare, Push, Report, Train
 from .writing import Blend, Generate, Infill, Score, Vary
 
 
@@ -65,18 +64,18 @@ class Compare(TextOptions, OnDevice):
     """sdlm compare corpus.txt --out comparison --minutes 20
 
     Trains contenders for the same minutes, by turns, or for as many steps, and measures all: a table, a
-    picture, JSON. The same command again resumes.
+    picture, JSON. The same command again resumes. Settings are for all contenders, the budget too.
     """
 
     out: Path  # directory for the runs and the results
-    corpus: Positional[tuple[str, ...]] = ()  # as for `sdlm train`; by default the built-in toy language
+    corpus: Corpus = ()  # as for `sdlm train`; by default the built-in toy language
     contenders: tuple[Annotated[str, one_of(CONTENDERS)], ...] = tuple(CONTENDERS)  # what to train
     size: Annotated[str, one_of(SIZES)] = "tiny"  # width, depth and learning rate of all of them
     seeds: int = 1  # runs of each contender, with this seed and those after it
     examples: int = 5000  # the most held-out texts to measure
     lines: int = 500  # to generate at each way of sampling
     judge: Run | None = None  # a run with --objective autoregressive on the same corpus, to judge lines by
-    settings: Settings  # as for `sdlm train`, for all contenders, the budget too
+    settings: Settings
 
     def __call__(self) -> None:
         alone("sdlm compare")
@@ -89,6 +88,7 @@ class Compare(TextOptions, OnDevice):
 
 WRITING = (Generate, Infill, Vary, Blend, Score)
 COMMANDS = (Demo, Prepare, Train, Distil, *WRITING, Serve, Evaluate, Compare, Report, Export, Push)
+ABOUT = "Diffusion language models: train, measure, and write text out of noise. --version says which."
 
 
 def main() -> None:
@@ -99,7 +99,7 @@ def main() -> None:
     commands: dict[str, Callable[..., Any]] = {command.__name__.lower(): command for command in COMMANDS}
 
     def run() -> None:
-        command = tyro.extras.subcommand_cli_from_dict(commands, prog="sdlm")
+        command = tyro.extras.subcommand_cli_from_dict(commands, prog="sdlm", description=ABOUT)
         use_device(getattr(command, "device", None))
         command()
 

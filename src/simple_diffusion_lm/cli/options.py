@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
-from tyro.conf import FlagConversionOff, arg
+from tyro.conf import FlagConversionOff, Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from ..core import Config
@@ -49,6 +49,10 @@ Run = Annotated[
 ]
 
 
+Texts = Annotated[tuple[str, ...], arg(metavar="TEXT ..."), Positional]  # of the command line
+Corpus = Annotated[tuple[str, ...], arg(metavar="CORPUS ..."), Positional]
+
+
 @dataclass(kw_only=True)
 class OnDevice:
     """Where a model runs."""
@@ -61,9 +65,11 @@ class SamplingOptions:
     """How noise becomes text."""
 
     steps: int | None = None  # passes of the network; more is better and slower (64; a student's own)
-    sampler: Annotated[str, one_of(SAMPLERS)] | None = None  # renoise
+    # how much of the noise is new after each pass: all (renoise, the default), a part (ddpm), none (ddim)
+    sampler: Annotated[str, one_of(SAMPLERS)] | None = None
     temperature: float | None = None  # 1: as the model is, below: less varied (0.9 in 64 steps, 0.7 in 4)
-    order: Annotated[str, one_of(ORDERS)] = Sampling.order  # of masked tokens: surest first, left to right
+    # of a masked model alone: at random, the surest first (confidence), from left to right (reading)
+    order: Annotated[str, one_of(ORDERS)] = Sampling.order
 
     @property
     def given(self) -> dict[str, Any]:
@@ -80,7 +86,7 @@ class TextOptions:
     valid: tuple[str, ...] = ()  # held-out files; by default a part of the corpus is held out
     tokenizer: str = "bpe"  # or chars, or bytes; or a file: a SentencePiece model, a tokenizer.json (GPT-2's)
     field: str = "text"  # the field (.jsonl, .json) or column (.csv, .tsv, .parquet) with the text
-    seed: int = 0  # of everything random
+    seed: int = 0  # of all that is random
 
     def prepare(self, corpus: tuple[str, ...], out: Path) -> Prepared:
         """The corpus, tokenized and encoded into the directory `out`."""

@@ -26,7 +26,7 @@ class Serve(OnDevice):
     run: Positional[Run]  # a run directory
     host: str = "127.0.0.1"  # address to listen at; others than this machine's own need a token
     port: int = 8000  # 0 takes a free one
-    token: str | None = None  # what requests have to bear; by default $SDLM_TOKEN, if there is one
+    token: str | None = None  # each request has to send it (as Bearer); by default $SDLM_TOKEN, if set
 
     def __call__(self) -> None:
         for name in ("uvicorn", "fastapi"):

@@ -1,4 +1,4 @@
-"""The commands of `sdlm` that make a run, and report on it."""
+"""The commands of `sdlm` that make a run, report on it, and share it."""
 
 import shlex
 import sys
@@ -16,10 +16,11 @@ from ..evaluation.run_report import write_report
 from ..runs import checkpoint
 from ..runs.config import RECIPES, SIZES, check, with_objective, with_settings
 from ..runs.distil import distil
+from ..runs.export import push
 from ..runs.log import TRACKERS
 from ..runs.run import about_run, check_free, run_training
 from ..writing.model import DiffusionLM
-from .options import OnDevice, Run, Settings, TextOptions, one_of
+from .options import Corpus, OnDevice, Run, Settings, TextOptions, one_of
 
 
 @dataclass(kw_only=True)
@@ -29,8 +30,8 @@ class Prepare(TextOptions):
     Trains a tokenizer and encodes a corpus once, so that training starts at once.
     """
 
-    # text files (one example a line; .gz, .bz2 and .xz too), .jsonl, .json, .csv, .tsv, .parquet, globs
-    corpus: Positional[tuple[str, ...]]
+    # text files (one example a line; .gz, .bz2 and .xz too), .jsonl, .json, .csv, .tsv, .parquet, patterns
+    corpus: Corpus
     out: Path  # directory to make
 
     def __call__(self) -> None:
@@ -44,15 +45,15 @@ class Train(TextOptions, OnDevice):
     Trains a model. The same command again resumes it.
     """
 
-    corpus: Positional[tuple[str, ...]]  # as for `sdlm prepare`, or the directory that it made
+    corpus: Corpus  # text files, as for `sdlm prepare`, or the directory that it made
     out: Path  # run directory
-    # modern is the best known; original is the document's own system
+    # modern is the best known; original is that of the script this project grew from
     recipe: Annotated[str, one_of(RECIPES)] = "modern"
     size: Annotated[str, one_of(SIZES)] | None = None  # width, depth and learning rate together
-    config: Run | None = None  # a run, or its config.json, to train with the settings of
-    finetune_from: Run | None = None  # a run to begin with the weights, the tokenizer and the settings of
+    config: Run | None = None  # a run, or its config.json, whose settings to take, not (modern: ...)
+    finetune_from: Run | None = None  # a run whose weights, tokenizer and settings to begin with
     log: Annotated[str, one_of(TRACKERS)] | None = None  # where metrics go, besides metrics.jsonl
-    settings: Settings  # one budget of steps, epochs and minutes: 20 minutes when none is given
+    settings: Settings
 
     def __call__(self) -> None:
         config, run, start = self.configured(), self.out, self.finetune_from
@@ -85,13 +86,14 @@ class Train(TextOptions, OnDevice):
 class Distil(OnDevice):
     """sdlm distil run --out student --passes 4 --minutes 20
 
-    Trains a student, which learns to write in a few passes as its teacher, the run, does in many.
+    Trains a student, which learns to write in a few passes as its teacher, the run, does in many. What is not
+    given is as the teacher has it, but for --passes 4 and --dropout 0; its network stays as it is.
     """
 
     teacher: Positional[Run]  # a run directory, with its corpus
     out: Path  # directory of the student, a run like any other
     log: Annotated[str, one_of(TRACKERS)] | None = None  # where metrics go, besides metrics.jsonl
-    settings: Settings  # as for `sdlm train`; else the teacher's, or what is usual for a student
+    settings: Settings
 
     def __call__(self) -> None:
         on_rank_0(lambda: check_free(self.out))
@@ -137,3 +139,36 @@ class Report:
         out = self.out or self.runs[0] / "report.html"
         write_report(self.runs, out)
         print(out)
+
+
+@dataclass(kw_only=True)
+class Export:
+    """sdlm export run --out my-model
+
+    A model by itself: weights, configuration, tokenizer and a model card, nothing of this machine. Commands
+    that write text, score and serve take it in place of a run.
+    """
+
+    run: Positional[Run]  # a run directory
+    out: Path  # directory to make
+    license: str = "unknown"  # of the model, as the Hugging Face Hub names it, for the card
+    half: bool = False  # weights in bfloat16, which take half the room
+
+    def __call__(self) -> None:
+        model = DiffusionLM.from_pretrained(self.run)
+        model.save_pretrained(self.out, license=self.license, half=self.half)
+        print(f"exported; read {self.out}/README.md. Then: sdlm push {self.out} USER/NAME", file=sys.stderr)
+
+
+@dataclass(kw_only=True)
+class Push:
+    """sdlm push my-model USER/NAME
+
+    Puts an exported model on the Hugging Face Hub, where commands that write text find it by USER/NAME.
+    """
+
+    model: Positional[Path]  # a directory that sdlm export made
+    name: Positional[str]  # on the hub, as USER/NAME
+
+    def __call__(self) -> None:
+        print(push(self.model, self.name))

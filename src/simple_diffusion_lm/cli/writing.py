@@ -12,20 +12,20 @@ from tqdm.auto import tqdm
 from tyro.conf import OmitArgPrefixes, Positional
 
 from ..corpus.reading import read_lines
-from ..errors import UserError
+from ..errors import UserError, check_count
 from ..writing.model import DiffusionLM, seed_of
 from ..writing.templates import parse_length
 from ..writing.watching import Onlooker, Terminal
 from ..writing.writer import AT_ONCE, Options, Request
-from .options import OnDevice, Run, SamplingOptions
+from .options import OnDevice, Run, SamplingOptions, Texts
 
 
 @dataclass(kw_only=True)
 class Writing(OnDevice):
     """What generate, infill and vary share."""
 
-    run: Positional[Run]  # a run directory, or toy: a small model to try
-    jsonl: bool = False  # print JSON: each text, its gaps, their tokens, its score, the seed
+    run: Positional[Run]  # a run, an exported model, USER/NAME of the hub, or toy: a small model to try
+    jsonl: bool = False  # print JSON, a line a text: the text, the seed, and what fills each gap
     sampling: OmitArgPrefixes[SamplingOptions]
     seed: int | Literal["random"] = 0  # the same seed gives the same texts; random: one that is printed
     batch_size: int = 64  # texts at a time; fewer take less memory
@@ -33,15 +33,15 @@ class Writing(OnDevice):
     watch: bool = False  # see texts come out of the noise, candidates too, where this is a terminal
 
     def __post_init__(self) -> None:
-        if self.seed == "random":
-            self.seed = seed_of(None)
+        is_random = self.seed == "random"
+        self.seed = seed_of(None if is_random else int(self.seed))
+        if is_random:
             print(f"--seed {self.seed}", file=sys.stderr)
 
     @contextmanager
     def options(self, model: DiffusionLM) -> Iterator[Options]:
         """What the model's methods take; with --watch, texts are drawn on the terminal meanwhile."""
-        if self.batch_size < 1:
-            raise UserError(f"--batch-size must be at least 1, not {self.batch_size}")
+        check_count("--batch-size", self.batch_size)
         watched = self.watch and sys.stderr.isatty()
         with Terminal(Onlooker(model)) if watched else nullcontext() as terminal:
             yield Options(batch_size=self.batch_size, top_p=self.top_p, watch=terminal)
@@ -71,8 +71,7 @@ class Generate(Writing):
     candidates: int = 1  # lines to write for each that is printed, which is the most probable of them
 
     def __call__(self) -> None:
-        if self.count < 1:
-            raise UserError(f"--count must be at least 1, not {self.count}")
+        check_count("--count", self.count)
         model = DiffusionLM.from_pretrained(self.run)
         length = None if self.length is None else parse_length(self.length)
         requests = [model.request(length, self.must)] * self.count
@@ -87,7 +86,7 @@ class Infill(Writing):
     """
 
     # texts with gaps; \___ and \[[ are the characters themselves; -- stands before texts that begin with -
-    template: Positional[tuple[str, ...]] = ()
+    template: Texts = ()
     file: Path | None = None  # templates, one a line, instead
     never: tuple[str, ...] = ()  # words that no gap may be filled with
     candidates: int = 8  # lines to write for each, with gaps of several lengths; the best is printed
@@ -112,10 +111,11 @@ class Vary(Writing):
     Noises each text part of the way and writes it anew: a dial from a copy to something new.
     """
 
-    text: Positional[tuple[str, ...]]  # texts to vary; -- stands before those that begin with -
+    text: Texts  # texts to vary; -- stands before those that begin with -
     strength: float = 0.4  # how far: near 0 a copy, 1 a new text
 
     def __call__(self) -> None:
+        check_count("the number of texts", len(self.text))
         model = DiffusionLM.from_pretrained(self.run)
         with self.options(model) as options:
             varied = model.vary(self.text, self.strength, int(self.seed), **options, **self.sampling.given)
@@ -126,14 +126,14 @@ class Vary(Writing):
 class Blend(OnDevice):
     """sdlm blend run "a dog runs ." "two men are playing football ."
 
-    Texts from the first to the second, evenly apart in the noise they come from.
+    Texts from the first to the second: the noise that both come from, and what is written from between.
     """
 
     run: Positional[Run]  # a run directory
     first: Positional[str]  # the text to begin with
     second: Positional[str]  # the text to end with
     count: int = 5  # how many, with both ends
-    steps: int = 64  # there and back; with too few the ends are not what they were
+    steps: int = 64  # passes to the noise, and as many back; with too few the two ends change
     jsonl: bool = False  # print each text as JSON
 
     def __call__(self) -> None:
@@ -146,13 +146,14 @@ class Blend(OnDevice):
 class Score(OnDevice):
     """sdlm score run "a dog runs ." "dog a . runs"
 
-    How improbable each text is: nats, a tab and the text.
+    How improbable each text is: -log p in nats (1 nat is 1.44 bits), a tab, and the text.
     """
 
     run: Positional[Run]  # a run directory
-    text: Positional[tuple[str, ...]]  # texts to score; -- stands before those that begin with -
+    text: Texts  # texts to score; -- stands before those that begin with -
 
     def __call__(self) -> None:
+        check_count("the number of texts", len(self.text))
         model = DiffusionLM.from_pretrained(self.run)
         for text, nats in zip(self.text, model.score(self.text), strict=True):
             print(f"{nats:.2f}\t{text}")

@@ -13,22 +13,22 @@ class Config:
     """Everything that decides a run, except its corpus. The defaults are the `modern` recipe."""
 
     # The network.
-    embedding_dim: int = 64  # D
-    model_dim: int = 128  # M, a multiple of twice the heads
+    embedding_dim: int = 64  # D, the numbers that a token is embedded as
+    model_dim: int = 128  # M, the network's width, a multiple of twice the heads
     layers: int = 4  # of the transformer
     heads: int = 4  # of its attention
     width: int = 5  # of the short convolution before each layer, odd; 0: none
     dropout: float = 0.1  # share of activations that are dropped
     dropout_from: int = 4  # epochs, before which there is no dropout
-    normaliser: str = "unit_scale"  # a name in core.embedding.NORMALISERS
-    cooccurrence: bool = True  # start the table from corpus/cooccurrence.py, or at random
+    normaliser: str = "unit_scale"  # of the table: unit_scale or layer_norm (core/embedding.py)
+    cooccurrence: bool = True  # start the table from counts of neighbours, or at random
     regress: bool = False  # the squared error is of a linear head's estimate, not of x0_hat = softmax @ E
     posterior: bool = True  # show the network the posterior mean too, add the likelihood to the logits
     cond_dim: int = 0  # numbers in a text's condition (a class label, say); 0: there is none
 
     # The objective.
     objective: str = "continuous"  # continuous diffusion, or a baseline: masked or autoregressive
-    schedule: str = "gumbel"  # a name in core.noise.SCHEDULES
+    schedule: str = "gumbel"  # of the noise: gumbel or cosine (core/noise.py)
     bell_times: bool = True  # train at middle times more often: the ends teach little
     mse_weight: float = 0.0  # of the squared error in the loss
     ce_weight: float = 1.0  # of the cross-entropy of the logits in it
@@ -44,19 +44,19 @@ class Config:
     span_share: float = 0.5  # of those, the share in which all but a span is given; else here and there
 
     # The optimiser.
-    optimizer: str = "muon"  # for the linear maps of the transformer, or adamw
+    optimizer: str = "muon"  # muon: linear maps of the transformer by Muon; or adamw for all
     learning_rate: float = 4e-3  # after the warm-up
     warmup_steps: int = 100  # in which it grows from zero
     decay_steps: int | None = None  # down to a tenth, where it stays; None: cosine to zero over the budget
     weight_decay: float = 0.1  # of the linear maps of the transformer
-    clip: float = 1.0  # longest gradient
+    clip: float = 1.0  # a longer gradient is shortened to this
     accumulate: int = 1  # batches a step
     compile: bool | None = None  # torch.compile; None: where it pays (runs/compiling.py)
 
     # The budget: exactly one of the three.
     steps: int | None = None  # of the optimiser
     epochs: int | None = None  # passes over the corpus
-    minutes: float | None = None  # of training
+    minutes: float | None = None  # of training; 20 when no budget is given
 
     seed: int = 0
     patience: int | None = None  # validations without a better bound, after which training ends

@@ -22,7 +22,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..core.data import Corpus
-from ..errors import UserError
+from ..errors import UserError, writing_to
 from .reading import Source
 from .sealing import digest_of, sealed
 from .tokenizer import BORDER, SAMPLE_CHARACTERS, TRAINED, Tokenizer, train_tokenizer
@@ -148,14 +148,12 @@ def prepare(
 
 def _check_free(out: Path) -> None:
     """A corpus can be written or found here. Nothing is ever overwritten."""
-    try:
+    with writing_to(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(out.parent, os.W_OK):
-            raise UserError(f"{out}: cannot write a corpus here: {out.parent} is read-only")
+            raise UserError(f"{out}: cannot be written ({out.parent} is read-only): choose another --out")
         if out.exists() and any(out.iterdir()) and not is_prepared(out):
             raise UserError(f"{out}: holds something else: choose another --out")
-    except OSError as error:
-        raise UserError(f"{out}: cannot write a corpus here: {error.strerror}") from None
 
 
 def hold_out(sources: Sequence[Source], stream: bool) -> Callable[[int, str], bool]:
@@ -185,7 +183,7 @@ def _write(
     dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
     size = sum(source.size for source in sources)
     lines = tqdm(chain(*sources), "encoding", size, unit=" lines", unit_scale=True, disable=quiet or None)
-    try:
+    with writing_to(out):
         counts = {part: Counter(lines=0, skipped=0, tokens=0, changed=0) for part in PARTS}
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
             directory = Path(beside) / "corpus"
@@ -214,8 +212,6 @@ def _write(
             text = json.dumps(sealed(about), indent=2, ensure_ascii=False)
             (directory / "corpus.json").write_text(text + "\n", encoding="utf-8")
             directory.replace(out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot write a corpus here: {error.strerror}") from None
 
 
 def _files(directory: Path) -> dict[tuple[str, str], Path]:

@@ -128,7 +128,8 @@ def _text_lines(file: Path) -> Iterator[tuple[str, str]]:
 def _json_lines(file: Path, field: str) -> Iterator[tuple[str, Any]]:
     for where, line in _text_lines(file):
         if line.strip():
-            yield where, _field_of(_parsed(line, where, "a .jsonl file holds one object a line"), field)
+            record = _parsed(line, where, "a .jsonl file holds one object a line")
+            yield where, _field_of(record, field, where)
 
 
 def _json_array(file: Path, field: str) -> Iterator[tuple[str, Any]]:
@@ -138,7 +139,8 @@ def _json_array(file: Path, field: str) -> Iterator[tuple[str, Any]]:
     if not isinstance(records, list):
         raise UserError(f"{file}: a .json file has to hold a list of objects or of texts")
     for number, record in enumerate(records, start=1):
-        yield f"{file}: item {number}", record if isinstance(record, str) else _field_of(record, field)
+        where = f"{file}: item {number}"
+        yield where, record if isinstance(record, str) else _field_of(record, field, where)
 
 
 def _table(file: Path, field: str) -> Iterator[tuple[str, Any]]:
@@ -175,7 +177,7 @@ def _parquet(file: Path, field: str) -> Iterator[tuple[str, Any]]:
 def _check_column(where: str, field: str, names: Sequence[str]) -> None:
     if field not in names:
         columns = ", ".join(names)
-        raise UserError(f"{where}: no column {field!r}: name the one with the text by --field, of {columns}")
+        raise UserError(f"{where}: no text under {field!r}: name what holds it by --field, of {columns}")
 
 
 def _parsed(text: str, where: str, advice: str) -> Any:
@@ -185,8 +187,11 @@ def _parsed(text: str, where: str, advice: str) -> Any:
         raise UserError(f"{where}: not JSON: {advice}") from None
 
 
-def _field_of(record: Any, field: str) -> Any:
-    return record.get(field) if isinstance(record, dict) else None
+def _field_of(record: Any, field: str, where: str) -> Any:
+    if not isinstance(record, dict):
+        return None
+    _check_column(where, field, list(record))
+    return record[field]
 
 
 RECORDS: dict[str, Callable[[Path, str], Iterator[tuple[str, Any]]]] = {

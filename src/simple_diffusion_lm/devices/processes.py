@@ -56,6 +56,7 @@ def pick_device() -> torch.device:
         return _chosen
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
+    keep_to_quota()
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 

@@ -1,12 +1,8 @@
 """Contenders side by side: the same data, tokens, trunk and minutes, and everything measured.
 
-OUT/
-    NAME-SEED/        a run of each contender and seed
-    results.json      all figures; written after every run that is measured
-    results.md        the tables
-    results.png       quality at equal entropy against passes and against seconds
-
-The first half of the held-out part chooses between the checkpoints of a run; the other is measured on.
+OUT/NAME-SEED/ is a run; results.json has all figures, and is written after each run that is measured;
+results.md has tables, results.png quality at equal entropy against passes and against seconds. The first
+half of the held-out part chooses between the checkpoints of a run; the other is measured on.
 """
 
 import dataclasses

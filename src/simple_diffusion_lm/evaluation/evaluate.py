@@ -104,7 +104,7 @@ def puzzle_scores(
     """How many puzzles a model solves, by their number of clues."""
     scores = []
     for clues in CLUES[sudoku.size]:
-        rng = np.random.default_rng([seed, clues])
+        rng = np.random.default_rng([seed % 2**63, clues])
         pairs = [sudoku.puzzle(rng, clues) for _ in range(count)]
         written = solve(model, [sudoku.text(puzzle) for puzzle, _ in pairs], sampling, seed)
         scores.append(score(sudoku, pairs, written))

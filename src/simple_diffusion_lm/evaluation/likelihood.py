@@ -1,6 +1,7 @@
 """How probable is held-out text? The bound on it, and the same in units that people compare."""
 
 import math
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,9 @@ from ..core.bound import Bound, held_out_bound
 from ..core.data import Batches, Corpus
 from ..core.denoiser import Batch
 from ..core.noise import Keys, PerText
+from ..errors import check_count
 from ..writing.model import DiffusionLM
+from .samples import units_of
 
 
 def likelihood(
@@ -21,7 +24,11 @@ def likelihood(
 
     A text is its ids and, in line mode, its length: both are paid for (core/bound.py). draws: of its noise.
     """
+    check_count("the number of texts", examples)
     network, batches = model.model.eval(), plain_batches(model, corpus)
+    if cut := int((np.diff(corpus.offsets) > model.longest).sum()) * (not model.stream):
+        longer = f"{cut:,} of {len(corpus):,} texts are longer than the model's longest"
+        print(f"{longer}, {model.longest} tokens: of these the beginning is measured", file=sys.stderr)
     exact, device = network.writes_length, network.embedding.weight.device
     draws = 1 if exact else draws
     chosen = batches.spread(examples)
@@ -37,7 +44,7 @@ def likelihood(
         found = held_out_bound(bound, made, texts=count, draws=draws, length_weights=weights, seed=seed)
     texts = example_texts(model, corpus, examples)
     ends = 0 if model.stream else len(texts)  # a line costs its end, shown as a line break
-    characters, words = (sum(map(len, each)) + ends for each in (texts, map(str.split, texts)))
+    characters, words = (sum(map(len, each)) + ends for each in (texts, map(units_of(texts), texts)))
     nats, parts = found.total * found.tokens, found._asdict()
     return {
         "is_bound": not exact,
@@ -46,7 +53,7 @@ def likelihood(
         **parts,
         "nats_per_text": nats / found.texts,
         "bits_per_character": nats / characters / math.log(2),
-        "perplexity_per_word": math.exp(nats / words),
+        "perplexity_per_word": math.exp(nats / words),  # or a character: see units_of
         "characters": characters,
         "words": words,
     }

@@ -16,7 +16,7 @@ from ..core import Config
 from ..core.data import Batches
 from ..core.noise import make_keys, normal
 from ..core.train import Diffusion
-from ..errors import UserError
+from ..errors import UserError, writing_to
 from ..runs.checkpoint import run_of, write_atomically
 from ..runs.log import read_metrics
 from ..runs.run import about_run
@@ -58,11 +58,9 @@ def write_report(runs: Sequence[Path], out: Path, *, training: bool = False) -> 
         samples=_samples(places[0]),
         **shown,
     )
-    try:
+    with writing_to(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, content.encode())
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror})") from None
 
 
 def _known(run: Path) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def sync_directory(path: Path) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP):
+        if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):  # the disk, not what it can do
             raise
 
 

@@ -1,11 +1,7 @@
 """A trained model by itself, to be kept, sent to somebody, or put on the Hugging Face Hub.
 
-OUT/
-    config.json         the configuration; nothing of the machine that it was trained on
-    model.safetensors   the weights
-    manifest.json       how far the run came, and SHA-256s, as of a checkpoint
-    tokenizer.*         a copy of the run's
-    README.md           the model card
+Its directory has config.json, as of a run but for what that says of its machine, model.safetensors and
+manifest.json, as of a checkpoint, the tokenizer, and README.md, the model card.
 """
 
 import json
@@ -19,7 +15,7 @@ import torch
 
 from ..core import Config
 from ..corpus.sealing import sealed
-from ..errors import UserError, first_line, installed
+from ..errors import UserError, first_line, installed, writing_to
 from . import checkpoint
 from .config import MAY_CHANGE
 from .run import Loaded, load_run
@@ -51,7 +47,7 @@ def export_run(run: Path, out: Path, lines: list[str], license: str = "unknown",
         tensors = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
     about = sealed({key: value for key, value in loaded.about.items() if key not in LOCAL})
     manifest = {"progress": asdict(loaded.progress), "run": checkpoint.identity(about), "bound": loaded.bound}
-    try:
+    with writing_to(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
             made = Path(temporary) / out.name
@@ -62,8 +58,6 @@ def export_run(run: Path, out: Path, lines: list[str], license: str = "unknown",
             card = card_of(out.name, loaded, lines, license)
             (made / "README.md").write_text(card, encoding="utf-8")
             made.replace(out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
 
 
 def card_of(name: str, loaded: Loaded, lines: list[str], license: str) -> str:

@@ -1,14 +1,4 @@
-"""A run directory, from nothing or from where it was left, to the end of its budget.
-
-RUN/
-    config.json       the configuration, and what else generation needs to know
-    tokenizer.model   a copy of the tokenizer (or tokenizer.json)
-    metrics.jsonl     one line every few steps, at each validation and at each evaluation
-    samples.txt       lines generated at each validation
-    tracked-as.txt    its name in a tracker (--log); tensorboard/, wandb/: that tracker's files
-    checkpoints/      see checkpoint.py
-    .lock             held by the process that trains here
-"""
+"""A run directory (docs/design.md has its files), from nothing or where it was left, to the end."""
 
 import json
 import math
@@ -43,7 +33,7 @@ from ..corpus.sealing import sealed
 from ..corpus.tokenizer import Tokenizer
 from ..devices.distributed import OwnRows, divided_loss
 from ..devices.processes import largest, on_rank_0, pick_device, rank, world
-from ..errors import UserError
+from ..errors import UserError, writing_to
 from . import checkpoint
 from .compiling import compile_layers
 from .config import MAY_CHANGE, check
@@ -83,9 +73,7 @@ def say_what_is_cut(config: Config, data: Prepared) -> None:
     share, lost = (beyond > 0).mean(), beyond.sum() / lengths.sum()
     longer = f"{(beyond > 0).sum():,} lines ({share:.1%}) are longer than {config.crop} tokens"
     cut = f"what is beyond, {lost:.1%} of all tokens, is not trained on"
-    ways = (
-        f"--crop {lengths.max()} takes them whole, in more memory; --stream, as running text, loses nothing"
-    )
+    ways = f"--crop {lengths.max()} takes them whole, in more memory; --stream reads all as running text"
     print(f"{longer}: {cut}. {ways}", file=sys.stderr)
 
 
@@ -196,7 +184,7 @@ def check_free(run: Path) -> None:
 def open_run(run: Path, about: dict[str, Any], data: Prepared) -> None:
     """Makes the directory, or checks that the run in it is this one.
     Raises UserError when it holds another run, or cannot be written."""
-    try:
+    with writing_to(run):
         check_free(run)
         run.mkdir(parents=True, exist_ok=True)
         if checkpoint.is_exported(run):
@@ -205,8 +193,6 @@ def open_run(run: Path, about: dict[str, Any], data: Prepared) -> None:
             check_same(run, about_run(run), about)
         checkpoint.write_atomically(run / "config.json", json.dumps(sealed(about), indent=1).encode())
         checkpoint.write_atomically(run / data.tokenizer.name, data.tokenizer.model)
-    except OSError as error:
-        raise UserError(f"{run}: cannot be written ({error.strerror}); choose another --out") from None
 
 
 def check_same(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -225,17 +211,17 @@ def check_same(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
 def locked(run: Path) -> AbstractContextManager[object]:
     """Holds RUN/.lock. The kernel lets go of it when the process ends, however it ends.
     Raises UserError, with the process and the machine, when another holds it."""
-    path = run / ".lock"
-    who = path.read_text() if path.exists() else ""  # before trying, which empties it in old filelocks
+    holder = run / ".holder"  # Windows lets nobody read or write a file that is locked
     try:
-        held = FileLock(path).acquire(blocking=False)
+        held = FileLock(run / ".lock").acquire(blocking=False)
     except Timeout:
-        fault = f"{run}: another process trains here ({who or 'it just began'})"
+        who = holder.read_text() if holder.exists() else "it just began"
+        fault = f"{run}: another process trains here ({who})"
         raise UserError(f"{fault}: wait for it, or choose another --out") from None
-    except NotImplementedError:
+    except (NotImplementedError, OSError):
         print(f"{run}: no locks on this disk: see to it that nothing else trains here", file=sys.stderr)
         return nullcontext()
-    path.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+    holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
     return held
 
 

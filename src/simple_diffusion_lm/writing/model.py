@@ -13,7 +13,7 @@ from ..core.generate import Sampling
 from ..core.train import Progress
 from ..corpus.prepare import Prepared, is_prepared, open_prepared, prepare
 from ..devices.processes import use_device
-from ..errors import UserError
+from ..errors import UserError, check_count
 from ..runs.checkpoint import is_exported, run_of
 from ..runs.config import RECIPES, SIZES, with_settings
 from ..runs.export import CARD_LINES, export_run, found, push
@@ -108,7 +108,8 @@ class DiffusionLM(Writer):
         it was; else UserError."""
         about, inside = about_run(run), run_of(Path(run)) / "corpus"
         if is_exported(Path(run)):
-            raise UserError(f"{run} has no corpus, being an export: give evaluate --data and --samples 0")
+            way = "take the run (sdlm evaluate --data FILE --samples 0 does without)"
+            raise UserError(f"{run} is an exported model, which has no corpus: {way}")
         where = inside if is_prepared(inside) else about["prepared"]
         data = open_prepared(where)
         if data.meta["key"] != about["corpus"]:
@@ -125,33 +126,34 @@ class DiffusionLM(Writer):
         self,
         count: int = 1,
         *,
-        length: Gap | int | str | None = None,
-        must: Sequence[str] = (),
-        never: Sequence[str] = (),
+        length: Gap | tuple[int, int] | int | str | None = None,
+        must: str | Sequence[str] = (),
+        never: str | Sequence[str] = (),
         candidates: int = 1,
         seed: int | None = 0,
         **options: Unpack[SamplingOptions],
     ) -> list[str]:
         """Generates texts from noise.
 
-        length is in tokens, without EOS: 12, or "8-12"; None: as training texts have it. Every text
+        length is in tokens, without EOS: 12, "8-12" or (8, 12); None: as training texts have it. Every text
         has the words of `must`, in any order, and none of `never`. Of several candidates for a text, the
         most probable is kept. Text n of a seed is the same whatever the count and the batch size.
+        options: steps, temperature and the others that DiffusionLM lists.
 
         Raises UserError for unknown samplers, numbers out of range, and what a left-to-right model cannot do.
         """
-        room = parse_length(length) if isinstance(length, str) else length
-        room = Gap(room, room) if isinstance(room, int) else room
+        check_count("the number of texts", count)
+        room = parse_length(str(length)) if isinstance(length, str | int) else length and Gap(*length)
         sampling, others = self.split(options)
-        requests = [self.request(room, must)] * count
-        written = self.write(requests, candidates, never, seed_of(seed), sampling, **others)
+        requests = [self.request(room, several(must))] * count
+        written = self.write(requests, candidates, several(never), seed_of(seed), sampling, **others)
         return [line.text for line in written]
 
     def infill(
         self,
         templates: str | Sequence[str],
         *,
-        never: Sequence[str] = (),
+        never: str | Sequence[str] = (),
         candidates: int = 8,
         seed: int | None = 0,
         **options: Unpack[SamplingOptions],
@@ -164,7 +166,7 @@ class DiffusionLM(Writer):
         """
         requests = [Request.of(template) for template in several(templates)]
         sampling, others = self.split(options)
-        written = self.write(requests, candidates, never, seed_of(seed), sampling, **others)
+        written = self.write(requests, candidates, several(never), seed_of(seed), sampling, **others)
         return [line.text for line in written]
 
     def unfold(
@@ -218,6 +220,7 @@ class DiffusionLM(Writer):
         """
         model = diffusion_of(self.model, VARIES)
         check(Sampling(steps))
+        check_count("the number of texts", count)
         both = self._ids_of(first), self._ids_of(second)
         found = blend(model, both, self.end, self.forbidden(), count, steps, self.heed)
         return [self.decode(ids) for ids in found]
@@ -232,6 +235,8 @@ class DiffusionLM(Writer):
         if unknown := [name for name in options if name not in Options.__annotations__]:
             known = ", ".join(SamplingOptions.__annotations__)
             raise UserError(f"no option {unknown[0]!r}: the options are {known}")
+        if not callable(options.get("watch") or print):
+            raise UserError("watch is a function, which is called after each step; see also unfold")
         return self.sampling(own), options
 
     def _ids_of(self, text: str) -> list[int]:
@@ -249,8 +254,8 @@ def several(texts: str | Sequence[str]) -> Sequence[str]:
 
 
 def seed_of(seed: int | None) -> int:
-    """None is a seed of nobody's choice."""
-    return secrets.randbelow(2**31) if seed is None else seed
+    """None is a seed of nobody's choice. numpy takes no negative ones."""
+    return secrets.randbelow(2**31) if seed is None else seed % 2**63
 
 
 def train(

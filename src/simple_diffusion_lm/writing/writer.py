@@ -15,7 +15,7 @@ from ..core.noise import make_keys
 from ..core.sampler import SAMPLERS
 from ..corpus.tokenizer import Tokenizer
 from ..devices.processes import gathered, rank, world
-from ..errors import UserError
+from ..errors import UserError, check_count
 from ..runs.config import usual_sampling
 from .guidance import Score, diffusion_of
 from .requests import Forbidden, Row, Watch, batch_of, batches_of, write_rows
@@ -122,8 +122,7 @@ class Writer:
         **options: Unpack[Options],
     ) -> Iterator[Written]:
         """A line for each request, in order: of so many candidates, the one that is most probable."""
-        if candidates < 1:
-            raise UserError(f"there must be at least 1 candidate, not {candidates}")
+        check_count("the number of candidates", candidates)
         for request in {id(request): request for request in requests}.values():
             self.choose_lengths(request, np.random.default_rng(0), 0.0)  # errors come before all work
         avoid = tuple(filter(None, never))
@@ -266,7 +265,6 @@ def check(sampling: Sampling) -> None:
         raise UserError(f"no sampler {sampling.sampler!r}: the samplers are {', '.join(SAMPLERS)}")
     if sampling.order not in ORDERS:
         raise UserError(f"no order {sampling.order!r}: the orders are {', '.join(ORDERS)}")
-    if sampling.steps < 1:
-        raise UserError(f"sampling takes at least 1 step, not {sampling.steps}")
+    check_count("the number of steps", sampling.steps)
     if sampling.temperature <= 0:
         raise UserError(f"the temperature must be above 0, not {sampling.temperature}")
