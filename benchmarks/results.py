@@ -41,7 +41,7 @@ the same network with blanks in place of noise. A student is taught to write in 
 run of its seed, in as many steps again, each of which costs 2.3 times as much. Where a cell is empty no
 temperature gives so high an entropy, at least to one of the runs. A star: even the lowest temperature is
 more varied than that, and stands there as it is. No seconds are shown, because other work ran beside some
-of the runs."""
+of the runs. The tables of lines are at one temperature, 0.7, in the most passes: look at the entropy."""
 SAMPLES = 6  # lines of each contender
 Results = Mapping[str, Any]
 Found = tuple[list[float], bool]  # of values_at
@@ -107,7 +107,7 @@ def short_table(results: Results) -> str:
 
 
 def comparison(results: Results) -> str:
-    """Likelihood, figures at the defaults and at equal entropy, and lines as they came."""
+    """Likelihood, figures at one temperature and at equal entropy, and lines as they came."""
     lines = [
         f"**{name}**\n\n{indent(chr(10).join(run['samples'][:SAMPLES]), '    ')}"
         for name, run in ((name, runs[0]) for name, runs in by_contender(results).items())

@@ -44,7 +44,7 @@ def evaluate_run(
     Raises UserError without a run, without held-out text or a file, and, for samples, the extra `eval`.
     """
     model, reader = DiffusionLM.from_pretrained(run), AutoregressiveJudge(judge) if judge else None
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:  # Windows: it is mapped
         if data:
             own, place = run_of(run), Path(directory) / "corpus"
             # With all files as `valid` too, none of their lines is held out.

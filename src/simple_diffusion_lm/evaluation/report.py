@@ -118,7 +118,7 @@ def by_contender(results: Mapping[str, Any]) -> dict[str, list[Figures]]:
 
 
 def comparison_tables(results: Mapping[str, Any]) -> str:
-    """Three Markdown tables: the likelihood of held-out text, samples at the defaults, and at equal entropy.
+    """Three Markdown tables: held-out likelihood, samples at one temperature, and at equal entropy.
 
     Runs that differ only in their seed share a row: means, and ± their standard deviation; of one
     run alone ± is the standard error over texts.
