@@ -44,6 +44,12 @@ def test_the_total_is_the_sum_of_its_parts_in_every_unit(toy_run, toy_text, tmp_
     assert json.loads(json.dumps(result)) == result
 
 
+def test_letters_that_the_tokenizer_lacks_are_told(toy_run, tmp_path, capsys):
+    (tmp_path / "few.txt").write_text("the goats sleep .\nThe Ziege sleeps .\n")
+    evaluate_run(toy_run, [tmp_path / "few.txt"], samples=0)
+    assert "1 lines have what the tokenizer lacks" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("letters", ["acgt", "一二三四五六七八九十"])
 def test_lines_without_spaces_are_measured_by_characters(letters, tmp_path, capsys):
     """A long line of them is one word: a perplexity of it would be beyond all numbers."""

@@ -1,5 +1,6 @@
 """How good is a run? The likelihood of held-out text, figures of its samples, and Sudoku puzzles solved."""
 
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -46,9 +47,11 @@ def evaluate_run(
     model, reader = DiffusionLM.from_pretrained(run), AutoregressiveJudge(judge) if judge else None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:  # Windows: it is mapped
         if data:
-            own, place = run_of(run), Path(directory) / "corpus"
-            # With all files as `valid` too, none of their lines is held out.
-            corpus = prepare(data, place, tokenizer=own, valid=data, stream=model.stream, quiet=True).train
+            options: dict[str, Any] = {"tokenizer": run_of(run), "stream": model.stream, "quiet": True}
+            made = prepare(data, Path(directory) / "corpus", valid=data, **options)  # valid: none held out
+            corpus, lost = made.train, made.meta["parts"]["train"]["changed"]
+            if lost:
+                print(f"{lost:,} lines have what the tokenizer lacks, which costs much", file=sys.stderr)
         else:
             corpus = DiffusionLM.trained_on(run).valid
             if not len(corpus):

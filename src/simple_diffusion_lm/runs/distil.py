@@ -3,10 +3,10 @@
 Distribution matching (DMD2, 2405.14867; for text DLM-One, 2506.00290). The student writes with `renoise`.
 What it wrote is noised anew, and two networks say what was there: the teacher, which knows the corpus, and a
 critic, a copy of it that learns what the student writes. Where they differ, the student writes something too
-often or too seldom, and x0_hat moves by the teacher's estimate minus the critic's: down the gradient of the
-KL divergence between what the student writes and what the teacher knows, both noised. Of a text of the
-corpus the student sees its length and what is given, no more. This gradient goes through x_t, and so needs
-noise; blanks need others (Di[M]O, 2503.15457; DiDi-Instruct, 2509.25035).
+often or too seldom, and its logits move by the teacher's probabilities minus the critic's: down the KL
+divergence between what the student writes and what the teacher knows, both noised (docs/theory.md). Of a text
+of the corpus the student sees its length and what is given, no more. It takes noise, from which a pass tells
+all positions at once; with blanks, where they are drawn one by one, it gains little (docs/log.md).
 """
 
 import copy
@@ -21,7 +21,6 @@ import torch.nn.functional as F
 
 from ..core import Config
 from ..core.denoiser import Batch, Denoiser
-from ..core.embedding import in_blocks
 from ..core.generate import Group, Sampling, TextModel, predictions
 from ..core.loss import Draws, Loss, Losses, previous_prediction
 from ..core.noise import make_keys, normal, uniform
@@ -38,7 +37,7 @@ NETWORK = "embedding_dim model_dim layers heads width normaliser regress posteri
 NOT_READ = "objective cooccurrence bell_times mse_weight ce_weight patience"
 FOR_WRITING, FOR_NOISE = 2, 3  # in a key, beside those of core/loss.py
 # Learning rates, as shares of the teacher's. A student that its critic cannot follow loses all it knows.
-PACE_OF_STUDENT, PACE_OF_CRITIC = 0.5, 1.5
+PACE_OF_STUDENT, PACE_OF_CRITIC = 0.15, 1.5
 
 
 def distil(teacher: Path, data: Prepared, out: Path, settings: Mapping[str, Any], **options: Any) -> None:
@@ -82,7 +81,7 @@ def student_loss(teacher: TextModel, end: int | None, state: State) -> Loss:
     def loss(batch: Batch, draws: Draws) -> Losses:
         if end is not None:
             batch = batch._replace(cond_mask=batch.cond_mask | (batch.length_mask & (batch.ids == end)))
-        free, tokens = batch.free, batch.free.sum()
+        tokens = batch.free.sum()
         passes = student.config.passes or 1
         number = int(uniform(make_keys(draws.key, FOR_WRITING), 1).item() * passes)
         keys = make_keys(draws.keys, FOR_WRITING)
@@ -102,13 +101,11 @@ def student_loss(teacher: TextModel, end: int | None, state: State) -> Loss:
         guess = critic(x_t, level, previous_prediction(critic, batch, x_t, draws), batch).logits
         with torch.no_grad():
             known = teacher(x_t, level, previous_prediction(teacher, batch, x_t, draws), batch).logits
-            # Of the probabilities first: two products in bfloat16 differ by their rounding.
-            table, apart = student.embedding.table, guess.softmax(-1) - known.softmax(-1)
-            difference = in_blocks(lambda rows: rows @ table, apart)
+            apart = guess.softmax(-1) - known.softmax(-1)
         log_p, target = guess.log_softmax(-1), logits.detach().softmax(-1)
         divergence = F.kl_div(log_p, target, reduction="none").sum(-1)  # of the critic
         # The gradient, with the critic's, is mostly longer than `clip`, and shortened: passes count alike.
-        matching = (x0_hat[free] * difference).sum(-1)
+        matching = student.embedding.dim * (logits * apart).sum(-1)
         total = (divergence + matching).sum() / tokens.clamp(min=1)
         # Shown as cross-entropy, how far apart the two estimates are: 0 at first, then much, then less.
         shown = F.kl_div(known.log_softmax(-1), log_p.detach(), reduction="none", log_target=True).sum(-1)
