@@ -109,6 +109,23 @@ def test_threads_keep_to_a_containers_quota(files, threads, tmp_path: Path, monk
         torch.set_num_threads(before)
 
 
+def test_the_quota_is_kept_before_anything_computes():
+    """From Python too, and whatever the device."""
+    python = """
+import pathlib
+import torch
+torch.set_num_threads(3)
+read, exists = pathlib.Path.read_text, pathlib.Path.exists
+pathlib.Path.exists = lambda path: path.name == "cpu.max" or exists(path)
+pathlib.Path.read_text = lambda path, **a: "100000 100000" if path.name == "cpu.max" else read(path, **a)
+from simple_diffusion_lm import DiffusionLM
+print(torch.get_num_threads())
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", python], capture_output=True, env=environment, text=True)
+    assert done.stdout == "1\n", done.stderr
+
+
 def test_the_device_can_be_chosen():
     for name, code in (("cpu", 0), ("nonsense", 2), ("meta", 2)):
         done = sdlm("generate", "toy", "--count", "1", "--steps", "2", "--device", name)

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -32,3 +34,15 @@ def test_a_second_process_is_refused_until_the_first_is_gone_however_it_went(tmp
         assert (tmp_path / ".lock").read_bytes() == b""  # where it is locked, Windows writes nothing into it
     with locked(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("fault", [errno.EIO, errno.EMFILE])
+def test_only_a_disk_without_locks_is_trained_on_without_one(fault, tmp_path, monkeypatch):
+    """Where a lock cannot be had for another reason, another process may hold it."""
+
+    def flock(handle, operation):
+        raise OSError(fault, "refused")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OSError, match="refused"):
+        locked(tmp_path)

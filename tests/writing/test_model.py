@@ -180,6 +180,9 @@ def test_a_blend_ends_with_both_texts(model):
 def test_what_cannot_be_asked_is_said_in_one_line(model, options, words):
     with pytest.raises(UserError, match=words):
         model.generate(**options)
+
+
+def test_no_texts_cannot_be_blended(model):
     with pytest.raises(UserError, match="texts must be at least 1"):
         model.blend("the goats sleep .", "the goats sleep .", count=0)
 

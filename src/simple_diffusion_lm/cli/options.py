@@ -48,7 +48,6 @@ Run = Annotated[
     Path, PrimitiveConstructorSpec(1, "RUN", run_named, lambda x: isinstance(x, Path), lambda x: [str(x)])
 ]
 
-
 Texts = Annotated[tuple[str, ...], arg(metavar="TEXT ..."), Positional]  # of the command line
 Corpus = Annotated[tuple[str, ...], arg(metavar="CORPUS ..."), Positional]
 

@@ -33,9 +33,8 @@ class Writing(OnDevice):
     watch: bool = False  # see texts come out of the noise, candidates too, where this is a terminal
 
     def __post_init__(self) -> None:
-        is_random = self.seed == "random"
-        self.seed = seed_of(None if is_random else int(self.seed))
-        if is_random:
+        if self.seed == "random":
+            self.seed = seed_of(None)
             print(f"--seed {self.seed}", file=sys.stderr)
 
     @contextmanager
@@ -52,7 +51,7 @@ class Writing(OnDevice):
         """Lines as they are done; where someone watches, all of them once there is no more to see."""
         with self.options(model) as options:
             sampling = model.sampling(self.sampling.given)
-            written = model.write(requests, candidates, never, int(self.seed), sampling, **options)
+            written = model.write(requests, candidates, never, seed_of(int(self.seed)), sampling, **options)
             records = ({**line._asdict(), "seed": self.seed} for line in written)
             return list(records) if options["watch"] else records
 

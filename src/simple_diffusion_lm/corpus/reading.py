@@ -8,7 +8,7 @@ import hashlib
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +174,7 @@ def _parquet(file: Path, field: str) -> Iterator[tuple[str, Any]]:
         raise UserError(f"{file}: is not a whole .parquet file ({error})") from None
 
 
-def _check_column(where: str, field: str, names: Sequence[str]) -> None:
+def _check_column(where: str, field: str, names: Collection[str]) -> None:
     if field not in names:
         columns = ", ".join(names)
         raise UserError(f"{where}: no text under {field!r}: name what holds it by --field, of {columns}")
@@ -190,7 +190,7 @@ def _parsed(text: str, where: str, advice: str) -> Any:
 def _field_of(record: Any, field: str, where: str) -> Any:
     if not isinstance(record, dict):
         return None
-    _check_column(where, field, list(record))
+    _check_column(where, field, record)
     return record[field]
 
 

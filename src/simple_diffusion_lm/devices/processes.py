@@ -56,7 +56,6 @@ def pick_device() -> torch.device:
         return _chosen
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
-    keep_to_quota()
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
@@ -71,6 +70,9 @@ def keep_to_quota(groups: Path = Path("/sys/fs/cgroup")) -> None:
         allowed = math.ceil(int(quota) / int(period))
         if "OMP_NUM_THREADS" not in os.environ and 0 < allowed < torch.get_num_threads():
             torch.set_num_threads(allowed)
+
+
+keep_to_quota()  # here, before anything computes, whether from the command line or from Python
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from ..corpus.prepare import prepare
 from ..errors import UserError
 from ..runs.checkpoint import run_of
 from ..tasks.sudoku import BOXES, CLUES, SOLUTION, Sudoku, template
-from ..writing.model import DiffusionLM
+from ..writing.model import DiffusionLM, seed_of
 from .judge import AutoregressiveJudge
 from .likelihood import example_texts, likelihood, plain_batches
 from .samples import Reference, check_measurable, sample_metrics, shuffled_words
@@ -107,7 +107,7 @@ def puzzle_scores(
     """How many puzzles a model solves, by their number of clues."""
     scores = []
     for clues in CLUES[sudoku.size]:
-        rng = np.random.default_rng([seed % 2**63, clues])
+        rng = np.random.default_rng([seed_of(seed), clues])
         pairs = [sudoku.puzzle(rng, clues) for _ in range(count)]
         written = solve(model, [sudoku.text(puzzle) for puzzle, _ in pairs], sampling, seed)
         scores.append(score(sudoku, pairs, written))

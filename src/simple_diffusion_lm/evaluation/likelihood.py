@@ -26,7 +26,7 @@ def likelihood(
     """
     check_count("the number of texts", examples)
     network, batches = model.model.eval(), plain_batches(model, corpus)
-    if cut := int((np.diff(corpus.offsets) > model.longest).sum()) * (not model.stream):
+    if not model.stream and (cut := int((np.diff(corpus.offsets) > model.longest).sum())):
         longer = f"{cut:,} of {len(corpus):,} texts are longer than the model's longest"
         print(f"{longer}, {model.longest} tokens: of these the beginning is measured", file=sys.stderr)
     exact, device = network.writes_length, network.embedding.weight.device

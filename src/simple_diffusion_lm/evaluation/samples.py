@@ -70,8 +70,7 @@ def check_measurable(lines: int) -> None:
     installed("sacrebleu", "sample metrics need sacrebleu", "simple-diffusion-lm[eval]")
     if lines < FEWEST_LINES:
         fault = f"{lines} lines are too few to be measured: {FEWEST_LINES} or more have to be held out"
-        ways = "--valid FILE holds out more; sdlm evaluate --samples 0 does without"
-        raise UserError(f"{fault}, and as many generated ({ways})")
+        raise UserError(f"{fault} (--valid), and as many generated (sdlm evaluate --samples 0 does without)")
 
 
 def units_of(lines: Sequence[str]) -> Split:

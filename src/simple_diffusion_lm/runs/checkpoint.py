@@ -173,8 +173,7 @@ def identity(about: dict[str, Any]) -> str:
 def to_use(run: Path) -> Checkpoint | None:
     """The newest, unless an earlier one was better on held-out text, by more than the error.
     A small corpus is memorised before the budget is spent (docs/log.md). run as for newest."""
-    bounds = _bounds(run)
-    if bounds:
+    if bounds := _bounds(run):
         (bound, error, _), (lowest, _, earlier) = bounds[0], min(bounds)
         if bound - lowest > error:
             return newest(earlier) or newest(run)

@@ -6,7 +6,7 @@ critic, a copy of it that learns what the student writes. Where they differ, the
 often or too seldom, and its logits move by the teacher's probabilities minus the critic's: down the KL
 divergence between what the student writes and what the teacher knows, both noised (docs/theory.md). Of a text
 of the corpus the student sees its length and what is given, no more. It takes noise, from which a pass tells
-all positions at once; with blanks, where they are drawn one by one, it gains little (docs/log.md).
+all positions at once; with blanks, where each is drawn for itself, it gains little (docs/log.md).
 """
 
 import copy

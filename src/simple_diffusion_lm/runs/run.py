@@ -1,5 +1,6 @@
 """A run directory (docs/design.md has its files), from nothing or where it was left, to the end."""
 
+import errno
 import json
 import math
 import os
@@ -202,8 +203,7 @@ def check_same(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
             advice = f"choose another --out (and --finetune-from {run}, to begin with its weights)"
             raise UserError(f"{run} was trained with another {what}: {advice}")
     before, after = old["config"], new["config"]
-    changed = [k for k in after if k not in MAY_CHANGE and before.get(k) != after[k]]
-    if changed:
+    if changed := [k for k in after if k not in MAY_CHANGE and before.get(k) != after[k]]:
         differences = ", ".join(f"{k} was {before.get(k)}, now {after[k]}" for k in changed)
         raise UserError(f"{run} holds a run that differs ({differences}): choose another --out")
 
@@ -218,7 +218,9 @@ def locked(run: Path) -> AbstractContextManager[object]:
         who = holder.read_text() if holder.exists() else "it just began"
         fault = f"{run}: another process trains here ({who})"
         raise UserError(f"{fault}: wait for it, or choose another --out") from None
-    except (NotImplementedError, OSError):
+    except (NotImplementedError, OSError) as error:
+        if getattr(error, "errno", errno.ENOLCK) not in (errno.ENOLCK, errno.ENOTSUP):
+            raise
         print(f"{run}: no locks on this disk: see to it that nothing else trains here", file=sys.stderr)
         return nullcontext()
     holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
