@@ -9,7 +9,15 @@ import pytest
 from simple_diffusion_lm.core.noise import SCHEDULES
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-LINES = {"quickstart.py": 6, "new_schedule.py": len(SCHEDULES) + 4, "steering.py": 12}  # that each prints
+LINES = {  # that each prints
+    "class_labels.py": 16,
+    "finetune.py": 8,
+    "new_schedule.py": len(SCHEDULES) + 4,
+    "own_network.py": 8,
+    "quickstart.py": 6,
+    "seq2seq.py": 9,
+    "steering.py": 12,
+}
 
 
 def test_every_example_is_tested():
@@ -19,8 +27,13 @@ def test_every_example_is_tested():
 
 @pytest.mark.parametrize("name", LINES)
 def test_example_runs(name, toy_run, tmp_path):
-    arguments = {"quickstart.py": [tmp_path, "3"], "new_schedule.py": [], "steering.py": [toy_run, "goats"]}
-    command = [sys.executable, EXAMPLES / name, *arguments[name]]
+    short = {
+        "class_labels.py": ["3"],
+        "finetune.py": ["toy", tmp_path, "3"],
+        "steering.py": [toy_run, "goats"],
+    }
+    short |= {other: [tmp_path, "3"] for other in ("own_network.py", "quickstart.py", "seq2seq.py")}
+    command = [sys.executable, EXAMPLES / name, *short.get(name, [])]
     done = subprocess.run(map(str, command), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == LINES[name]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 from small_models import small
@@ -115,7 +116,8 @@ def test_a_run_does_not_go_on_in_it_but_may_begin_with_it(toy_data, exported, tm
 def test_a_name_of_the_hub_is_no_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    monkeypatch.setattr(export, "pulled", lambda name: tmp_path / "from the hub" / name)
+    hub = SimpleNamespace(snapshot_download=lambda name: tmp_path / "from the hub" / name)
+    monkeypatch.setattr(export, "installed", lambda *what: hub)
     assert found("somebody/captions") == tmp_path / "from the hub" / "somebody" / "captions"
     for name in ("runs/captions", "captions", "a/b/c", tmp_path / "run", "../run", "./a"):
         assert found(name) == Path(name)

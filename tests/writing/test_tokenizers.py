@@ -76,6 +76,17 @@ def test_gaps_are_filled_in_text_that_comes_back_as_typed(model):
     assert filled[1][6:7] != " "  # a word that has begun goes on
 
 
+@pytest.mark.parametrize("before", ["the ", "the"])
+def test_a_gap_of_five_characters_has_five(model, before):
+    """With tokens that are characters, a space before a gap is given, not the first of them."""
+    alone = model.tokenizer.has_spaces_alone
+    assert alone == all(text[:1] != " " for text in model.tokenizer.texts if text.strip())
+    filled = model.infill([f"{before}[[5]] ."], candidates=1, **STEPS)[0]
+    if alone and len(model.tokenizer) < 100:  # characters; of bytes one may be a part of a character
+        assert len(filled) == len(before) + 5 + 2
+        assert filled[len(before)] != " "
+
+
 @pytest.mark.parametrize("length", [1, 7])
 def test_a_length_is_in_tokens(model, length):
     (line,) = model.write([model.request(Gap(length, length))], 1, (), 0, Sampling(2))

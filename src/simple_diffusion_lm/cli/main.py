@@ -33,7 +33,7 @@ class Evaluate(OnDevice):
     The likelihood of held-out text, and what can be said of generated lines.
     """
 
-    run: Positional[Run]  # a run directory
+    run: Positional[Run]  # a run, an exported model, USER/NAME of the hub, or toy
     sampling: OmitArgPrefixes[SamplingOptions]
     data: tuple[str, ...] = ()  # held-out text files; by default the part that was held out in training
     examples: int = 2000  # the most texts to measure

@@ -23,7 +23,7 @@ class Serve(OnDevice):
     A page to write with the model and to watch it, and the API behind it, at http://127.0.0.1:8000.
     """
 
-    run: Positional[Run]  # a run directory
+    run: Positional[Run]  # a run, an exported model, USER/NAME of the hub, or toy
     host: str = "127.0.0.1"  # address to listen at; others than this machine's own need a token
     port: int = 8000  # 0 takes a free one
     token: str | None = None  # each request has to send it (as Bearer); by default $SDLM_TOKEN, if set

@@ -128,7 +128,7 @@ class Blend(OnDevice):
     Texts from the first to the second: the noise that both come from, and what is written from between.
     """
 
-    run: Positional[Run]  # a run directory
+    run: Positional[Run]  # a run, an exported model, USER/NAME of the hub, or toy
     first: Positional[str]  # the text to begin with
     second: Positional[str]  # the text to end with
     count: int = 5  # how many, with both ends
@@ -148,7 +148,7 @@ class Score(OnDevice):
     How improbable each text is: -log p in nats (1 nat is 1.44 bits), a tab, and the text.
     """
 
-    run: Positional[Run]  # a run directory
+    run: Positional[Run]  # a run, an exported model, USER/NAME of the hub, or toy
     text: Texts  # texts to score; -- stands before those that begin with -
 
     def __call__(self) -> None:

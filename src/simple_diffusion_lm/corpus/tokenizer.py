@@ -89,6 +89,11 @@ class Tokenizer(data.Tokenizer):
         added = ((self._added([i]), self.pieces.id_to_piece(i)) for i in range(len(self)))
         return [t if t and BROKEN not in t else t + piece.replace(SPACE, " ") for t, piece in added]
 
+    @cached_property
+    def has_spaces_alone(self) -> bool:
+        """Whether a space is a piece of its own, and none begins with one: characters, bytes."""
+        return " " in self.texts and all(text[:1] != " " or text.isspace() for text in self.texts)
+
     def spell(self, ids: Iterable[SupportsInt]) -> list[str]:
         """The text of each of some ids in a row. A character of several stands at the last of them."""
         spelled = list[str]()

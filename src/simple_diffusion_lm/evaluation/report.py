@@ -81,7 +81,7 @@ def likelihood_lines(found: Figures) -> str:
     return (
         "{sign}{nats_per_token:.4f} nats per token (± {standard_error:.4f})\n"
         "{sign}{bits_per_character:.4f} bits per character\n"
-        "{sign}{perplexity_per_word:.2f} perplexity per word\n"
+        "{sign}{perplexity_per_word:.2f} perplexity per word (of text without spaces: per character)\n"
         "{sign}{nats_per_text:.3f} nats per text\n"
         "of it prior {prior:.4f}, diffusion {diffusion:.4f}, reconstruction {reconstruction:.4f}, length "
         "{length:.4f} nats per token; {texts:,} texts, {tokens:,} tokens, {characters:,} characters"

@@ -51,9 +51,7 @@ SIZES: dict[str, dict[str, Any]] = {
 def with_objective(config: Config, objective: str) -> Config:
     """The same trunk, data and optimiser for another objective.
     Baselines train without conditional masks: given tokens would only take from what they learn."""
-    if objective == config.objective:
-        return config
-    return replace(config, objective=objective, cond_rate=0.0)
+    return config if objective == config.objective else replace(config, objective=objective, cond_rate=0.0)
 
 
 # What fields must be: in words, as a condition, and their names. None is always allowed.
@@ -100,17 +98,14 @@ def check(config: Config, *, has_teacher: bool = False) -> None:
         raise UserError("; ".join(faults))
 
 
-# The usual temperature where a token is written once, by baselines, and of students.
-SURER = 0.7
-
-
 def usual_sampling(config: Config, steps: int | None = None) -> Sampling:
     """How a model writes, in so many steps, unless it is told otherwise: a student in those that it learned.
 
     Each pass of `renoise` sharpens what the pass before it said, so more passes want a higher temperature:
     0.7 in 4 and 0.9 in 64 give captions of one entropy (docs/log.md).
     """
-    steps, temperature = steps or config.passes or Sampling.steps, SURER
+    steps = steps or config.passes or Sampling.steps
+    temperature = 0.7  # of baselines, which write a token once, and of students
     if config.objective == Config.objective and config.passes is None:
         temperature = round(0.6 + 0.05 * math.log2(max(steps, 1)), 2)
     return Sampling(steps, temperature=temperature)

@@ -86,11 +86,16 @@ def card_of(name: str, loaded: Loaded, lines: list[str], license: str) -> str:
 
 def found(run: str | Path) -> Path:
     """Where the model of a name is: in this directory, or, where there is none, in the package (`toy`), or on
-    the Hugging Face Hub (USER/NAME), from where it is fetched. Raises UserError as pulled does."""
+    the Hugging Face Hub (USER/NAME), from where it is fetched. Raises UserError as push does."""
     if str(run) == TOY.name and not Path(run).is_dir():
         return TOY
-    on_hub = HUB_NAME.fullmatch(str(run)) is not None and not Path(str(run).split("/")[0]).exists()
-    return pulled(str(run)) if on_hub else Path(run)
+    if not HUB_NAME.fullmatch(str(run)) or Path(str(run).split("/")[0]).exists():
+        return Path(run)
+    hub = installed(*HUB)
+    try:
+        return Path(hub.snapshot_download(str(run)))
+    except Exception as error:
+        raise UserError(f"{run}: no such directory, and the hub refuses ({first_line(error)})") from None
 
 
 def push(folder: Path, name: str) -> str:
@@ -104,13 +109,3 @@ def push(folder: Path, name: str) -> str:
         return str(hub.HfApi().upload_folder(repo_id=name, folder_path=folder))
     except Exception as error:  # of the network, of the hub, or of the name
         raise UserError(f"{name}: the hub refuses ({first_line(error)})") from None
-
-
-def pulled(name: str) -> Path:
-    """Where a model of the Hugging Face Hub, USER/NAME, lies on this machine; it is fetched if it does not.
-    Raises UserError as push does."""
-    hub = installed(*HUB)
-    try:
-        return Path(hub.snapshot_download(name))
-    except Exception as error:
-        raise UserError(f"{name}: no such directory, and the hub refuses ({first_line(error)})") from None

@@ -76,14 +76,20 @@ class EncodedTemplate(NamedTuple):
 
     template: Template
     given: list[list[int]]  # the ids of each given text
+    firsts: list[int]  # the rule (requests.py) of each gap's first token
 
     @classmethod
     def of(cls, template: Template, tokenizer: Tokenizer, stream: bool = False) -> "EncodedTemplate":
         """Raises UserError for text that is not valid Unicode."""
-        # The space before a gap is the gap's own: pieces begin with their space.
-        texts = [text.removesuffix(" ") for text in template.texts[:-1]] + [template.texts[-1]]
+        texts, firsts = list(template.texts), list[int]()
+        for n, (gap, before) in enumerate(zip(template.gaps, template.texts, strict=False)):
+            is_word = before and before[-1] != "\n" and not UNSPACED.match(before[-1])
+            firsts.append(CONTINUES_WORD if is_word else ANYTHING)
+            # Where pieces begin with their space, that before a gap is the gap's own. A gap may be empty.
+            if before.endswith(" ") and not (tokenizer.has_spaces_alone and gap.fewest):
+                texts[n], firsts[n] = before[:-1], BEGINS_WORD
         after = [tokenizer.encode_after(text, stream) for text in texts[1:]]
-        return cls(template, [tokenizer.encode(texts[0], stream), *after])
+        return cls(template, [tokenizer.encode(texts[0], stream), *after], firsts)
 
     def widths(self, room: int) -> tuple[list[int], list[int]]:
         """The fewest and the most tokens of each gap, where `room` are left past the fewest.
@@ -101,9 +107,7 @@ class EncodedTemplate(NamedTuple):
         """The line with gaps of these widths. end: the ids after its text, EOS or none."""
         ids, given = list(self.given[0]), [True] * len(self.given[0])
         rule = [ANYTHING] * len(ids)
-        for width, before, part in zip(widths, self.template.texts, self.given[1:], strict=False):
-            is_word = before and before[-1] != "\n" and not UNSPACED.match(before[-1])
-            first = BEGINS_WORD if before.endswith(" ") else CONTINUES_WORD if is_word else ANYTHING
+        for width, first, part in zip(widths, self.firsts, self.given[1:], strict=True):
             ids += [0] * width + part
             given += [False] * width + [True] * len(part)
             rule += [first, *[ANYTHING] * (width - 1)][:width] + [ANYTHING] * len(part)
