@@ -91,8 +91,6 @@ SIZES = {
     "340M": replace(LINES, width=1024, layers=26, vocab=32_768, length=512),
     "1B": replace(LINES, width=2048, layers=18, vocab=32_768, length=1024),
 }
-LARGEST = SIZES["1B"]
-TOKENS = 16_384  # of a step
 
 
 def flops_table() -> str:
@@ -115,27 +113,6 @@ def flops_table() -> str:
     return table([head, *rows])
 
 
-def growth_table() -> str:
-    """One thing doubled at a time, from the largest."""
-    changes = {
-        "the 1B model": LARGEST,
-        "width x 2": replace(LARGEST, width=2 * LARGEST.width),
-        "layers x 2": replace(LARGEST, layers=2 * LARGEST.layers),
-        "length x 2": replace(LARGEST, length=2 * LARGEST.length),
-        "length x 16": replace(LARGEST, length=16 * LARGEST.length),
-        "vocabulary x 2": replace(LARGEST, vocab=2 * LARGEST.vocab),
-        "no self-conditioning": replace(LARGEST, first_passes=0),
-    }
-    base = sum(training_flops(LARGEST).values())
-    rows = []
-    for name, s in changes.items():
-        total = sum(training_flops(s).values())
-        rows.append([name, f"{parameters(s) / 1e9:.2f} B", f"{total / 1e9:.2f}",
-                     f"{total / base:.2f}", f"{activation_bytes(s, TOKENS) / 1e9:.0f}"])  # fmt: skip
-    head = ["", "parameters", "training GFLOP a token", "ratio", "activations of 16,384 tokens, GB"]
-    return table([head, *rows])
-
-
 def sampling_table() -> str:
     """A text in 64 steps, and the same trunk writing it token by token from a cache."""
     rows = []
@@ -152,7 +129,7 @@ def sampling_table() -> str:
     return table([head, *rows])
 
 
-TABLES = (flops_table, growth_table, sampling_table)
+TABLES = (flops_table, sampling_table)
 
 if __name__ == "__main__":
     print("\n\n".join(table() for table in TABLES))

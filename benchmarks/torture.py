@@ -4,7 +4,7 @@
 
 Each row injects one fault into real commands in processes of their own, and passes if nothing is lost and
 what is said is one line. C, N, R, O, P and M are in torture_runs.py, S in torture_server.py, the others in
-torture_input.py.
+torture_input.py. E2 needs huggingface_hub.
 """
 
 import sys

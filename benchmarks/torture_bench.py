@@ -17,20 +17,7 @@ from simple_diffusion_lm.runs import checkpoint
 from simple_diffusion_lm.tasks.toy import ToyLanguage
 
 Process = subprocess.Popen[str]
-SMALL = [
-    "--model-dim",
-    "32",
-    "--layers",
-    "2",
-    "--heads",
-    "2",
-    "--embedding-dim",
-    "16",
-    "--batch-tokens",
-    "512",
-    "--samples",
-    "1",
-]
+SMALL = ("model-dim=32", "layers=2", "heads=2", "embedding-dim=16", "batch-tokens=512", "samples=1")
 
 
 @dataclass(frozen=True)
@@ -94,7 +81,7 @@ class Bench:
     def train(self, run: Path, steps: int, *settings: str, corpus: Path | None = None) -> list[object]:
         """The arguments of a small run. settings: layers=3."""
         place = ["train", corpus or self.prepared, "--out", run]
-        return [*place, "--steps", steps, *SMALL, *(f"--{setting}" for setting in settings)]
+        return [*place, "--steps", steps, *(f"--{setting}" for setting in (*SMALL, *settings))]
 
     def trained(self, steps: int, *settings: str, name: str = "run") -> Path:
         """A small run that went well."""

@@ -4,9 +4,12 @@ import gzip
 import json
 import os
 import random
+import resource
 import shutil
 from contextlib import redirect_stderr
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import sentencepiece as spm
@@ -198,12 +201,14 @@ def is_harmless(path: Path, content: bytes, whole: Any) -> bool:
 
 
 def f1(bench: Bench) -> str:
-    """10,000 changes of checkpoints, configurations, tokenizers and caches"""
+    """10,000 changes of checkpoints, exported models, configurations, tokenizers and caches"""
     run, cache = bench.trained(2), bench.place / "cache"
+    bench.sdlm("export", run, "--out", model := bench.place / "model").fine()
     shutil.copytree(bench.prepared, cache)
     whole, (folder,) = meaning(run), (run / "checkpoints").glob("step-*")
     names = (folder / "model.safetensors", folder / "manifest.json", "config.json", "tokenizer.model")
     files = [*(run / name for name in names), *sorted(cache.iterdir())]
+    files += sorted({*model.iterdir()} - {model / "README.md"})
     chance, harmless, count = random.Random(0), 0, 300 if bench.quick else 10_000
     for number in range(count):
         path = files[number % len(files)]
@@ -217,4 +222,40 @@ def f1(bench: Bench) -> str:
     return f"{count - harmless:,} refused, {harmless:,} changed nothing that is read"
 
 
-ROWS: dict[str, Row] = {row.__name__.upper(): row for row in (d1, d2, d3, d4, d5, d6, d7, d8, t1, a1, f1)}
+def e1(bench: Bench) -> str:
+    """the disk is full while a model is exported"""
+    run, out = bench.trained(2), bench.place / "model"
+    said = bench.sdlm("export", run, "--out", out, limit=(resource.RLIMIT_FSIZE, 20_000)).refused("too large")
+    assert [*bench.place.iterdir()] == [run], "something is left of it"
+    return said
+
+
+class Rubbish(BaseHTTPRequestHandler):
+    """Whatever it is asked, it answers with a page."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<html>")
+
+    do_HEAD = do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def e2(bench: Bench) -> str:
+    """a hub that answers rubbish, then none"""
+    bench.sdlm("export", bench.trained(2), "--out", model := bench.place / "model").fine()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Rubbish) as server:
+        Thread(target=server.serve_forever).start()
+        at = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(bench.place / "hub")}
+        bench.sdlm("generate", "u/toy", **at).refused("u/toy: no such directory, and the hub refuses")
+        bench.sdlm("push", model, "u/toy", HF_TOKEN="hf_none", **at).refused("u/toy: the hub refuses")
+        server.shutdown()
+    bench.sdlm("push", model, "u/toy", HF_TOKEN="hf_none", **at).refused("u/toy: the hub refuses")
+    return bench.sdlm("generate", "u/toy", **at).refused("u/toy: no such directory, and the hub refuses")
+
+
+ALL = d1, d2, d3, d4, d5, d6, d7, d8, e1, e2, t1, a1, f1
+ROWS: dict[str, Row] = {row.__name__.upper(): row for row in ALL}

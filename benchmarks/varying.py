@@ -7,6 +7,7 @@ and filled anew by the same model, and with as many swapped for words of the cor
 that take each word from one of both ends by chance.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -32,14 +33,8 @@ BETWEEN = 5  # lines of a blend, both ends included
 
 def shared(line: str, other: str, n: int = 1) -> float:
     """The share of a line's runs of n words that stand in another."""
-    mine, its = (list(zip(*(text.split()[i:] for i in range(n)), strict=False)) for text in (line, other))
-    left = list(its)
-    found = 0
-    for gram in mine:
-        if gram in left:
-            left.remove(gram)
-            found += 1
-    return found / max(len(mine), 1)
+    mine, its = (Counter(zip(*(text.split()[i:] for i in range(n)), strict=False)) for text in (line, other))
+    return (mine & its).total() / max(mine.total(), 1)
 
 
 def row(

@@ -101,6 +101,9 @@ def test_a_damaged_export_is_refused(name, exported, tmp_path):
     (copy / name).write_bytes(bytes(content))
     with pytest.raises(UserError):
         DiffusionLM.from_pretrained(copy)
+    (copy / name).unlink()
+    with pytest.raises(UserError, match=f"{copy}: no"):
+        DiffusionLM.from_pretrained(copy)
 
 
 def test_a_run_does_not_go_on_in_it_but_may_begin_with_it(toy_data, exported, tmp_path):

@@ -194,7 +194,8 @@ def _bounds(run: Path) -> list[tuple[float, float, Path]]:
 
 def run_of(path: Path) -> Path:
     """The run directory that a path names: itself, or that of a checkpoint in it."""
-    return path.parent.parent if (path / MANIFEST).is_file() and not is_exported(path) else path
+    is_checkpoint = path.parent.name == "checkpoints" and (path / MANIFEST).is_file()
+    return path.parent.parent if is_checkpoint and not is_exported(path) else path
 
 
 def is_exported(path: Path) -> bool:
