@@ -157,7 +157,7 @@ def test_trace() -> None:
 @pytest.mark.slow  # a good part of a minute, and more
 def test_torture(tmp_path: Path) -> None:
     """A part of `make torture`, with fewer repetitions."""
-    rows = ["C1", "C5", "N1", "F1", "P1", "A1", "M1", "M3"]
+    rows = ["C1", "C5", "E1", "E2", "N1", "F1", "P1", "A1", "M1", "M3"]
     done = run("torture.py", "--quick", "--only", *rows, "--out", tmp_path / "t.json")
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((tmp_path / "t.json").read_text())["rows"]
