@@ -119,6 +119,10 @@ def test_figures_are_compared_at_one_entropy():
     masked[1]["entropy"] = 4.9  # above 4.78 at every temperature
     assert "| masked, reading | 20.0 * | 80.0 * |" in comparison_tables(found)
     masked[2]["entropy"] = 4.7  # below it
+    assert "| n-gram judge perplexity, at entropy 4.70; steps: | 8 | 64 |" in comparison_tables(found)
+    for run in found["runs"].values():
+        run["points"][2]["steps"] = 2  # so few need not be as varied
+    assert "| n-gram judge perplexity, at entropy 4.78; steps: | 2 | 64 |" in comparison_tables(found)
     assert "| masked, reading |  | 80.0 * |" in comparison_tables(found)
     found["runs"]["modern-1"]["points"][2]["entropy"] = 4.7  # one of two seeds: no mean of the other
     assert f"| modern |  | {row} |" in comparison_tables(found)

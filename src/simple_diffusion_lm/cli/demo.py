@@ -86,8 +86,7 @@ class Demo(OnDevice):
         config = Config(steps=self.steps, cond_rate=0.9, span_share=0.0)
         run_training(config, sudoku_data(sudoku, run / "corpus"), run)
         model = DiffusionLM.from_pretrained(run)
-        puzzle, _ = sudoku.puzzle(np.random.default_rng(1))
-        text = sudoku.text(puzzle)
+        text = sudoku.text(sudoku.puzzle(np.random.default_rng(1))[0])
         kept = evenly([text, *model.unfold(template(text), **asdict(SURE))], 5)
         print(f"\nA puzzle, and what the model says after each quarter of {SURE.steps} passes:")
         for row in zip(*(grid.strip("|").split("|") for grid in kept), strict=True):

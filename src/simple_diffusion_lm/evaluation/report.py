@@ -144,7 +144,7 @@ def front_tables(contenders: Mapping[str, Sequence[Figures]], real: Figures) -> 
 
     Perplexity and entropy can each be had alone by another temperature, so the first is interpolated
     between temperatures to the entropy of held-out text, or to the highest that all contenders reach in
-    their most steps, if less. Nothing is said where no temperature has so much. Where all have more the
+    4 steps and in more, if less. Nothing is said where no temperature has so much. Where all have more the
     lowest stands, with a star."""
     fronts, entropy = fronts_of(contenders), shared_entropy(contenders, real)
     steps, tables = sorted({count for curves in fronts.values() for count in curves}), []
@@ -176,11 +176,12 @@ def fronts_of(contenders: Mapping[str, Sequence[Figures]]) -> dict[str, Curves]:
 
 
 def shared_entropy(contenders: Mapping[str, Sequence[Figures]], real: Figures) -> float:
-    """That of held-out text, or the highest that all runs reach in their most steps, each in the order that
-    is most varied, if that is less."""
-    points = (run["points"] for runs in contenders.values() for run in runs)
-    reached = (max((each["steps"], each["entropy"]) for each in own)[1] for own in points)
-    return math.floor(100 * min(real["entropy"], *reached)) / 100
+    """That of held-out text, or the highest that all runs reach in each number of steps from 4 on, in the
+    order that is most varied, if that is less."""
+    runs = (run for several in contenders.values() for run in several)
+    most = (dict(sorted((each["steps"], each["entropy"]) for each in run["points"])) for run in runs)
+    reached = (entropy for by_steps in most for steps, entropy in by_steps.items() if steps >= 4)
+    return math.floor(100 * min([real["entropy"], *reached])) / 100
 
 
 def values_at(curves: Sequence[Sequence[Figures]], field: str, entropy: float) -> tuple[list[float], bool]:
