@@ -118,18 +118,17 @@ def held_out_bound(
     compared on the same draws. Levels are spread evenly over the whole set, and over the draws of each text.
     """
     start = uniform(make_keys(seed), 1).float()
-    rows, done = [], 0
+    costs, done = torch.zeros(5, texts, dtype=torch.float64), 0
     for batch in batches:
+        own = costs[:, done : done + len(batch.ids)]
         first = start + torch.arange(done, done := done + len(batch.ids)) / texts / draws
-        parts = torch.zeros(5, len(batch.ids), dtype=torch.float64)
         for i in range(draws):
             u = (first + i / draws) % 1
             drawn = bound(batch, u.to(batch.ids.device), make_keys(seed, i, batch.number))
-            parts[:4] += torch.stack([part.double().cpu() for part in drawn]) / draws
+            own[:4] += torch.stack([part.double().cpu() for part in drawn]) / draws
         if length_weights is not None:
-            parts[4] = length_cost(batch.length_mask.sum(1), length_weights)
-        rows.append(parts)
-    prior, diffusion, reconstruction, tokens, length = torch.cat(rows, dim=1)
+            own[4] = length_cost(batch.length_mask.sum(1), length_weights)
+    prior, diffusion, reconstruction, tokens, length = costs
     nats = prior + diffusion + reconstruction + length
     total = nats.sum() / tokens.sum()
     # The standard error of a ratio of sums over independent texts.

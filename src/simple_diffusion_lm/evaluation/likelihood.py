@@ -42,9 +42,10 @@ def likelihood(
         weights = None if model.stream or exact else model.length_weights
         count = sum(map(len, chosen))
         found = held_out_bound(bound, made, texts=count, draws=draws, length_weights=weights, seed=seed)
-    texts = example_texts(model, corpus, examples)
-    ends = 0 if model.stream else len(texts)  # a line costs its end, shown as a line break
-    characters, words = (sum(map(len, each)) + ends for each in (texts, map(units_of(texts), texts)))
+    split, ends = units_of(example_texts(model, corpus, 1000)), 0 if model.stream else count
+    texts = (model.decode(batches.example(0, int(i))) for numbers in chosen for i in numbers)
+    sizes = (np.array([len(text), len(split(text))]) for text in texts)  # one at a time: there may be many
+    characters, words = sum(sizes, np.array([ends, ends])).tolist()  # a line costs its end, a line break
     nats, parts = found.total * found.tokens, found._asdict()
     return {
         "is_bound": not exact,
