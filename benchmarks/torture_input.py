@@ -132,7 +132,7 @@ def a1(bench: Bench) -> str:
     """arguments of the wrong kind, out of range, misspelled"""
     run, other = bench.trained(2), bench.place / "x"
     for words, *arguments in (
-        ("1 step", "generate", run, "--steps", 0),
+        ("the number of steps must be at least 1", "generate", run, "--steps", 0),
         ("temperature", "generate", run, "--temperature", -1),
         ("candidate", "infill", run, "a ___", "--candidates", 0),
         ("character 2", "infill", run, "a[[0]]"),
