@@ -1,7 +1,7 @@
 # make demo: the whole system in a few minutes.  make test: all fast tests.  make check: style, types.
 # make docs: the documentation as a site, site/index.html (to search it: python -m http.server -d site).
 # make toy-model: the demo's model, for the package (sdlm generate toy).
-# make slow: the long tests.  make torture: faults, one after the other (about 20 minutes).
+# make slow: the long tests.  make torture: faults, one after the other (about an hour).
 # make oldest: the fast tests with the oldest versions that pyproject.toml allows.
 PYTHON ?= python3
 SCRIPTS = $(if $(filter Windows_NT,$(OS)),Scripts,bin)
