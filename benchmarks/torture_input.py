@@ -248,7 +248,7 @@ def e2(bench: Bench) -> str:
     """a hub that answers rubbish, then none"""
     bench.sdlm("export", bench.trained(2), "--out", model := bench.place / "model").fine()
     with ThreadingHTTPServer(("127.0.0.1", 0), Rubbish) as server:
-        Thread(target=server.serve_forever).start()
+        Thread(target=server.serve_forever, daemon=True).start()
         at = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(bench.place / "hub")}
         bench.sdlm("generate", "u/toy", **at).refused("u/toy: no such directory, and the hub refuses")
         bench.sdlm("push", model, "u/toy", HF_TOKEN="hf_none", **at).refused("u/toy: the hub refuses")

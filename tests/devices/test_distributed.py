@@ -154,7 +154,7 @@ def test_a_broken_number_stops_all(alone, toy_data, tmp_path):
 def test_a_lock_keeps_all_out(toy_data, tmp_path):
     config, data = adamw(Config()), toy_data.directory
     on_processes(1, train, config, data, tmp_path, 1e-9)
-    with (tmp_path / ".lock").open("w") as file:
+    with (tmp_path / ".lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         ends = on_processes(2, train, config, data, tmp_path)
     assert ends[0] == ends[1]

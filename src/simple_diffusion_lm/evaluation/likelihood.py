@@ -42,7 +42,7 @@ def likelihood(
         weights = None if model.stream or exact else model.length_weights
         count = sum(map(len, chosen))
         found = held_out_bound(bound, made, texts=count, draws=draws, length_weights=weights, seed=seed)
-    split, ends = units_of(example_texts(model, corpus, 1000)), 0 if model.stream else count
+    split, ends = units_of(example_texts(model, corpus, 1000)), 0 if model.stream else count  # enough to tell
     texts = (model.decode(batches.example(0, int(i))) for numbers in chosen for i in numbers)
     sizes = (np.array([len(text), len(split(text))]) for text in texts)  # one at a time: there may be many
     characters, words = sum(sizes, np.array([ends, ends])).tolist()  # a line costs its end, a line break
