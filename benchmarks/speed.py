@@ -208,6 +208,7 @@ def measure_training(
         flops[name] = model.flops()
         if compiled:
             compile_layers(replace(model.config, compile=True), model.state.model)
+    for model in models.values():
         model.step()
     for turn in range(turns):
         for name in list(models)[:: 1 if turn % 2 == 0 else -1]:
@@ -323,19 +324,19 @@ def measure_sampling(
 
 def measure_latency(size: str, data: Prepared, counts: Sequence[int], turns: int) -> list[dict[str, Any]]:
     """Seconds for running text of WINDOW tokens: untrained models, by turns. A student's passes cost what
-    its teacher's do."""
+    its teacher's do. The first turn, in which products of new sizes are compiled, does not count."""
     seconds: dict[tuple[int, str, int], list[float]] = {
         (count, name, steps): [] for count in counts for name, steps in LATENCY
     }
     models = {name: begin(replace(config_of(name, size), window=WINDOW), data).model for name in SAMPLED}
-    for turn in range(turns):
+    for turn in range(turns + 1):
         for count, name, steps in list(seconds)[:: 1 if turn % 2 == 0 else -1]:
-            say(f"{count} texts of {WINDOW} tokens, {name}: turn {turn + 1} of {turns}")
+            say(f"{count} texts of {WINDOW} tokens, {name}: turn {turn} of {turns}")
             began, lengths = time.perf_counter(), [WINDOW] * count
             generate(models[name], data.tokenizer, lengths, Sampling(steps), seed=turn, stream=True)
             seconds[count, name, steps].append(time.perf_counter() - began)
     return [
-        {"texts": count, "tokens": WINDOW, "name": name, "passes": steps, "seconds": summary(found)}
+        {"texts": count, "tokens": WINDOW, "name": name, "passes": steps, "seconds": summary(found[1:])}
         for (count, name, steps), found in seconds.items()
     ]
 
@@ -379,7 +380,7 @@ class Speed:
                 sampled = measure_sampling("base", data, [64, 256, 1024], turns=3, steps=STEPS)
             corpus, tokenizer = self.corpus or Path(directory) / "toy.txt", data.directory / "tokenizer.model"
             long = prepare([corpus], Path(directory) / "stream", tokenizer=tokenizer, stream=True, quiet=True)
-            size, counts, turns = ("smoke", [2], 1) if self.smoke else ("tiny", [1, 64], 3)
+            size, counts, turns = ("smoke", [2], 1) if self.smoke else ("tiny", [1, 64], 5)
             latency = measure_latency(size, long, counts, turns)
             measure.write_results(self.out, results | {"sampling": sampled, "latency": latency})
         kept = [(setting, rows) for setting, rows in training.items() if "left_out" not in rows]

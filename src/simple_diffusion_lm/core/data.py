@@ -32,6 +32,8 @@ class Tokenizer:
         self.eos_id: int = self.pieces.eos_id()
         # Padding is always masked, so any id can stand there in a model without one of its own.
         self.pad_id: int = self.pieces.pad_id() if self.pieces.pad_id() >= 0 else self.eos_id
+        never_text = (self.pieces.is_control, self.pieces.is_unknown)  # BOS, EOS, padding, and the like
+        self.special_ids = [i for i in range(len(self)) if any(test(i) for test in never_text)]
 
     @classmethod
     def train(cls, lines: Iterable[str], vocab_size: int, **options: Any) -> "Tokenizer":
@@ -46,12 +48,6 @@ class Tokenizer:
     def __len__(self) -> int:
         """The size of the vocabulary, V."""
         return self.pieces.get_piece_size()
-
-    @property
-    def special_ids(self) -> list[int]:
-        """The ids that are never text: BOS, EOS, padding, unknown, other control pieces."""
-        sp = self.pieces
-        return [i for i in range(len(self)) if sp.is_control(i) or sp.is_unknown(i)]
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without EOS."""
