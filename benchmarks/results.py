@@ -13,6 +13,9 @@ from statistics import fmean
 from textwrap import indent
 from typing import Any
 
+import measure
+from sudoku import solved_table
+
 from simple_diffusion_lm.evaluation.report import (
     COLUMNS,
     by_contender,
@@ -51,17 +54,16 @@ NONE: Found = ([], False)
 def read(name: str) -> Results:
     """Results without the seconds of a line: other work ran beside some of them."""
     results = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
-    for run in results.get("runs", {}).values():
-        results["lines"]["held-out text"]["seconds_per_line"] = None
-        for point in run["points"]:
-            point["seconds_per_line"] = None
+    points = [point for run in results.get("runs", {}).values() for point in run["points"]]
+    for timed in (results.get("lines", {}).get("held-out text", {}), *points):
+        timed["seconds_per_line"] = None
     return results
 
 
 def where(results: Results) -> str:
     """The machines that runs were measured on, at which commit and when."""
     found = {
-        "{processor}, {threads} thread, torch {torch}, commit {commit}, {date}".format(**run["machine"])
+        "{processor}, {threads} thread(s), torch {torch}, commit {commit}, {date}".format(**run["machine"])
         for run in results.get("runs", {"": results}).values()
     }
     return "; ".join(sorted(found))
@@ -129,6 +131,17 @@ def between(results: Results) -> str:
     return "\n\n".join(parts)
 
 
+def speed(results: Results) -> str:
+    """Training, writing captions, and writing long texts: medians, and the least and most of all turns."""
+    names = ("tokens_per_second", "step_ms", "utilisation", "memory_mb")
+    training = [
+        {"size": size, "contender": name, **{each: row.get(each) for each in names}}
+        for size, rows in results["training"].items()
+        for name, row in rows.items()
+    ]
+    return "\n\n".join(map(measure.shown, (training, results["sampling"], results["latency"])))
+
+
 def demo(text: str) -> str:
     """What `make demo` printed, under the paragraph that says where."""
     place, printed = text.strip().split("\n\n", 1)
@@ -155,16 +168,17 @@ def picture(panels: Mapping[str, Results]) -> None:
     figure.savefig(PICTURE, dpi=110)
 
 
-COMPARE = (
-    "sdlm compare{} --out DIR --contenders CONTENDERS --seeds SEEDS --steps 1200 --lines 200 --examples 2000 "
-    "--compile False"
-)
+COMPARE = "sdlm compare{} --out DIR --contenders NAMES --seeds SEEDS --steps 1200 --lines 200 --examples 2000"
+ABLATE = "python benchmarks/ablations.py{} --out DIR --only NAMES --steps 1200 --seeds SEEDS"
+SPEED = "python benchmarks/speed.py --corpus captions.txt --script ORIGINAL/pytorch/train.py"
+SUDOKU = "python benchmarks/sudoku.py --out DIR --steps 2400 --seeds 2 --count 100 --compile False"
 VARYING = "python benchmarks/varying.py RUN --count 100"
 # Heading, file, command, what is written of the results.
 SECTIONS: tuple[tuple[str, str, str, Callable[[Results], str]], ...] = (
     ("Toy language", "toy", COMPARE.format(""), comparison),
     ("Captions", "captions", COMPARE.format(" captions.txt") + " --judge JUDGE", comparison),
     ("Lines varied, and between two lines", "varying", VARYING, between),
+    ("Speed", "speed", SPEED, speed),
 )
 
 
@@ -176,7 +190,7 @@ def page() -> str:
         results = read(name)
         if "runs" in results:
             runs = by_contender(results)
-            command = command.replace("CONTENDERS", " ".join(runs))
+            command = command.replace("NAMES", " ".join(runs))
             command = command.replace("SEEDS", str(max(map(len, runs.values()))))
         parts.append(f"## {heading}\n\n`{command}` ({where(results)})\n\n{write(results)}")
     return "\n\n".join(parts) + "\n"

@@ -1,6 +1,6 @@
-"""What a size costs, computed: the formulas of docs/scaling.md, and the tables in it.
+"""What a size costs, computed: the formulas of docs/scaling.md, and the table in it.
 
-    python benchmarks/scaling.py > tables.md
+    python benchmarks/scaling.py > table.md
 
 FLOPs are those of matrix products, two for a multiplication and its addition. The formulas are held
 against what torch counts, at small sizes, by tests/benchmarks/test_scaling.py.
@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from simple_diffusion_lm.evaluation.report import table
 
+BATCH = 8_192  # tokens
 PASSES = 5  # Newton-Schulz iterations of Muon
 # Bytes that backward needs, of bfloat16 autocast: for each token and each predicted one. Measured.
 SAVED_PER_WIDTH, SAVED_PER_VOCABULARY = 47, 5.4
@@ -93,43 +94,23 @@ SIZES = {
 }
 
 
-def flops_table() -> str:
-    head = ["size", "L", "V", "parameters", "MFLOP a token, forward", "training", "of it trunk",
-            "attention", "head", "other vocabulary", "first pass", "Muon at 2,048 tokens",
-            "at 1M"]  # fmt: skip
+def sizes_table() -> str:
+    """What training, the state and a text cost. Token by token: the same trunk, causal, from a cache."""
+    head = ["size", "L", "V", "parameters", "training: MFLOP a token", "Muon beside it", "state, GB",
+            "activations, GB", "writing: GFLOP in 4 passes", "in 64", "token by token"]  # fmt: skip
     rows = []
     for name, s in SIZES.items():
-        parts = training_flops(s)
-        total, vocabulary = sum(parts.values()), parts["likelihood"] + parts["posterior mean"]
-        inside = [parts[name] for name in ("trunk", "attention", "head")]
-        shown = [*inside, vocabulary, parts["first pass"]]
-        muon = muon_flops(s) / total
+        training, once = sum(training_flops(s).values()), forward_flops(replace(s, free=1.0))
+        text = s.length * sum(once.values()) / 1e9
+        cached = s.length * (once["trunk"] + once["attention"] / 2 + 2 * s.width * s.vocab) / 1e9
         rows.append(
-            [name, str(s.length), f"{s.vocab:,}", f"{parameters(s) / 1e6:,.1f} M",
-             f"{sum(forward_flops(s).values()) / 1e6:,.1f}", f"{total / 1e6:,.0f}",
-             *(f"{part / total:.0%}" for part in shown),
-             f"+ {muon / 2048:.0%}", f"+ {muon / 1e6:.1%}"]
+            [name, str(s.length), f"{s.vocab:,}", f"{parameters(s) / 1e6:,.1f} M", f"{training / 1e6:,.0f}",
+             f"+ {muon_flops(s) / training / BATCH:.0%}", f"{sum(state_bytes(s).values()) / 1e9:,.2f}",
+             f"{activation_bytes(s, BATCH) / 1e9:,.2f}", f"{4 * text:,.2f}", f"{64 * text:,.1f}",
+             f"{cached:,.2f}"]
         )  # fmt: skip
     return table([head, *rows])
 
 
-def sampling_table() -> str:
-    """A text in 64 steps, and the same trunk writing it token by token from a cache."""
-    rows = []
-    for name, s in SIZES.items():
-        once = forward_flops(replace(s, free=1.0))  # none given
-        step = s.length * sum(once.values())
-        head = 2 * s.width * s.vocab  # at each token
-        cached = s.length * (once["trunk"] + once["attention"] / 2 + head)
-        rows.append([name, str(s.length), f"{step / 1e9:,.2f}", f"{64 * step / 1e9:,.1f}",
-                     f"{cached / 1e9:,.2f}", f"{64 * step / cached:.0f}",
-                     str(s.length)])  # fmt: skip
-    head = ["size", "L", "GFLOP a step", "GFLOP in 64 steps", "GFLOP token by token", "ratio",
-            "passes one after the other, token by token"]  # fmt: skip
-    return table([head, *rows])
-
-
-TABLES = (flops_table, sampling_table)
-
 if __name__ == "__main__":
-    print("\n\n".join(table() for table in TABLES))
+    print(sizes_table())

@@ -8,7 +8,7 @@ those that are reported. Writes DIR/sudoku.json, and prints a table of the puzzl
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.core.generate import Sampling
 from simple_diffusion_lm.evaluation.compare import CONTENDERS, orders_of, train_by_turns
 from simple_diffusion_lm.evaluation.evaluate import puzzle_scores
-from simple_diffusion_lm.evaluation.report import table
+from simple_diffusion_lm.evaluation.report import shown, table
 from simple_diffusion_lm.runs.config import with_settings
 from simple_diffusion_lm.runs.run import machine
 from simple_diffusion_lm.tasks.sudoku import CLUES, Sudoku
@@ -42,8 +42,7 @@ def points(model: DiffusionLM, sudoku: Sudoku, count: int) -> Iterator[dict[str,
             tried = [puzzle_scores(model, sudoku, way, count=count, seed=1) for way in ways]
             best = max(range(len(ways)), key=lambda i: sum(score["solved"] for score in tried[i]))
             scores = puzzle_scores(model, sudoku, ways[best], count=count, seed=2)
-            found = {"order": order, "steps": steps, "temperature": TEMPERATURES[best]}
-            yield {**found, "puzzles": scores}
+            yield {"order": order, "steps": steps, "temperature": TEMPERATURES[best], "puzzles": scores}
 
 
 @dataclass(kw_only=True)
@@ -78,17 +77,23 @@ class Solve:
         results: dict[str, Any] = {"settings": {"size": self.size, **self.settings}, "runs": {}}
         for run in runs:
             model = DiffusionLM.from_pretrained(run)
-            own = list(points(model, sudoku, self.count))
             about = {"machine": machine(), "progress": asdict(model.progress)}  # type: ignore[call-overload]
-            results["runs"][run.name] = {**about, "points": own}
+            results["runs"][run.name] = {**about, "points": list(points(model, sudoku, self.count))}
             (self.out / "sudoku.json").write_text(json.dumps(results, indent=1))
-        rows = []
-        for name, found in results["runs"].items():
-            for order in dict.fromkeys(point["order"] for point in found["points"]):
-                own = {p["steps"]: p["puzzles"][0]["solved"] for p in found["points"] if p["order"] == order}
-                cells = [f"{own[steps]:.1%}" if steps in own else "" for steps in STEPS]
-                rows.append([name if order is None else f"{name}, {order}", *cells])
-        print(table([[f"solved, {CLUES[self.size][0]} clues; steps:", *map(str, STEPS)], *rows]))
+        print(solved_table(results))
+
+
+def solved_table(results: Mapping[str, Any]) -> str:
+    """The share solved of the puzzles with fewest clues, by contender, order of writing, and steps."""
+    size, found = results["settings"]["size"], dict[str, dict[int, list[float]]]()
+    for run, own in results["runs"].items():
+        for point in own["points"]:
+            name = ", ".join(filter(None, (run.rpartition("-")[0], point["order"])))
+            at_steps = found.setdefault(name, {}).setdefault(point["steps"], [])
+            at_steps.append(point["puzzles"][0]["solved"])
+    head = [f"solved, {size} x {size}, {CLUES[size][0]} clues; steps:", *map(str, STEPS)]
+    rows = [[name, *(shown(by_steps.get(each, [])) for each in STEPS)] for name, by_steps in found.items()]
+    return table([head, *rows])
 
 
 if __name__ == "__main__":

@@ -1,15 +1,12 @@
 """How many functions a reader passes, from a command to its result.
 
-    python benchmarks/trace.py [FLAG VALUE ...]
+    python benchmarks/trace.py
 
 Counts the named functions of the package that are called, and the files they stand in: (a) in
 `python -m simple_diffusion_lm.core.train CORPUS` and (b) in `sdlm train CORPUS`, from the start to the
 first backward pass; (c) in core.generate.generate, noise to a line, and (d) in `sdlm generate RUN
 --count 1`, from its start to the end. Lambdas, comprehensions and generator expressions are not counted,
 nor is what runs when a module is imported.
-FLAGS: of the training, as `sdlm train` has them. Of another version:
-
-    PYTHONPATH=OTHER/src python benchmarks/trace.py
 """
 
 import inspect
@@ -80,11 +77,11 @@ def core_line(corpus: str) -> list[tuple[str, str]]:
     return passed(generate, model, tokenizer, [8])
 
 
-def main(*settings: str) -> None:
+def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         corpus, made, other = (Path(directory) / name for name in ("corpus.txt", "made", "other"))
         corpus.write_text("\n".join(LINES) + "\n")
-        train = ["train", str(corpus), "--steps", "1", "--samples", "1", *settings, "--out"]
+        train = ["train", str(corpus), "--steps", "1", "--samples", "1", "--out"]
         for title, *task in (
             (None, run, PACKAGE, *train, str(made)),
             ("the core alone, to the first backward pass", passed, run, f"{PACKAGE}.core.train", str(corpus)),
@@ -104,4 +101,4 @@ def main(*settings: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
