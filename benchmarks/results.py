@@ -14,7 +14,6 @@ from textwrap import indent
 from typing import Any
 
 import measure
-from sudoku import solved_table
 
 from simple_diffusion_lm.evaluation.report import (
     COLUMNS,
@@ -169,9 +168,7 @@ def picture(panels: Mapping[str, Results]) -> None:
 
 
 COMPARE = "sdlm compare{} --out DIR --contenders NAMES --seeds SEEDS --steps 1200 --lines 200 --examples 2000"
-ABLATE = "python benchmarks/ablations.py{} --out DIR --only NAMES --steps 1200 --seeds SEEDS"
 SPEED = "python benchmarks/speed.py --corpus captions.txt --script ORIGINAL/pytorch/train.py"
-SUDOKU = "python benchmarks/sudoku.py --out DIR --steps 2400 --seeds 2 --count 100 --compile False"
 VARYING = "python benchmarks/varying.py RUN --count 100"
 # Heading, file, command, what is written of the results.
 SECTIONS: tuple[tuple[str, str, str, Callable[[Results], str]], ...] = (
