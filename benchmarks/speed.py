@@ -89,7 +89,7 @@ class Training:
         self.data, self.device = data, pick_device()
         self.dtype = autocast_dtype(self.device) or torch.float32
         self.state = begin(self.config, data)
-        self.batches = make_batches(self.config, data, data.train, masks=True)
+        self.batches = make_batches(self.config, data, data.train)
         self.steps = train(self.config, self.state, self.batches)
         self.turns: list[tuple[float, float, float]] = []  # tokens a second, seconds a step, peak
 

@@ -87,9 +87,18 @@ def test_both_hold_all_files_of_the_package_and_the_license(source, wheel):
 def test_type_checkers_know_of_all_that_is_public():
     """The names are loaded when they are asked for, which is nothing that a type checker sees."""
     tree = ast.parse((ROOT / PACKAGE / "__init__.py").read_text(encoding="utf-8"))
-    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node))
     known = {alias.asname: each.module for each in block.body for alias in each.names}
     assert known == simple_diffusion_lm.PUBLIC
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_threads_spin_a_short_while_unless_the_user_says_how_they_wait(given, found, tmp_path):
+    asked = "import os, simple_diffusion_lm; print(os.environ.get('GOMP_SPINCOUNT'))"
+    assert run("-c", asked, cwd=tmp_path, **given) == f"{found}\n"
 
 
 def test_what_the_readme_links_to_is_in_the_source(source):

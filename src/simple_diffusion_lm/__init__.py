@@ -1,5 +1,6 @@
 """Continuous diffusion language models, small enough to read. Start with core/."""
 
+import os
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,12 @@ if TYPE_CHECKING:  # what type checkers know of PUBLIC
     from .runs.config import RECIPES as RECIPES
     from .runs.run import run_training as run_training
     from .writing.model import DiffusionLM as DiffusionLM, train as train
+
+# On a machine that does something else too, OpenMP's threads wait for one that is not running, and spin all
+# the while: with a short spin training is up to nine times as fast there, and on a quiet machine no slower
+# (docs/log.md). GNU's OpenMP reads this when torch loads.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 # Loaded when asked for, so that core/ runs by itself: `python -m simple_diffusion_lm.core.train`.
 PUBLIC = {

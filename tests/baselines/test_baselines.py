@@ -64,8 +64,8 @@ def test_training_lowers_the_bound_and_the_model_writes_lines(name: str) -> None
     lines = ToyLanguage().lines(100, seed=0)
     tokenizer = Tokenizer.train(lines, 300, hard_vocab_limit=False)
     corpus = Corpus.of(map(tokenizer.encode, lines), tokenizer.eos_id)
-    config = small(Config(), objective=name, steps=120, learning_rate=2e-2)
-    batches = Batches(config, corpus, tokenizer.pad_id, masks=False)
+    config = small(Config(), objective=name, cond_rate=0.0, steps=120, learning_rate=2e-2)
+    batches = Batches(config, corpus, tokenizer.pad_id)
     state = State.of(config, torch.from_numpy(corpus.counts(len(tokenizer))))
     batch = batches.batch(0, np.arange(50))
 

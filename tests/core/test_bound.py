@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from small_models import denoiser
 
+from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.core.bound import Bound, held_out_bound, length_cost, variational_bound
 from simple_diffusion_lm.core.denoiser import Batch, Denoiser, Output
 from simple_diffusion_lm.core.embedding import TokenEmbedding, unit_scale
@@ -21,6 +22,7 @@ class ExactUniform(Denoiser):
     def __init__(self, schedule=SOME["gumbel"]):
         torch.nn.Module.__init__(self)
         torch.manual_seed(0)
+        self.config = Config()
         self.embedding = TokenEmbedding(V, D, unit_scale)
         self.schedule = schedule
         self.register_buffer("log_unigram", torch.zeros(V))

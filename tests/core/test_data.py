@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -113,7 +115,7 @@ def test_given_tokens_differ_between_epochs_and_there_are_none_unless_wanted():
     first, second = (batches.batch(epoch, np.arange(200)) for epoch in (0, 1))
     assert (first.cond_mask != second.cond_mask).any(1).float().mean() > 0.8
     assert first.free.any(1).all()
-    batches.masks = False
+    batches.config = replace(batches.config, cond_rate=0.0)
     assert not batches.batch(0, np.arange(200)).cond_mask.any()
 
 

@@ -45,8 +45,8 @@ def data(count=200):
 
 def trained(steps=60, loss=None, conditions=None, **changes):
     corpus, _ = data()
-    config = small(Config(), steps=steps, **changes)
-    batches = Batches(config, corpus, pad_id=2, masks=False, conditions=conditions)
+    config = small(Config(), **{"steps": steps, "cond_rate": 0.0, **changes})
+    batches = Batches(config, corpus, pad_id=2, conditions=conditions)
     state = State.of(config, torch.from_numpy(corpus.counts(V)))
     losses = [step.losses.total.item() for step in train(config, state, batches, loss and loss(state.model))]
     return state.model.eval(), losses
@@ -65,7 +65,7 @@ def test_a_schedule_is_a_function_and_a_dict_entry(monkeypatch):
     monkeypatch.setitem(SCHEDULES, "straight", lambda embedding_dim, vocab_size: straight)
     model, losses = trained(schedule="straight", steps=200)
     assert losses[-1] < 0.8 * losses[0]
-    batch = Batches(model.config, data()[0], pad_id=2, masks=False).batch(0, np.arange(4))
+    batch = Batches(model.config, data()[0], pad_id=2).batch(0, np.arange(4))
     assert model.bound(batch, torch.rand(4), make_keys(batch.number)).total.isfinite().all()
 
 

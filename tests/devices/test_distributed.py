@@ -164,8 +164,8 @@ def test_a_lock_keeps_all_out(toy_data, tmp_path):
 
 def dropped(data):
     """A batch's loss with the same rows on both processes, which differs only by what is dropped."""
-    config, prepared = small(Config(), dropout=0.5), open_prepared(data)
-    batches = make_batches(config, prepared, prepared.train, masks=False)
+    config, prepared = small(Config(), dropout=0.5, cond_rate=0.0), open_prepared(data)
+    batches = make_batches(config, prepared, prepared.train)
     state = begin(config, prepared)
     torch.nn.init.normal_(state.model.head.weight)
     loss = divided_loss(state.model, state.model.loss)

@@ -43,7 +43,7 @@ def test_a_small_model_of_a_tiny_source_comes_near_its_entropy(objective, toy_da
     corpus, fresh = (tiny_corpus(count, seed, tokenizer.eos_id) for seed, count in enumerate((2000, 400)))
     config = with_objective(Config(), objective)
     config = small(config, steps=100, batch_tokens=1024, learning_rate=2e-2, cond_rate=0.0)
-    batches = Batches(config, corpus, tokenizer.pad_id, masks=False)
+    batches = Batches(config, corpus, tokenizer.pad_id)
     state = State.of(config, torch.from_numpy(corpus.counts(len(tokenizer))))
     for _ in train(config, state, batches):
         pass

@@ -169,6 +169,8 @@ def test_its_critic_stays_with_its_run(toy_data, toy_run, tmp_path):
 def test_a_student_has_the_network_of_its_teacher_and_no_student(toy_data, toy_run, tmp_path):
     with pytest.raises(UserError, match="set none of it"):
         distil(toy_run, toy_data, tmp_path / "student", {"steps": 1, "layers": 3})
+    with pytest.raises(UserError, match="in self_cond_rate: set none of it"):
+        distil(toy_run, toy_data, tmp_path / "student", {"steps": 1, "self_cond_rate": 0.5})
     with pytest.raises(UserError, match="normaliser, bell_times: set none of it"):  # of the same shapes
         distil(
             toy_run,

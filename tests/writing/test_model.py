@@ -233,11 +233,11 @@ def test_each_text_has_noise_of_its_own(model):
 
 
 def test_a_model_that_ends_its_lines_scores_them_to_their_end(toy_data, tmp_path):
-    config = small(Config(objective="autoregressive"), steps=2, samples=1)
+    config = small(Config(objective="autoregressive"), steps=2, samples=1, cond_rate=0.0)
     run_training(config, toy_data, tmp_path, quiet=True)
     model = DiffusionLM.from_pretrained(tmp_path)
     lines = [model.decode(toy_data.valid[i]) for i in range(len(toy_data.valid))]
-    batches = Batches(model.config, toy_data.valid, model.tokenizer.pad_id, masks=False)
+    batches = Batches(model.config, toy_data.valid, model.tokenizer.pad_id)
     measured = [batches.batch(0, numbers) for numbers in batches.spread(len(lines))]
     texts = len(lines)
     exact = held_out_bound(model.model.bound, measured, texts=texts, draws=1, length_weights=None)

@@ -56,7 +56,7 @@ class Config:
     # The budget: exactly one of the three.
     steps: int | None = None  # of the optimiser
     epochs: int | None = None  # passes over the corpus
-    minutes: float | None = None  # of training; 20 when no budget is given
+    minutes: float | None = None  # of training; the commands take 20 when no budget is given
 
     seed: int = 0
     patience: int | None = None  # validations without a better bound, after which training ends

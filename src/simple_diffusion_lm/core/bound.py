@@ -44,9 +44,10 @@ def two_pass(model: Denoiser, x_t: X, level: Level, batch: Batch) -> Float[Tenso
     of (x_t, level) alone, so the bound holds for it as for any denoiser. From x_t with more noise, as in
     training (core/loss.py), the first prediction would know less, and the bound be looser (docs/log.md)."""
     x0_prev = torch.zeros_like(x_t)
-    first = model(x_t, level, x0_prev, batch).logits
-    x0_prev[batch.free] = model.embedding.interpolate(first)
-    return model.embedding.interpolate(model(x_t, level, x0_prev, batch).logits)
+    for _ in range(1 + (model.config.self_cond_rate > 0)):
+        x0_hat = model.embedding.interpolate(model(x_t, level, x0_prev, batch).logits)
+        x0_prev[batch.free] = x0_hat
+    return x0_hat
 
 
 @torch.no_grad()
@@ -117,15 +118,17 @@ def held_out_bound(
     neither running text nor a model that ends its texts itself has a length to pay for. Two models are
     compared on the same draws. Levels are spread evenly over the whole set, and over the draws of each text.
     """
-    start = uniform(make_keys(seed), 1).float()
+    chance = uniform(make_keys(seed), 1 + texts).float()
+    # Texts come sorted by length, which is to say nothing of their levels.
+    start, numbers = chance[0], chance[1:].argsort()
     costs, done = torch.zeros(5, texts, dtype=torch.float64), 0
     for batch in batches:
-        own = costs[:, done : done + len(batch.ids)]
-        first = start + torch.arange(done, done := done + len(batch.ids)) / texts / draws
+        here = slice(done, done := done + len(batch.ids))
+        own, first = costs[:, here], start + numbers[here] / texts / draws
         for i in range(draws):
             u = (first + i / draws) % 1
             drawn = bound(batch, u.to(batch.ids.device), make_keys(seed, i, batch.number))
-            own[:4] += torch.stack([part.double().cpu() for part in drawn]) / draws
+            own[:4] += torch.stack([part.cpu().double() for part in drawn]) / draws
         if length_weights is not None:
             own[4] = length_cost(batch.length_mask.sum(1), length_weights)
     prior, diffusion, reconstruction, tokens, length = costs

@@ -109,14 +109,13 @@ class Batches:
     """The batches of a corpus, epoch by epoch: as large as config.batch_tokens and batch_size allow.
 
     An example is a line, cut after config.crop ids; with `stream` a window of config.window ids of running
-    text, at an offset of the epoch's own. masks: tokens may be given. conditions: (examples, 1, C).
+    text, at an offset of the epoch's own. conditions: (examples, 1, C).
     """
 
     config: Config
     corpus: Corpus
     pad_id: int
     stream: bool = False
-    masks: bool = True
     conditions: torch.Tensor | None = None
 
     def lengths(self, epoch: int = 0) -> Int[np.ndarray, " N"]:
@@ -167,8 +166,7 @@ class Batches:
         for row, (i, text) in enumerate(zip(number.tolist(), texts, strict=True)):
             here = row, slice(len(text))
             ids[here], length_mask[here] = text, True
-            if self.masks:
-                cond_mask[here] = draw_cond_mask(self.config, self._rng(epoch, FOR_EXAMPLE, i), len(text))
+            cond_mask[here] = draw_cond_mask(self.config, self._rng(epoch, FOR_EXAMPLE, i), len(text))
         cond = None if self.conditions is None else self.conditions[number]
         made = map(torch.from_numpy, (ids, length_mask, cond_mask))
         return Batch(*made, number, place, cond)  # type: ignore[call-arg]

@@ -102,13 +102,13 @@ def draw_ids(logits: Logits, u: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
 
 def predictions(model: Denoiser, group: Group, sampling: Sampling) -> Iterator[Prediction]:
     """What the model says in each step of the reverse process, from the first level to the clean one."""
-    batch, number, free = group.batch, count(), group.batch.free
+    batch, draw, free = group.batch, count(), group.batch.free
     texts, length = batch.ids.shape
     times = torch.linspace(group.strength, 0, sampling.steps + 1, device=group.keys.device)
     levels = [model.schedule(t.expand(texts, 1, 1)) for t in times]
 
     def noise() -> X:
-        return normal(make_keys(group.keys, next(number)), length, model.embedding.dim)
+        return normal(make_keys(group.keys, next(draw)), length, model.embedding.dim)
 
     def denoise(x_t: X, level: Level, x0_prev: X) -> Prediction:
         logits = model(x_t, level, x0_prev, batch, sampling.temperature).logits
@@ -126,15 +126,15 @@ def predictions(model: Denoiser, group: Group, sampling: Sampling) -> Iterator[P
 
 @torch.no_grad()
 def sample_text(model: Denoiser, group: Group, sampling: Sampling) -> Iterator[Frame]:
-    """Ids out of noise. All is written in the last step: the most probable tokens, which x_t has settled by
-    then, all but a few (in few steps many: there this makes texts surer); of a single step they are drawn."""
+    """Ids out of noise. The last step writes the most probable token at each position. x_t has settled most
+    of them by then; where one step is all there is it has settled none, and they are drawn."""
     batch, free = group.batch, group.batch.free
-    steps = math.ceil(sampling.steps * group.strength)  # as long as those from all noise
+    steps = max(1, math.ceil(sampling.steps * group.strength - 1e-6))  # as long as those from all noise
     for step, (_, logits) in enumerate(predictions(model, group, replace(sampling, steps=steps)), 1):
         if step < steps:
             yield Frame(batch.ids, free, free, logits)
     u = uniform(make_keys(group.keys, FOR_TOKENS), batch.ids.shape[1])[free]
-    tokens = draw_ids(logits, u) if steps == group.strength == 1 else logits.argmax(-1)
+    tokens = draw_ids(logits, u) if steps == 1 and group.strength == 1 else logits.argmax(-1)
     yield Frame(batch.ids.masked_scatter(free, tokens), torch.zeros_like(free), free, logits)
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from .denoiser import Batch, Denoiser
 from .noise import Keys, PerText, X, bell_times, make_keys, normal, uniform
 
-# The last number of a key. The first stands where others have a text's number, 0, 1, 2, ...; the other two
-# follow a text's own key.
+# The last number of a key: FOR_LEVELS of (seed, step, -1), where other keys of the step have the number of a
+# text, 0, 1, 2, ...; the others of (a text's key, 0) and (a text's key, 1).
 FOR_LEVELS, FOR_SELF_CONDITIONING, FOR_PREVIOUS_PASS = -1, 0, 1
 
 
@@ -33,7 +33,7 @@ class Draws(NamedTuple):
 
 def previous_pass(keys: Keys, t: PerText, rate: float) -> tuple[Bool[Tensor, " B"], PerText]:
     """Which texts are shown a first prediction, a share `rate`, and at what time it is made: that of the
-    pass before t, were a text written in n passes. n is 2 to 64, each doubling as often (log-uniform)."""
+    pass before t, were a text written in n passes. log2(n) is uniform from 1 to 6."""
     coin, u = uniform(make_keys(keys, FOR_SELF_CONDITIONING), 2).to(t).unbind(1)
     return coin < rate, (t + 2 ** -(1 + 5 * u)).clamp(max=1)
 

@@ -45,7 +45,7 @@ class Level(NamedTuple):
 
     def add_more(self, x_t: X, further: "Level", eps: X) -> X:
         """The forward process from x_t at this level to a noisier one (VDM, 2107.00630, appendix A): what x_t
-        was before a step of `ddpm`. It says nothing of the text that x_t does not say."""
+        was before a step of `ddpm`. The result says nothing of the text that x_t does not say."""
         ratio = further.alpha / self.alpha
         return ratio * x_t + (further.sigma**2 - (ratio * self.sigma) ** 2).clamp(min=0).sqrt() * eps
 
@@ -81,11 +81,11 @@ def useful_range(embedding_dim: int) -> tuple[float, float]:
 
 def gumbel(embedding_dim: int, vocab_size: int) -> Schedule:
     """A schedule that spends time where it is decided which token a point is (LangFlow, 2604.11748).
-    A row of length sqrt(D) stands out among V random ones from a log-SNR of about -log(D / (2 ln V)) on:
-    there it is as near as the nearest wrong one. How fast the uncertainty falls around this level looks
-    like a Gumbel density of -log-SNR, of scale 0.85, and time is its quantile: equal time is about equal
-    information. t = 0 is set apart: the clean end, which training never sees. Whether fitting the curve
-    to the model is better is not settled (docs/log.md)."""
+    At a log-SNR of about -log(D / (2 ln V)) the nearest of V wrong rows of length sqrt(D) is as near to x_t
+    as the right one; above it the right one is nearest. How fast the uncertainty falls around this level
+    looks like a Gumbel density of -log-SNR, of scale 0.85 (LangFlow fitted 0.852), and time is its quantile:
+    equal time is about equal information. t = 0 is set apart: the clean end, which training never sees.
+    Whether fitting the curve to the model is better is not settled (docs/log.md)."""
     low, high = useful_range(embedding_dim)
     centre = math.log(embedding_dim / (2 * math.log(vocab_size)))
 

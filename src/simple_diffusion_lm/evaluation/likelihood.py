@@ -61,9 +61,9 @@ def likelihood(
 
 
 def plain_batches(model: DiffusionLM, corpus: Corpus) -> Batches:
-    """The texts of a corpus, cut as in training, with nothing given."""
-    config = replace(model.config, seed=0, crop=model.longest)  # the same windows for every run
-    return Batches(config, corpus, model.tokenizer.pad_id, model.stream, masks=False)
+    """The texts of a corpus, cut as in training, with nothing given, and the same windows for every run."""
+    config = replace(model.config, seed=0, cond_rate=0.0, crop=model.longest)
+    return Batches(config, corpus, model.tokenizer.pad_id, model.stream)
 
 
 def example_texts(model: DiffusionLM, corpus: Corpus, count: int) -> list[str]:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date
 from functools import partial
 from importlib.metadata import version
@@ -46,10 +46,9 @@ ROOM = 64  # ids that a text may have where no line of the corpus is longer
 BYTES_SAVED = 12  # of a parameter: itself, and what the optimiser knows of it
 
 
-def make_batches(config: Config, data: Prepared, corpus: Corpus, *, masks: bool) -> Batches:
-    """The batches of one part, with the configuration's masks or with none.
-    Raises UserError when an example does not fit into a batch."""
-    batches = Batches(config, corpus, data.tokenizer.pad_id, data.stream, masks)
+def make_batches(config: Config, data: Prepared, corpus: Corpus) -> Batches:
+    """The batches of one part. Raises UserError when an example does not fit into a batch."""
+    batches = Batches(config, corpus, data.tokenizer.pad_id, data.stream)
     if (longest := batches.lengths().max(initial=0)) > config.batch_tokens:
         name, most = "window" if data.stream else "crop", config.batch_tokens
         advice = f"set batch_tokens to {longest} or more, or {name} to {most} or less"
@@ -266,7 +265,7 @@ def run_training(
     """
     run = Path(run)
     check(config, has_teacher=loss_of is not None)
-    batches = make_batches(config, data, data.train, masks=True)
+    batches = make_batches(config, data, data.train)
     if not len(batches.lengths()):
         raise UserError("the corpus has no line to train on")
     about = {**describe(config, data, batches), "teacher": teacher}
@@ -284,7 +283,7 @@ def run_training(
         on_rank_0(lambda: check_room(run, state))
         # A student's bound is not what it learns to lower: its newest checkpoint is its best.
         measured = len(data.valid) and config.passes is None
-        held_out = make_batches(config, data, data.valid, masks=False) if measured else None
+        held_out = make_batches(replace(config, cond_rate=0.0), data, data.valid) if measured else None
         validate, progress = partial(log.validate, held_out, data, after_validation), state.progress
         if tracker is not None:
             logged = tracking(tracker, run, about["config"], progress.step)
