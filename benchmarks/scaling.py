@@ -50,7 +50,7 @@ def forward_flops(s: Shape) -> dict[str, float]:
         "trunk": 24 * m**2 * s.layers + 8 * d * m,
         "attention": 4 * s.length * m * s.layers,
         "head": 2 * m * v * s.free,
-        "likelihood": 2 * (d + 1) * v * s.free,
+        "likelihood": 2 * d * v * s.free,
         "posterior mean": 2 * d * v * s.free,
         "predicted mean": 2 * d * v * s.free,
     }
