@@ -168,12 +168,14 @@ def picture(panels: Mapping[str, Results]) -> None:
 
 
 COMPARE = "sdlm compare{} --out DIR --contenders NAMES --seeds SEEDS --steps 1200 --lines 200 --examples 2000"
+ABLATE = "python benchmarks/ablations.py --out DIR --only NAMES --steps 1200 --seeds SEEDS"
 SPEED = "python benchmarks/speed.py --corpus captions.txt --script ORIGINAL/pytorch/train.py"
 VARYING = "python benchmarks/varying.py RUN --count 100"
 # Heading, file, command, what is written of the results.
 SECTIONS: tuple[tuple[str, str, str, Callable[[Results], str]], ...] = (
     ("Toy language", "toy", COMPARE.format(""), comparison),
     ("Captions", "captions", COMPARE.format(" captions.txt") + " --judge JUDGE", comparison),
+    ("What each ingredient is worth, on the toy language", "ingredients", ABLATE, short_table),
     ("Lines varied, and between two lines", "varying", VARYING, between),
     ("Speed", "speed", SPEED, speed),
 )
