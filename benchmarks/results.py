@@ -42,8 +42,9 @@ deviation over seeds; of one run alone, the standard error over texts. Masked di
 the same network with blanks in place of noise. A student is taught to write in 4 passes by the `modern`
 run of its seed, in as many steps again, each of which costs 2.3 times as much. Where a cell is empty no
 temperature gives so high an entropy, at least to one of the runs. A star: even the lowest temperature is
-more varied than that, and stands there as it is. No seconds are shown, because other work ran beside some
-of the runs. The tables of lines are at one temperature, 0.7, in the most passes: look at the entropy."""
+more varied than that, and stands there as it is. Comparisons show no seconds, because other work ran beside
+some of the runs: they are under Speed. The tables of lines are at one temperature, 0.7, in the most passes:
+look at the entropy. Among the ingredients *masked* is the row of the comparison, in random order."""
 SAMPLES = 6  # lines of each contender
 Results = Mapping[str, Any]
 Found = tuple[list[float], bool]  # of values_at
@@ -189,7 +190,8 @@ def page() -> str:
         results = read(name)
         if "runs" in results:
             runs = by_contender(results)
-            command = command.replace("NAMES", " ".join(runs))
+            changed = [name for name in runs if "=" in name]  # in ablations: the recipe is always there
+            command = command.replace("NAMES", " ".join(changed or runs))
             command = command.replace("SEEDS", str(max(map(len, runs.values()))))
         parts.append(f"## {heading}\n\n`{command}` ({where(results)})\n\n{write(results)}")
     return "\n\n".join(parts) + "\n"

@@ -93,6 +93,15 @@ def test_what_is_forbidden_is_not_written():
         assert (ids[asked.batch.free] == 3).all()
 
 
+@pytest.mark.parametrize(("steps", "strength", "taken"), [(100, 0.07, 7), (16, 0.26, 5), (16, 0.0, 1)])
+def test_a_share_of_the_noise_takes_that_share_of_the_steps(steps, strength, taken):
+    asked = group()
+    asked = asked._replace(
+        batch=asked.batch._replace(ids=torch.zeros_like(asked.batch.ids)), strength=strength
+    )
+    assert len(list(model().sample(asked, Sampling(steps)))) == taken
+
+
 def test_strength_is_how_far_what_stands_there_is_noised():
     made = model()
     asked = group(60)

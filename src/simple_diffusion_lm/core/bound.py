@@ -40,9 +40,9 @@ class Bound(NamedTuple):
 
 
 def two_pass(model: Denoiser, x_t: X, level: Level, batch: Batch) -> Float[Tensor, "N D"]:
-    """x0_hat at the free positions, with self-conditioning on a first prediction of the same x_t: a function
-    of (x_t, level) alone, so the bound holds for it as for any denoiser. From x_t with more noise, as in
-    training (core/loss.py), the first prediction would know less, and the bound be looser (docs/log.md)."""
+    """x0_hat at the free positions, self-conditioned, if the model is, on a first prediction of the same x_t:
+    a function of (x_t, level) alone, so the bound holds for it as for any denoiser. From x_t with more noise,
+    as in training (core/loss.py), it would know less, and the bound be looser (docs/log.md)."""
     x0_prev = torch.zeros_like(x_t)
     for _ in range(1 + (model.config.self_cond_rate > 0)):
         x0_hat = model.embedding.interpolate(model(x_t, level, x0_prev, batch).logits)

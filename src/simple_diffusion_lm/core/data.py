@@ -32,8 +32,8 @@ class Tokenizer:
         self.eos_id: int = self.pieces.eos_id()
         # Padding is always masked, so any id can stand there in a model without one of its own.
         self.pad_id: int = self.pieces.pad_id() if self.pieces.pad_id() >= 0 else self.eos_id
-        never_text = (self.pieces.is_control, self.pieces.is_unknown)  # BOS, EOS, padding, and the like
-        self.special_ids = [i for i in range(len(self)) if any(test(i) for test in never_text)]
+        sp = self.pieces  # special: never text. BOS, EOS, padding, unknown, other control pieces.
+        self.special_ids = [i for i in range(len(self)) if sp.is_control(i) or sp.is_unknown(i)]
 
     @classmethod
     def train(cls, lines: Iterable[str], vocab_size: int, **options: Any) -> "Tokenizer":

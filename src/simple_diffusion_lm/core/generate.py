@@ -129,7 +129,8 @@ def sample_text(model: Denoiser, group: Group, sampling: Sampling) -> Iterator[F
     """Ids out of noise. The last step writes the most probable token at each position. x_t has settled most
     of them by then; where one step is all there is it has settled none, and they are drawn."""
     batch, free = group.batch, group.batch.free
-    steps = max(1, math.ceil(sampling.steps * group.strength - 1e-6))  # as long as those from all noise
+    # Each as long as those from all noise. In floating point 100 * 0.07 is a little more than 7: no eighth.
+    steps = max(1, math.ceil(sampling.steps * group.strength - 1e-6))
     for step, (_, logits) in enumerate(predictions(model, group, replace(sampling, steps=steps)), 1):
         if step < steps:
             yield Frame(batch.ids, free, free, logits)

@@ -121,7 +121,7 @@ class Progress:
 
 @dataclass
 class State:
-    """The moving parts of a run: all that a checkpoint holds."""
+    """The model, its optimisers, and how far they have come: all that a checkpoint holds."""
 
     model: TextModel
     optimizers: dict[str, Optimizer]

@@ -33,8 +33,8 @@ from .run import load_run, run_training
 
 STUDENT: dict[str, Any] = {"passes": 4, "dropout": 0.0, **dict.fromkeys(BUDGETS)}  # its own
 # What a student has from its teacher, and what its training does not read: nobody should set these in vain.
-NETWORK = "embedding_dim model_dim layers heads width normaliser regress posterior cond_dim"
-NETWORK += " schedule self_cond_rate"
+NETWORK = """embedding_dim model_dim layers heads width normaliser regress posterior cond_dim schedule
+    self_cond_rate"""
 NOT_READ = "objective cooccurrence bell_times mse_weight ce_weight patience"
 FOR_WRITING, FOR_NOISE = 2, 3  # in a key, beside those of core/loss.py
 # Learning rates, as shares of the teacher's. A student that its critic cannot follow loses all it knows.

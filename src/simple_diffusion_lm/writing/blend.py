@@ -19,12 +19,12 @@ Heed = Callable[[], None]  # is called before each pass of the network (Writer.h
 
 
 def two_pass(model: Diffusion, group: Group, heed: Heed) -> Denoise:
-    """A denoiser that is shown its own first prediction: a function of (x_t, level) alone."""
+    """A denoiser that is shown its own first prediction, if the network was: of (x_t, level) alone."""
     batch = group.batch
 
     def denoise(x_t: X, level: Level, x0_prev: X) -> Prediction:
         x0_hat = torch.zeros_like(x_t)
-        for _ in range(2):
+        for _ in range(1 + (model.config.self_cond_rate > 0)):
             heed()
             logits = group.constrain(model(x_t, level, x0_hat, batch).logits, batch.free)
             x0_hat[batch.free] = model.embedding.interpolate(logits)
