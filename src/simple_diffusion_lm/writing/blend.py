@@ -18,7 +18,7 @@ Ids = Sequence[int]
 Heed = Callable[[], None]  # is called before each pass of the network (Writer.heed)
 
 
-def two_pass(model: Diffusion, group: Group, heed: Heed) -> Denoise:
+def two_pass_denoise(model: Diffusion, group: Group, heed: Heed) -> Denoise:
     """A denoiser that is shown its own first prediction, if the network was: of (x_t, level) alone."""
     batch = group.batch
 
@@ -62,7 +62,7 @@ def blend(
     times = torch.linspace(0, 1, steps + 1, device=device)
     ends = group_of([Row.of(ids, end, n) for n, ids in enumerate(texts)], forbidden, device)
     levels = [model.schedule(t.expand(2, 1, 1)) for t in times]
-    noise = encode(two_pass(model, ends, heed), levels, model.embedding(ends.batch.ids))
+    noise = encode(two_pass_denoise(model, ends, heed), levels, model.embedding(ends.batch.ids))
     free = ends.batch.free
     longer = noise[free].std() * normal(ends.keys, *noise.shape[1:])
     noise = torch.where(free[..., None], noise, longer)
@@ -75,7 +75,7 @@ def blend(
     x_t = between(noise[0], noise[1], shares[:, None, None])[:, : batch.ids.shape[1]]
     levels = [model.schedule(t.expand(count, 1, 1)) for t in times.flip(0)]
     nothing = torch.zeros_like(x_t)  # DDIM adds no noise
-    way = SAMPLERS["ddim"](two_pass(model, group, heed), x_t, levels, lambda: nothing)
+    way = SAMPLERS["ddim"](two_pass_denoise(model, group, heed), x_t, levels, lambda: nothing)
     _, prediction = deque(way, maxlen=1).pop()
     found = batch.ids.masked_scatter(batch.free, prediction.logits.argmax(-1))
     return [ids[:length] for ids, length in zip(found.tolist(), lengths, strict=True)]
