@@ -213,6 +213,8 @@ def main() -> None:
     if len(sys.argv) > 1:
         with open(sys.argv[1], encoding="utf-8") as file:
             lines = [line for line in file if line.split()]
+        if len(lines) < BATCH:
+            sys.exit(f"{sys.argv[1]}: {len(lines)} lines: at least {BATCH} are needed")
     else:
         lines = grammar(20_000)
     words = Words(lines)

@@ -1,5 +1,6 @@
 """examples/minimal.py with as little changed as turns it into an autoregressive model.
 
+    python examples/minimal_autoregressive.py [my-lines.txt]        as examples/minimal.py
     diff examples/minimal.py examples/minimal_autoregressive.py     what diffusion is
 
 It needs torch alone, and a few minutes of one core. Shapes: B texts, L words, D numbers a word,
@@ -166,6 +167,8 @@ def main() -> None:
     if len(sys.argv) > 1:
         with open(sys.argv[1], encoding="utf-8") as file:
             lines = [line for line in file if line.split()]
+        if len(lines) < BATCH:
+            sys.exit(f"{sys.argv[1]}: {len(lines)} lines: at least {BATCH} are needed")
     else:
         lines = grammar(20_000)
     words = Words(lines)

@@ -2,7 +2,7 @@
 
     python examples/own_network.py [OUT] [STEPS]
 
-The network is all that looks from one position to another: here it is a recurrent one, a GRU that reads the
+The network is the part that lets positions see each other: here it is a recurrent one, a GRU that reads the
 text in both directions. As an objective of its own it is trained, resumed, measured and sampled like any
 other. Writes the runs into OUT, by default runs/own-network.
 """
@@ -38,7 +38,7 @@ class RecurrentDiffusion(Diffusion):
         self.transformer = Recurrent(self.transformer.project.in_features, config.model_dim, config.layers)
 
 
-# Configurations name it. Who reads the runs later has to do the same first.
+# Configurations name it. `sdlm generate` does not know it: load its runs in Python, after this line.
 MODELS["recurrent"] = RecurrentDiffusion
 
 

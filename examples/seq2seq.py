@@ -3,7 +3,7 @@
     python examples/seq2seq.py [OUT] [STEPS]
 
 Trains on dates as people write them and as computers do ("3 march 1987 => 1987-03-03"), then turns dates
-into the second form that were never trained on. Writes the run into OUT, by default runs/dates.
+that it was not trained on into the second form. Writes the run into OUT, by default runs/dates.
 """
 
 import datetime
@@ -37,8 +37,8 @@ def main(out: Path, steps: int) -> None:
     corpus = out / "corpus.txt"
     corpus.write_text("".join(f"{source} => {target}\n" for source, target in trained_on))
 
-    # Characters, since digits and letters are what is to be turned. Tokens are given in nearly all
-    # examples, in half of these all but a span: often what stands before the arrow.
+    # A token is a character, since digits and letters change places. Tokens are given in nearly all
+    # examples; in half of these one span is hidden, often what stands after the arrow.
     data = prepare([corpus], out / "prepared", tokenizer="chars")
     run_training(replace(RECIPES["modern"], steps=steps, cond_rate=0.9, samples=0), data, out / "run")
 

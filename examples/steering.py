@@ -2,8 +2,8 @@
 
     python examples/steering.py RUN [WORD ...]
 
-RUN is a trained run whose corpus is where it was. The topic is that of the lines with one of the
-words, by default those with "dog" or "dogs".
+RUN is a run of continuous diffusion, not an export, and its corpus has not been moved. The topic is that of
+the lines with one of the words, by default those with "dog" or "dogs".
 """
 
 import sys
