@@ -16,12 +16,12 @@ from typing import Any
 import tyro
 from measure import settings_of
 
-from simple_diffusion_lm.cli.demo import LINES, sudoku_data, written
+from simple_diffusion_lm.cli.demo import LINES, written
 from simple_diffusion_lm.cli.exits import exit_cleanly
 from simple_diffusion_lm.cli.options import Settings
 from simple_diffusion_lm.core import Config
-from simple_diffusion_lm.core.generate import Sampling
-from simple_diffusion_lm.evaluation.compare import CONTENDERS, orders_of, train_by_turns
+from simple_diffusion_lm.core.generate import ORDERS, Sampling
+from simple_diffusion_lm.evaluation.compare import CONTENDERS, train_by_turns
 from simple_diffusion_lm.evaluation.evaluate import puzzle_scores
 from simple_diffusion_lm.evaluation.report import shown, table
 from simple_diffusion_lm.runs.config import with_settings
@@ -35,7 +35,7 @@ TEMPERATURES = (0.05, 0.3, 0.6)
 
 def points(model: DiffusionLM, sudoku: Sudoku, count: int) -> Iterator[dict[str, Any]]:
     """The shares solved in every order of revealing and every number of steps, at the best temperature."""
-    for order in orders_of(model):
+    for order in ORDERS if model.model.takes_turns else (None,):
         for steps in (max(STEPS),) if model.model.writes_length else STEPS:
             about = {"steps": steps, "order": order or Sampling.order}
             ways = [model.sampling({**about, "temperature": t}) for t in TEMPERATURES]
@@ -59,7 +59,7 @@ class Solve:
 
     def __call__(self) -> None:
         sudoku = Sudoku(self.size)
-        grids = sudoku_data(sudoku, self.out / "grids")
+        grids = written(sudoku.lines(LINES, seed=0), self.out / "grids", "grids.txt", None)
         lines = sudoku.lines(LINES, seed=0, clues_first=True)
         clues_first = written(lines, self.out / "clues-first", "lines.txt", None)
         runs = {}

@@ -84,7 +84,8 @@ class Demo(OnDevice):
         sudoku, run = Sudoku(self.size), self.out / f"sudoku-{self.size}"
         # Cells are given in most examples, here and there, as they are in a puzzle.
         config = Config(steps=self.steps, cond_rate=0.9, span_share=0.0)
-        run_training(config, sudoku_data(sudoku, run / "corpus"), run)
+        grids = written(sudoku.lines(LINES, seed=0), run / "corpus", f"sudoku-{sudoku.size}.txt", None)
+        run_training(config, grids, run)
         model = DiffusionLM.from_pretrained(run)
         text = sudoku.text(sudoku.puzzle(np.random.default_rng(1))[0])
         kept = evenly([text, *model.unfold(template(text), **asdict(SURE))], 5)
@@ -98,11 +99,6 @@ class Demo(OnDevice):
 def toy_data(out: Path) -> Prepared:
     """The toy corpus: written as a text file, one line an example, and prepared."""
     return written(ToyLanguage().lines(LINES, seed=0), out, "toy.txt", VOCAB_SIZE)
-
-
-def sudoku_data(sudoku: Sudoku, out: Path) -> Prepared:
-    """Full grids, written and prepared likewise."""
-    return written(sudoku.lines(LINES, seed=0), out, f"sudoku-{sudoku.size}.txt", None)
 
 
 def written(lines: Sequence[str], out: Path, name: str, vocab_size: int | None) -> Prepared:

@@ -36,6 +36,7 @@ class Evaluate(OnDevice):
     run: Positional[Run]  # a run, an exported model, USER/NAME of the hub, or toy
     sampling: OmitArgPrefixes[SamplingOptions]
     data: tuple[str, ...] = ()  # held-out text files; by default the part that was held out in training
+    field: str = "text"  # the field or column with the text, where these files have records
     examples: int = 2000  # the most texts to measure
     samples: int = 500  # lines to generate and measure; 0 for the likelihood alone
     seed: int = 0  # of the noise, and of the lines
@@ -44,7 +45,8 @@ class Evaluate(OnDevice):
 
     def __call__(self) -> None:
         counts = {"examples": self.examples, "samples": self.samples, "seed": self.seed}
-        result = evaluate_run(self.run, self.data, sampling=self.sampling.given, judge=self.judge, **counts)
+        options: dict[str, Any] = {"sampling": self.sampling.given, "judge": self.judge, **counts}
+        result = evaluate_run(self.run, self.data, field=self.field, **options)
         if self.as_json:
             print(json.dumps(result, indent=1))
         else:

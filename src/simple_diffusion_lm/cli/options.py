@@ -100,8 +100,8 @@ class TextOptions:
         prepared = open_prepared(corpus[0])
         fingerprint, given = prepared.tokenizer.fingerprint, self.tokenizer
         another = given != "bpe" and (given in TRAINED or Tokenizer.load(given).fingerprint != fingerprint)
-        if self.vocab_size or self.valid or self.stream or another:
-            flags = "--tokenizer, --vocab-size, --valid and --stream"
+        if self.vocab_size or self.valid or self.stream or self.field != "text" or another:
+            flags = "--tokenizer, --vocab-size, --valid, --field and --stream"
             raise UserError(f"{corpus[0]} is prepared already: {flags} belong to sdlm prepare")
         return prepared
 

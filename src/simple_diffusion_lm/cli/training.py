@@ -56,13 +56,13 @@ class Train(TextOptions, OnDevice):
     settings: Settings
 
     def __call__(self) -> None:
-        config, run, start = self.configured(), self.out, self.finetune_from
+        config = self.configured()
         check(config)
-        on_rank_0(lambda: check_free(run))
-        data = self.open(self.corpus, run)
-        run_training(config, data, run, start_from=start, after_validation=glance, tracker=self.log)
-        on_rank_0(lambda: finish(run))
-        print(f"trained. Now: sdlm generate {shlex.quote(str(run))}", file=sys.stderr)
+        on_rank_0(lambda: check_free(self.out))
+        data = self.open(self.corpus, self.out)
+        start = self.finetune_from
+        run_training(config, data, self.out, start_from=start, after_validation=glance, tracker=self.log)
+        on_rank_0(lambda: finish(self.out, "trained"))
 
     def configured(self) -> Config:
         """What the flags say. With --finetune-from, self.tokenizer is its run's from then on."""
@@ -71,7 +71,7 @@ class Train(TextOptions, OnDevice):
             config = replace(config, **SIZES[self.size])
         if other := self.finetune_from or self.config:
             flag = "--finetune-from" if self.finetune_from else "--config"
-            own = ("recipe", "size") + ("tokenizer", "vocab_size") * bool(self.finetune_from)
+            own = ["recipe", "size", *(["config", "tokenizer", "vocab_size"] if self.finetune_from else [])]
             if any(getattr(self, name) != getattr(Train, name) for name in own):
                 raise UserError(f"{flag} takes {', '.join(own)} from its run")
             run = other.parent if other.name == "config.json" else other
@@ -96,11 +96,9 @@ class Distil(OnDevice):
     settings: Settings
 
     def __call__(self) -> None:
-        on_rank_0(lambda: check_free(self.out))
         data = DiffusionLM.trained_on(self.teacher)
         distil(self.teacher, data, self.out, self.settings, after_validation=glance, tracker=self.log)
-        on_rank_0(lambda: finish(self.out))
-        print(f"distilled. Now: sdlm generate {shlex.quote(str(self.out))}", file=sys.stderr)
+        on_rank_0(lambda: finish(self.out, "distilled"))
 
 
 def glance(run: Path) -> None:
@@ -109,8 +107,8 @@ def glance(run: Path) -> None:
         write_report([run], run / "report.html", training=True)
 
 
-def finish(run: Path) -> None:
-    """Writes report.html, where that can be done, and says so where an earlier checkpoint was better."""
+def finish(run: Path, what: str) -> None:
+    """Writes report.html, where that can be done. Says if an earlier checkpoint was better, and what now."""
     try:
         write_report([run], run / "report.html")
         print(f"what came of it: {run / 'report.html'}", file=sys.stderr)
@@ -121,6 +119,7 @@ def finish(run: Path) -> None:
         best = f"{used.path.name}, after {used.manifest['progress']['epoch']} passes over the corpus"
         hint = "more text, or --dropout 0.2, may gain more"
         print(f"held-out text was best at {best}: that is used from now on ({hint})", file=sys.stderr)
+    print(f"{what}. Now: sdlm generate {shlex.quote(str(run))}", file=sys.stderr)
 
 
 @dataclass(kw_only=True)
@@ -134,7 +133,7 @@ class Report:
     out: Path | None = None  # where the page goes; by default report.html in the run, if it is one
 
     def __call__(self) -> None:
-        if self.out is None and len(self.runs) != 1:
+        if not self.runs or (self.out is None and len(self.runs) > 1):
             raise UserError("give one run, or several and --out FILE.html")
         out = self.out or self.runs[0] / "report.html"
         write_report(self.runs, out)

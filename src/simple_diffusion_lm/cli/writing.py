@@ -40,7 +40,6 @@ class Writing(OnDevice):
     @contextmanager
     def options(self, model: DiffusionLM) -> Iterator[Options]:
         """What the model's methods take; with --watch, texts are drawn on the terminal meanwhile."""
-        check_count("--batch-size", self.batch_size)
         watched = self.watch and sys.stderr.isatty()
         with Terminal(Onlooker(model)) if watched else nullcontext() as terminal:
             yield Options(batch_size=self.batch_size, top_p=self.top_p, watch=terminal)
@@ -87,16 +86,17 @@ class Infill(Writing):
     # texts with gaps; \___ and \[[ are the characters themselves; -- stands before texts that begin with -
     template: Texts = ()
     file: Path | None = None  # templates, one a line, instead
+    field: str = "template"  # the field or column with the templates, where the file has records
     never: tuple[str, ...] = ()  # words that no gap may be filled with
     candidates: int = 8  # lines to write for each, with gaps of several lengths; the best is printed
 
     def __call__(self) -> None:
         templates: Sequence[str] = self.template
         if (self.file is None) == (not templates):
-            before = ", before --never, which takes all that follows," * bool(self.never)
+            before = ", before --never, which takes all that follows," if self.never else ""
             raise UserError(f"give templates{before} or --file with one a line")
         if self.file is not None:
-            templates = list(read_lines([self.file], field="template", stream=False))
+            templates = list(read_lines([self.file], field=self.field, stream=False))
         model = DiffusionLM.from_pretrained(self.run)
         written = self.write(model, [Request.of(t) for t in templates], self.candidates, self.never)
         records = ({"template": t, **record} for t, record in zip(templates, written, strict=True))

@@ -33,7 +33,7 @@ def cooccurrence_vectors(
         counted = np.bincount(cells, minlength=vocab_size * len(contexts))
         counts = torch.from_numpy(counted).float().view(vocab_size, len(contexts))
         expected = counts.sum(1, keepdim=True) * (counts.sum(0) / counts.sum().clamp(min=1))
-        parts.append((counts / expected).log().nan_to_num(neginf=0.0).clamp(min=0))
+        parts.append((counts / expected).log().nan_to_num().clamp(min=0))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         matrix = torch.cat(parts, dim=1)

@@ -128,16 +128,17 @@ def prepare(
     trained_with = [tokenizer, vocab_size, seed] if loaded is None else loaded.fingerprint
     key = digest_of([FORMAT, contents, trained_with, stream])
     if not is_prepared(out):
-        is_held_out = hold_out(sources, stream)
         if loaded is None:
+            is_held_out = hold_out(sources, stream)
             own = (line for i, line in enumerate(text) if not is_held_out(i, line))
-            share, kind = min(1, SAMPLE_CHARACTERS / text.characters), str(tokenizer)
+            share = min(1, SAMPLE_CHARACTERS / text.characters)
             if not quiet:
                 print("training a tokenizer", file=sys.stderr)
+            kind = str(tokenizer)
             loaded = train_tokenizer(own, vocab_size, stream=stream, seed=seed, kind=kind, share=share)
         files = {"inputs": list(map(str, inputs)), "valid_inputs": list(map(str, valid or ()))}
         about = {"format": FORMAT, "key": key, **files, "stream": stream}
-        _write(out, sources, loaded, is_held_out, about, quiet)
+        _write(out, sources, loaded, about, quiet)
     prepared = open_prepared(out)
     if prepared.meta["key"] != key:
         raise UserError(f"{out}: holds another corpus: choose another --out")
@@ -160,26 +161,24 @@ def hold_out(sources: Sequence[Source], stream: bool) -> Callable[[int, str], bo
     """Chooses by number and line what to hold out: a second source, else a stream's end, else by content."""
     text, *given = sources
     share = 0 if given or text.size < LINES_TO_SPLIT else min(VALID_SHARE, VALID_LINES / text.size)
-    end, spared = text.size - round(share * text.size) * stream, text.first.split()
+    end = text.size - round(share * text.size) if stream else text.size
+    spared = text.first.split()  # so that a text of few different lines is not all held out
 
     def is_held_out(number: int, line: str) -> bool:
+        if stream or number >= end:  # the lines of a second source come after those of the first
+            return number >= end
         words = line.split()
         digest = hashlib.blake2b(" ".join(words).encode(), digest_size=8).digest()
-        # One line is spared, so that a text of few different lines is not all held out.
-        return number >= end or (words != spared and int.from_bytes(digest) < share * 2**64 * (not stream))
+        return words != spared and int.from_bytes(digest) < share * 2**64
 
     return is_held_out
 
 
 def _write(
-    out: Path,
-    sources: list[Source],
-    tokenizer: Tokenizer,
-    is_held_out: Callable[[int, str], bool],
-    about: dict[str, Any],
-    quiet: bool,
+    out: Path, sources: list[Source], tokenizer: Tokenizer, about: dict[str, Any], quiet: bool
 ) -> None:
     """Writes beside `out` and renames: a corpus is there as a whole or not at all."""
+    is_held_out = hold_out(sources, about["stream"])
     dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
     size = sum(source.size for source in sources)
     lines = tqdm(chain(*sources), "encoding", size, unit=" lines", unit_scale=True, disable=quiet or None)
@@ -194,7 +193,8 @@ def _write(
                 for part in PARTS:
                     files[part, "offsets"].write(np.int64(0).tobytes())
                 for number, line in enumerate(lines):
-                    part, ids = PARTS[is_held_out(number, line)], tokenizer.encode(line)
+                    part = "valid" if is_held_out(number, line) else "train"
+                    ids = tokenizer.encode(line)
                     # A line without ids has only characters that normalisation removes: it is blank, too.
                     if not about["stream"] and (not ids or line.isspace()):
                         counts[part]["skipped"] += 1

@@ -18,15 +18,8 @@ from ..errors import UserError, installed
 from .tokenizer import BORDER, is_unicode
 
 OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-# What would be read as text, and is none; and the way on.
-REFUSED = {
-    ".zst": "unpack it first (zstd -d)",
-    ".zip": "unpack it first (unzip)",
-    **dict.fromkeys((".tar", ".tgz"), "unpack it first (tar -xf)"),
-    ".pdf": "save its text first (pdftotext)",
-    ".docx": "save it as plain text first",
-    ".arrow": "save it as .parquet or .jsonl first",
-}
+# What would be read as text, and is none.
+PACKED, NO_TEXT = (".zip", ".zst", ".tar", ".tgz"), (".pdf", ".docx", ".arrow")
 
 
 class Source:
@@ -82,24 +75,26 @@ def read_lines(files: Sequence[Path], *, field: str, stream: bool) -> Iterator[s
     """
     for file in files:
         kind = _kind_of(file)
-        if kind in REFUSED:
-            raise UserError(f"{file}: a {kind} file cannot be read: {REFUSED[kind]}")
+        if kind in PACKED + NO_TEXT:
+            way = "unpack it first" if kind in PACKED else "save its text as .txt or .jsonl first"
+            raise UserError(f"{file}: a {kind} file cannot be read: {way}")
         if kind not in RECORDS:
-            yield from (BORDER * (stream and not n) + line for n, (_, line) in enumerate(_text_lines(file)))
+            for number, (_, line) in enumerate(_text_lines(file)):
+                yield BORDER + line if stream and number == 0 else line
             continue
         for where, text in RECORDS[kind](file, field):
             if not isinstance(text, str):
                 raise UserError(f"{where}: no text under {field!r}: name what holds it by --field")
             if "\0" in text or not is_unicode(text):  # the escapes of JSON can spell what UTF-8 cannot
                 raise UserError(f"{where}: an escape that is not a character: mend the text")
-            lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
-            yield from [BORDER + lines[0], *lines[1:]] if stream else [" ".join(lines)]
+            text = text.replace("\r\n", "\n").removesuffix("\n")
+            yield from (BORDER + text).split("\n") if stream else [text.replace("\n", " ")]
 
 
 def _kind_of(file: Path) -> str:
     """The ending of a file's name that says what is in it, in lower case."""
-    suffixes = [suffix.lower() for suffix in file.suffixes]
-    return ([suffix for suffix in suffixes[-2:] if suffix not in OPENERS] or [""])[-1]
+    name = Path(file.name.lower())
+    return (name.with_suffix("") if name.suffix in OPENERS else name).suffix
 
 
 def _text_lines(file: Path) -> Iterator[tuple[str, str]]:
@@ -117,8 +112,8 @@ def _text_lines(file: Path) -> Iterator[tuple[str, str]]:
         byte = f"byte 0x{error.object[error.start]:02x}"
         raise UserError(f"{file}:{number}: not UTF-8 ({byte}): re-save the file as UTF-8") from None
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-        if opener is open or (isinstance(error, OSError) and error.strerror):
-            raise UserError(f"{file}: cannot read: {getattr(error, 'strerror', error)}") from None
+        if isinstance(error, OSError) and error.strerror:  # of the system; what unpacks has none
+            raise UserError(f"{file}: cannot read: {error.strerror}") from None
         raise UserError(f"{file}: is not a whole {file.suffix} file: compress it again") from None
 
 
@@ -147,7 +142,7 @@ def _table(file: Path, field: str) -> Iterator[tuple[str, Any]]:
     """A .csv or .tsv file with the names of its columns in the first row."""
     csv.field_size_limit(2**31 - 1)
     dialect = "excel-tab" if _kind_of(file) == ".tsv" else "excel"
-    rows = csv.reader((f"{line}\n" for _, line in _text_lines(file)), dialect)
+    rows = csv.reader((f"{line}\n" for _, line in _text_lines(file)), dialect, strict=True)
     try:
         names = next(rows, [])
         _check_column(f"{file}:1", field, names)
@@ -166,10 +161,10 @@ def _parquet(file: Path, field: str) -> Iterator[tuple[str, Any]]:
     try:
         with ParquetFile(file) as table:
             _check_column(str(file), field, table.schema_arrow.names)
-            row = 0
-            for batch in table.iter_batches(columns=[field]):
-                for text in batch.column(0).to_pylist():
-                    yield f"{file}: row {(row := row + 1)}", text
+            batches = table.iter_batches(columns=[field])
+            texts = (text for batch in batches for text in batch.column(0).to_pylist())
+            for row, text in enumerate(texts, start=1):
+                yield f"{file}: row {row}", text
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{file}: is not a whole .parquet file ({error})") from None
 

@@ -40,7 +40,7 @@ class Tokenizer(data.Tokenizer):
     def __init__(self, model: bytes) -> None:
         self.name = "tokenizer.json" if model[:1] == b"{" else "tokenizer.model"  # of its file
         try:
-            # SentencePiece takes no bytes at all for no argument
+            # Of no bytes at all SentencePiece would make an empty model, without an error.
             super().__init__(model or b"-", hugging_face(model) if self.name == "tokenizer.json" else None)
         except RuntimeError as error:
             no_unknown = "unk is not defined" in str(error)
@@ -55,7 +55,7 @@ class Tokenizer(data.Tokenizer):
     def load(cls, path: str | Path) -> "Tokenizer":
         """Reads a file, or a directory's. Raises UserError, with the path, if it cannot be read or used."""
         try:
-            path = next(iter(sorted(Path(path).glob("tokenizer.*"))), Path(path))
+            path = min(Path(path).glob("tokenizer.*"), default=Path(path))
             return cls(path.read_bytes())
         except OSError as error:
             raise UserError(f"{path}: no tokenizer (bpe, chars, bytes, a file): {error.strerror}") from None
@@ -81,11 +81,12 @@ class Tokenizer(data.Tokenizer):
 
     def decode_after(self, ids: list[int], stream: bool = False) -> str:
         """The text that these ids add to a text before them; a new word begins with its space."""
-        return " " * any(self.texts[i][:1] == " " for i in ids[:1]) + self.decode(ids, stream)
+        space = " " if ids and self.texts[ids[0]].startswith(" ") else ""
+        return space + self.decode(ids, stream)
 
     @cached_property
     def texts(self) -> list[str]:
-        """What each id adds to a text; where that is no whole character, the vocabulary's spelling too."""
+        """The text that each id adds; of one that is part of a character its name in the vocabulary, too."""
         added = ((self._added([i]), self.pieces.id_to_piece(i)) for i in range(len(self)))
         return [t if t and BROKEN not in t else t + piece.replace(SPACE, " ") for t, piece in added]
 
@@ -99,8 +100,11 @@ class Tokenizer(data.Tokenizer):
         spelled = list[str]()
         for is_broken, run in groupby(map(int, ids), lambda i: BROKEN in self.texts[i]):
             some = list(run)
-            whole = [self._added(some[:n]).rstrip(BROKEN) for n in range(len(some) + 1)] if is_broken else []
-            spelled += [now[len(old) :] for old, now in pairwise(whole)] or [self.texts[i] for i in some]
+            if not is_broken:
+                spelled += [self.texts[i] for i in some]
+                continue
+            whole = [self._added(some[:n]).rstrip(BROKEN) for n in range(len(some) + 1)]
+            spelled += [now[len(old) :] for old, now in pairwise(whole)]
         return spelled
 
     def check(self, text: str, stream: bool = False) -> None:

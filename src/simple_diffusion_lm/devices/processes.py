@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def joined() -> Iterator[None]:
     """Meets the other processes that torchrun started, if it did. All but rank 0 print nothing.
     Raises UserError when there are more processes on this machine than it has CUDA devices."""
     global _store
-    if "RANK" not in os.environ or os.environ["WORLD_SIZE"] == "1":
+    if "RANK" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
         yield
         return
     cuda = torch.cuda.is_available()
@@ -93,11 +93,10 @@ def joined() -> Iterator[None]:
         if here > gpus:
             raise UserError(f"{here} processes for {gpus} CUDA devices: torchrun --nproc-per-node={gpus}")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    with open(os.devnull, "w") as nowhere, ExitStack() as stack:
-        if number:
-            stack.enter_context(redirect_stdout(nowhere))
-            stack.enter_context(redirect_stderr(nowhere))
-        yield
+    with open(os.devnull, "w") as nowhere:
+        out, err = (nowhere, nowhere) if number else (sys.stdout, sys.stderr)
+        with redirect_stdout(out), redirect_stderr(err):
+            yield
     _leave()  # after an error say_once does: it still needs the store
 
 

@@ -21,6 +21,7 @@ from ..core.data import Corpus
 from ..core.denoiser import Batch
 from ..core.generate import ORDERS, Frame, Sampling
 from ..corpus.prepare import Prepared
+from ..errors import check_count
 from ..runs import checkpoint
 from ..runs.config import RECIPES, check, with_objective, with_settings
 from ..runs.distil import STUDENT, distil
@@ -69,11 +70,14 @@ def run_compare(
     for seed, (name, own) in product(seeds, contenders.items()):
         configs[f"{name}-{seed}"] = config = with_settings(own, {**settings, "seed": seed})
         check(config, has_teacher=own.passes is not None and TEACHER in contenders)
+    check_count("the number of runs", len(configs))
+    check_count("the number of texts", examples)
     reader, reference = AutoregressiveJudge(judge) if judge else None, None
     path = out / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     choosing, measuring = halves(data.valid)
-    about = {"format": FORMAT, "settings": {"examples": examples, "samples": samples, **settings}}
+    measured_by = {"examples": examples, "samples": samples, "judge": judge and str(judge)}
+    about = {"format": FORMAT, "settings": {**measured_by, **settings}}
     if any(results.get(key) != value for key, value in about.items()):
         results = {**about, "lines": {}, "runs": {}}
     missing = {name: config for name, config in configs.items() if name not in results["runs"]}
@@ -125,11 +129,6 @@ def halves(corpus: Corpus) -> tuple[Corpus, Corpus]:
     return Corpus(ids[:start], offsets[: middle + 1]), Corpus(ids[start:], offsets[middle:] - start)
 
 
-def orders_of(model: DiffusionLM) -> Sequence[str | None]:
-    """The orders in which it can write; None where it has no choice: from left to right, or all at once."""
-    return ORDERS if model.model.takes_turns else (None,)
-
-
 def measure(
     model: DiffusionLM,
     held_out: Corpus,
@@ -144,7 +143,7 @@ def measure(
     counts = steps[:1] if model.model.writes_length else steps
     if learned := model.config.passes:  # in many more it says the same thing over (docs/log.md)
         counts = [learned, *(count for count in steps if count < learned)]
-    own_orders = [order for order in orders_of(model) if order is None or order in orders]
+    own_orders = orders if model.model.takes_turns else [None]  # None: from left to right, or all at once
     cost, points = likelihood(model, held_out, examples=examples), list[dict[str, Any]]()
     passes, shown = list[int](), list[str]()  # a text with nothing to predict needs no pass
 

@@ -29,6 +29,7 @@ def evaluate_run(
     run: Path,
     data: Sequence[str | Path] = (),
     *,
+    field: str = "text",
     examples: int = 2000,
     samples: int = 500,
     sampling: Mapping[str, Any] | None = None,
@@ -40,15 +41,16 @@ def evaluate_run(
 
     samples is how many lines are generated, 0 for the likelihood alone; they are held against as
     many held-out ones, and need the corpus the run was trained on. judge: an autoregressive run on it.
-    sampling: fields of core.generate.Sampling, where they are not as usual.
+    sampling: fields of core.generate.Sampling, where they are not as usual. field: of files of records.
 
     Raises UserError without a run, without held-out text or a file, and, for samples, the extra `eval`.
     """
     model, reader = DiffusionLM.from_pretrained(run), AutoregressiveJudge(judge) if judge else None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:  # Windows: it is mapped
         if data:
-            options: dict[str, Any] = {"tokenizer": run_of(run), "stream": model.stream, "quiet": True}
-            made = prepare(data, Path(directory) / "corpus", valid=data, **options)  # valid: none held out
+            options: dict[str, Any] = {"tokenizer": run_of(run), "stream": model.stream, "field": field}
+            options |= {"valid": data, "quiet": True}  # valid: none is held out
+            made = prepare(data, Path(directory) / "corpus", **options)
             corpus, lost = made.train, made.meta["parts"]["train"]["changed"]
             if lost:
                 print(f"{lost:,} lines have what the tokenizer lacks, which costs much", file=sys.stderr)
@@ -56,10 +58,10 @@ def evaluate_run(
             corpus = DiffusionLM.trained_on(run).valid
             if not len(corpus):
                 raise UserError(f"{run}: nothing was held out from its corpus; give --data FILE")
-        real = example_texts(model, corpus, samples) if samples else []
+        real = example_texts(model, corpus, samples) if samples > 0 else []
         if samples:
             train = DiffusionLM.trained_on(run).train  # what is missing is said before all work
-            check_measurable(min(len(real), samples))
+            check_measurable(len(real))
         result = likelihood(model, corpus, examples=examples, seed=seed)
     found = {"progress": vars(model.progress), "likelihood": result, "lines": {}, "puzzles": list[Any]()}
     if samples:

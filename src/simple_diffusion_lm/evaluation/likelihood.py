@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..core.bound import Bound, held_out_bound
+from ..core.bound import held_out_bound
 from ..core.data import Batches, Corpus
-from ..core.denoiser import Batch
-from ..core.noise import Keys, PerText
 from ..errors import check_count
 from ..writing.model import DiffusionLM
 from .samples import units_of
@@ -32,20 +30,17 @@ def likelihood(
     exact, device = network.writes_length, network.embedding.weight.device
     draws = 1 if exact else draws
     chosen = batches.spread(examples)
-    made = (batches.batch(0, numbers).each(lambda x: x.to(device)) for numbers in chosen)
-    with tqdm(total=draws * len(chosen), desc="measuring", disable=None) as bar:
-
-        def bound(batch: Batch, u: PerText, keys: Keys) -> Bound:
-            bar.update()
-            return network.bound(batch, u, keys)
-
-        weights = None if model.stream or exact else model.length_weights
-        count = sum(map(len, chosen))
-        found = held_out_bound(bound, made, texts=count, draws=draws, length_weights=weights, seed=seed)
-    split, ends = units_of(example_texts(model, corpus, 1000)), 0 if model.stream else count  # enough to tell
-    texts = (model.decode(batches.example(0, int(i))) for numbers in chosen for i in numbers)
-    sizes = (np.array([len(text), len(split(text))]) for text in texts)  # one at a time: there may be many
-    characters, words = sum(sizes, np.array([ends, ends])).tolist()  # a line costs its end, a line break
+    shown = tqdm(chosen, "measuring", disable=None)
+    made = (batches.batch(0, numbers).each(lambda x: x.to(device)) for numbers in shown)
+    weights = None if model.stream or exact else model.length_weights
+    count = sum(map(len, chosen))
+    found = held_out_bound(network.bound, made, texts=count, draws=draws, length_weights=weights, seed=seed)
+    split = units_of(example_texts(model, corpus, 1000))  # enough to tell
+    characters = words = 0 if model.stream else count  # a line costs its end, a line break
+    for i in np.concatenate(chosen).tolist():
+        text = model.decode(batches.example(0, i))
+        characters += len(text)
+        words += len(split(text))
     nats, parts = found.total * found.tokens, found._asdict()
     return {
         "is_bound": not exact,
@@ -54,7 +49,7 @@ def likelihood(
         **parts,
         "nats_per_text": nats / found.texts,
         "bits_per_character": nats / characters / math.log(2),
-        "perplexity_per_word": math.exp(nats / words),  # or a character: see units_of
+        "perplexity_per_word": math.exp(min(nats / words, 700)),  # or a character: units_of; 709 is too much
         "characters": characters,
         "words": words,
     }

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from warnings import catch_warnings, simplefilter
+from warnings import catch_warnings
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +99,8 @@ def _samples(run: Path) -> list[tuple[str, list[str]]]:
 
 def noise_figure(seen: Sequence[tuple[Path, DiffusionLM]]) -> Any:
     """The schedule, and what is known at each level. Of models with noise."""
-    schedule, *known = (figure := new_figure(14, 3.6)).subplots(1, 3)
+    figure = new_figure(14, 3.6)
+    schedule, *known = figure.subplots(1, 3)
     for number, (run, model) in enumerate(seen):
         network: Any = model.model
         if not hasattr(network, "schedule"):
@@ -131,9 +132,8 @@ def as_svgs(figure: Any) -> list[Markup]:
         for other in figure.axes:
             other.set_visible(other is axis)
         content = io.StringIO()
-        with rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}), catch_warnings():
-            simplefilter("ignore")  # a font here may lack what the reader's has
-            figure.savefig(content, **options)
+        with rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}), catch_warnings(action="ignore"):
+            figure.savefig(content, **options)  # warns where a font here lacks what the reader's has
         pictures.append(Markup("<svg" + content.getvalue().partition("<svg")[2]))
     return pictures
 

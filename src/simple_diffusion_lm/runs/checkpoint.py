@@ -29,10 +29,11 @@ from ..core.train import Progress, State
 from ..corpus.sealing import digest_of, sealed
 from ..devices.processes import pick_device
 from ..errors import UserError
-from .config import MAY_CHANGE
+from .config import CHOICES, MAY_CHANGE
 
 MODEL, STATE, MANIFEST = "model.safetensors", "state.safetensors", "manifest.json"
 KEPT = 2  # the newest checkpoints that stay on disk, besides the best
+Tensors = dict[str, Tensor]  # by their names
 TOO_OLD = "use the version that made this, or train anew (another --out)"
 
 
@@ -42,17 +43,17 @@ class Checkpoint(NamedTuple):
     path: Path
     manifest: dict[str, Any]
 
-    def model(self) -> dict[str, Tensor]:
+    def model(self) -> Tensors:
         """The weights."""
         return safetensors.torch.load_file(self.path / MODEL)
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> Tensors:
         """What resuming needs besides (state_tensors)."""
         return safetensors.torch.load_file(self.path / STATE)
 
     def load_into(self, model: TextModel, otherwise: str = TOO_OLD) -> None:
         """Loads the weights. Raises UserError where they do not fit; otherwise: what to do then."""
-        own = model.state_dict()  # without a student's critic, but while it learns
+        own = model.state_dict()  # a student's checkpoint has its critic too, which only training loads
         tensors = {n: t for n, t in self.model().items() if n in own or not n.startswith("critic.")}
         if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in own.items()}:
             raise UserError(f"{self.path}: holds another network than this: {otherwise}")
@@ -73,12 +74,15 @@ class Checkpoint(NamedTuple):
 def model_of(about: dict[str, Any]) -> TextModel:
     """The untrained model that config.json describes, on the device where it is to be used."""
     config = Config(**about["config"])
+    for name, known in CHOICES.items():
+        if (chosen := getattr(config, name)) not in known:
+            raise UserError(f"{name} {chosen!r} is not known here: load it in Python, after what adds it")
     return MODELS[config.objective](config, about["vocab_size"]).to(pick_device()).eval()
 
 
-def state_tensors(state: State) -> dict[str, Tensor]:
+def state_tensors(state: State) -> Tensors:
     """What resuming needs besides."""
-    tensors = dict[str, Tensor]()
+    tensors = Tensors()
     for kind, optimizer in state.optimizers.items():
         for number, known in optimizer.state_dict()["state"].items():
             tensors |= {f"{kind}.{number}.{what}": tensor for what, tensor in known.items()}
@@ -119,7 +123,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     sync_directory(path.parent)
 
 
-def write(folder: Path, files: dict[str, dict[str, Tensor]], about: dict[str, Any]) -> None:
+def write(folder: Path, files: dict[str, Tensors], about: dict[str, Any]) -> None:
     """Makes a directory with these files of tensors, and a manifest of `about` and their SHA-256s."""
     digests = {}
     folder.mkdir()
@@ -132,9 +136,7 @@ def write(folder: Path, files: dict[str, dict[str, Tensor]], about: dict[str, An
     sync_directory(folder)
 
 
-def save(
-    run: Path, step: int, model: dict[str, Tensor], state: dict[str, Tensor], about: dict[str, Any]
-) -> Path:
+def save(run: Path, step: int, model: Tensors, state: Tensors, about: dict[str, Any]) -> Path:
     """Writes checkpoints/step-N and removes all but the newest and the best. Returns its path.
 
     The manifest holds `about`. Its "bound", if any, decides which checkpoint is the best, "bound_error" how
@@ -157,7 +159,7 @@ def save(
         raise UserError(f"{final}: cannot save it ({error.strerror}); {advice}") from error
     *_, best = min(_bounds(run), default=(None,))
     for old in _steps(run)[KEPT:]:
-        if old != best:
+        if old not in (best, final):  # damaged ones, which were passed over, may be of later steps
             shutil.rmtree(old)
     return final
 
@@ -172,7 +174,7 @@ def identity(about: dict[str, Any]) -> str:
 
 def to_use(run: Path) -> Checkpoint | None:
     """The newest, unless an earlier one was better on held-out text, by more than the error.
-    A small corpus is memorised before the budget is spent (docs/log.md). run as for newest."""
+    A small corpus is memorised before the budget is spent (docs/log.md). `run` may be a checkpoint, too."""
     if bounds := _bounds(run):
         (bound, error, _), (lowest, _, earlier) = bounds[0], min(bounds)
         if bound - lowest > error:

@@ -24,10 +24,10 @@ def compile_layers(config: Config, model: TextModel) -> bool:
     one line on stderr says so, and the layers stay as they were. Returns whether they are compiled.
     """
     pays = config.minutes is not None and config.minutes >= WORTH_MINUTES
-    if not (pays if config.compile is None else config.compile):
-        return False
-    torch._dynamo.config.recompile_limit = RECOMPILATIONS  # torch.compiler.config has it from 2.10 on
     trunks = [module for module in model.modules() if isinstance(module, Transformer)]  # a student has two
+    if not trunks or not (pays if config.compile is None else config.compile):
+        return False
+    torch.compiler.config.recompile_limit = RECOMPILATIONS
     try:
         _try(config, copy.deepcopy(trunks[0]))  # what is compiled for a copy is used for the layers too
     except Exception as error:  # whatever compilers raise

@@ -58,7 +58,8 @@ def with_objective(config: Config, objective: str) -> Config:
 RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("at least 1", lambda x: x >= 1, "embedding_dim model_dim layers heads batch_tokens batch_size patience"),
     ("at least 1", lambda x: x >= 1, "accumulate decay_steps steps epochs passes validate_every save_every"),
-    ("at least 0", lambda x: x >= 0, "dropout_from cond_dim mse_weight ce_weight samples"),
+    ("at least 0", lambda x: x >= 0, "dropout_from mse_weight ce_weight samples"),
+    ("0: only Python gives conditions (examples/class_labels.py)", lambda x: x == 0, "cond_dim"),
     ("at least 2", lambda x: x >= 2, "crop window"),
     ("above 0", lambda x: x > 0, "minutes learning_rate clip"),
     ("between 0 and 1", lambda x: 0 <= x <= 1, "dropout self_cond_rate cond_rate span_share"),
@@ -128,4 +129,5 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
             raise UserError(f"{name} takes {getattr(kinds[name], '__name__', kinds[name])}, not {value!r}")
     no_budget = dict.fromkeys(BUDGETS) if any(settings.get(name) is not None for name in BUDGETS) else {}
     config = replace(config, **{**no_budget, **settings})
-    return config if any(getattr(config, name) for name in BUDGETS) else replace(config, minutes=20.0)
+    has_budget = any(getattr(config, name) is not None for name in BUDGETS)
+    return config if has_budget else replace(config, minutes=20.0)

@@ -5,8 +5,8 @@ What it wrote is noised anew, and two networks say what was there: the teacher, 
 critic, a copy of it that learns what the student writes. Where they differ, the student writes something too
 often or too seldom, and its logits move by the teacher's probabilities minus the critic's: down the KL
 divergence between what the student writes and what the teacher knows, both noised (docs/theory.md). Of a text
-of the corpus the student sees its length and what is given, no more. It takes noise, from which a pass tells
-all positions at once; with blanks, where each is drawn for itself, it gains little (docs/log.md).
+of the corpus the student sees its length and what is given, no more. This needs noise, which lets a pass
+decide all positions together: a masked student draws each by itself, and gains little (docs/log.md).
 """
 
 import copy
@@ -33,9 +33,8 @@ from .run import load_run, run_training
 
 STUDENT: dict[str, Any] = {"passes": 4, "dropout": 0.0, **dict.fromkeys(BUDGETS)}  # its own
 # What a student has from its teacher, and what its training does not read: nobody should set these in vain.
-NETWORK = """embedding_dim model_dim layers heads width normaliser regress posterior cond_dim schedule
-    self_cond_rate"""
-NOT_READ = "objective cooccurrence bell_times mse_weight ce_weight patience"
+AS_ITS_TEACHER = """embedding_dim model_dim layers heads width normaliser regress posterior cond_dim schedule
+    self_cond_rate objective cooccurrence bell_times mse_weight ce_weight patience"""
 FOR_WRITING, FOR_NOISE = 2, 3  # in a key, beside those of core/loss.py
 # Learning rates, as shares of the teacher's. A student that its critic cannot follow loses all it knows.
 PACE_OF_STUDENT, PACE_OF_CRITIC = 0.15, 1.5
@@ -46,17 +45,19 @@ def distil(teacher: Path, data: Prepared, out: Path, settings: Mapping[str, Any]
 
     settings: fields of its Config that are neither the teacher's nor those of STUDENT. options: others of
     run_training. Raises UserError as that does, for a teacher without noise, and for its settings."""
-    its = (loaded := load_run(teacher)).model
-    what = "a student" if its.config.passes is not None else its.config.objective
+    loaded = load_run(teacher)
+    its = loaded.model.config
+    what = "a student" if its.passes is not None else its.objective
     if what != Config.objective:
-        raise UserError(f"{teacher} is {what}: only diffusion can be distilled, and by no student")
-    config = with_settings(own := replace(its.config, **STUDENT), settings)
-    names = [*NETWORK.split(), *NOT_READ.split()]
-    if in_vain := [name for name in names if getattr(config, name) != getattr(own, name)]:
+        raise UserError(f"{teacher} is {what}: only diffusion can be distilled, and a student not again")
+    own = replace(its, **STUDENT)
+    config = with_settings(own, settings)
+    if in_vain := [name for name in AS_ITS_TEACHER.split() if getattr(config, name) != getattr(own, name)]:
         raise UserError(f"a student is as its teacher in {', '.join(in_vain)}: set none of it")
     end = None if data.stream else data.tokenizer.eos_id
     known = f"{checkpoint.identity(loaded.about)} at step {loaded.progress.step}"
-    run_training(config, data, out, loss_of=partial(student_loss, its, end), teacher=known, **options)
+    loss_of = partial(student_loss, loaded.model, end)
+    run_training(config, data, out, loss_of=loss_of, teacher=known, **options)
 
 
 def student_loss(teacher: TextModel, end: int | None, state: State) -> Loss:
@@ -69,13 +70,14 @@ def student_loss(teacher: TextModel, end: int | None, state: State) -> Loss:
     student.load_state_dict(teacher.state_dict())
     critic = copy.deepcopy(student)
     teacher.to(student.embedding.weight.device).eval()
-    for frozen in (teacher, *(part for each in (student, critic) for part in (each.embedding, each.regress))):
+    for frozen in (teacher, student.embedding, student.regress, critic.embedding, critic.regress):
         if frozen is not None:  # regress: nothing here is asked of it
             frozen.requires_grad_(False)
     of_critic = make_optimizers(student.config, critic)
     for pace, optimizers in ((PACE_OF_STUDENT, state.optimizers), (PACE_OF_CRITIC, of_critic)):
-        for group in (group for each in optimizers.values() for group in each.param_groups):
-            group["pace"] = pace
+        for optimizer in optimizers.values():
+            for group in optimizer.param_groups:
+                group["pace"] = pace
     state.optimizers |= {f"critic_{kind}": optimizer for kind, optimizer in of_critic.items()}
     student.critic = critic  # a part of it while it is trained: saved, and divided among processes, with it
 

@@ -20,7 +20,7 @@ from . import checkpoint
 from .config import MAY_CHANGE
 from .run import Loaded, load_run
 
-LOCAL = ("prepared", "machine", "command", "seal")  # what config.json of a run says of its machine
+LOCAL = ("prepared", "machine", "command")  # what config.json of a run says of its machine
 HUB = ("huggingface_hub", "the hub needs huggingface_hub", "simple-diffusion-lm[hub]")
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 KINDS = {
@@ -40,7 +40,7 @@ def export_run(run: Path, out: Path, lines: list[str], license: str = "unknown",
     `out` is taken or cannot be written, of which nothing is left then.
     """
     loaded = load_run(run)
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already: choose another --out")
     tensors = loaded.model.state_dict()
     if half:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..core import Config
 from ..core.bound import held_out_bound
 from ..core.data import Batches
 from ..core.generate import TextModel, generate
@@ -40,9 +39,10 @@ class Log:
     """What a run reports. about: what config.json says of it."""
 
     def __init__(self, run: Path, about: dict[str, Any], state: State, batches: Batches, quiet: bool) -> None:
-        self.run, self.about, self.state, self.config = run, about, state, Config(**about["config"])
+        self.run, self.about, self.state, self.config = run, about, state, state.model.config
+        self.quiet = quiet
         self.batches_in_epoch = len(batches.order(0))
-        self.quiet, to_file = quiet, isinstance(sys.stderr, TextIOWrapper) and not sys.stderr.isatty()
+        to_file = isinstance(sys.stderr, TextIOWrapper) and not sys.stderr.isatty()
         self.bar = tqdm(total=1.0, disable=quiet or to_file, file=sys.stderr, bar_format=BAR)
         self.recent: list[Step] = []  # since the last record
         self.last = 0, 0.0  # tokens and seconds there
@@ -64,7 +64,8 @@ class Log:
             found.restore(self.state)
             self.bar.initial = min(self._done(), 1.0)  # so that the time left is of this session
             self.say(f"resuming at step {self.state.progress.step}")
-            if (before := found.manifest.get("ran_on")) != (now := ran_on()):
+            before, now = found.manifest.get("ran_on"), ran_on()
+            if before != now:
                 self.say(f"it ran on {before} before, now on {now}: the same course, but not to the last bit")
         elif start_from is not None:
             other = checkpoint.to_use(start_from)
@@ -74,20 +75,21 @@ class Log:
         progress = self.state.progress
         self.saved, self.last = progress.step, (progress.tokens, progress.seconds)
         metrics = self.run / "metrics.jsonl"
-        if metrics.exists() and rank() == 0:
-            lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if step_of(line) <= progress.step]
-            checkpoint.write_atomically(metrics, "".join(kept).encode())
         if metrics.exists():
+            lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = "".join(line for line in lines if step_of(line) <= progress.step)
+            on_rank_0(lambda: checkpoint.write_atomically(metrics, kept.encode()))
             self.bounds = [record for record in read_metrics(self.run, "valid") if "bound" in record]
 
     def begin(self, compiled: bool) -> None:
         """Says what is about to be trained, and on what."""
         model, device = self.state.model, self.state.model.embedding.weight.device
         size = f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters"
-        size += " with its critic" * hasattr(model, "critic")
-        place = f"{f'{world()} x ' * (world() > 1)}{device.type}, {torch.get_num_threads()} threads"
-        kind = ("in bfloat16" if autocast_dtype(device) else "in float32") + ", compiled" * compiled
+        size += " with its critic" if hasattr(model, "critic") else ""
+        processes = f"{world()} x " if world() > 1 else ""
+        place = f"{processes}{device.type}, {torch.get_num_threads()} threads"
+        kind = "in bfloat16" if autocast_dtype(device) else "in float32"
+        kind += ", compiled" if compiled else ""
         self.say(f"{size}, {sum(self.about['lengths']):,} examples, {place}, {kind}")
 
     def step(self, step: Step) -> None:
@@ -119,7 +121,8 @@ class Log:
             self.fastest = 0.0
         self.fastest = max(self.fastest, values["tokens_per_second"])
         self.recent, self.last = [], (progress.tokens, progress.seconds)
-        self.bar.n, figures = min(self._done(), 1.0), f"step {progress.step} {FIGURES.format_map(values)}"
+        self.bar.n = min(self._done(), 1.0)
+        figures = f"step {progress.step} {FIGURES.format_map(values)}"
         self.bar.set_postfix_str(figures)
         if self.bar.disable and progress.seconds // 60 > seconds // 60:  # into a file: a line a minute
             self.say(f"{self.bar.n:.0%} {figures}")
@@ -165,7 +168,7 @@ class Log:
         drawn = np.random.default_rng(seed).choice(len(weights), count, p=weights / weights.sum())
         lengths = [len(weights) - 1] * count if model.writes_length else drawn.tolist()
         texts = generate(model, data.tokenizer, lengths, usual_sampling(self.config), seed, data.stream)
-        texts = [text.replace("\n", " ⏎ ") for text in texts]  # each is a line of samples.txt
+        texts = [" ⏎ ".join(text.splitlines()) for text in texts]  # each is a line of samples.txt
         if rank() == 0:
             with (self.run / "samples.txt").open("a", encoding="utf-8") as file:
                 file.writelines(f"step {self.state.progress.step}\t{text}\n" for text in texts)

@@ -135,7 +135,7 @@ def about_run(run: str | Path) -> dict[str, Any]:
         raise UserError(f"{run}: no run here (config.json is missing)") from None
     except OSError as error:
         raise UserError(f"{run}: cannot read config.json ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{run}/config.json is damaged: choose another --out, or delete {run}") from None
     return about
 
@@ -151,13 +151,11 @@ class Loaded(NamedTuple):
 
 
 def load_run(run: str | Path) -> Loaded:
-    """Reads a run directory, or a checkpoint's own directory.
-
-    Of a run, the newest whole checkpoint, or an earlier one that was better on held-out text.
-
-    Raises UserError when there is none, or its files do not belong together.
-    """
-    about, found = about_run(run), checkpoint.to_use(Path(run))
+    """Reads a run (its newest whole checkpoint, or an earlier one that was better on held-out text), or the
+    directory of one of its checkpoints. Raises UserError when there is none, or its files do not belong
+    together."""
+    about = about_run(run)
+    found = checkpoint.to_use(Path(run))
     run = checkpoint.run_of(Path(run))
     tokenizer = Tokenizer.load(run)
     if tokenizer.fingerprint != about["tokenizer"]:
@@ -176,14 +174,14 @@ def check_free(run: Path) -> None:
     """Raises UserError when there is something at this path that is neither a run nor a corpus."""
     if run.exists() and not run.is_dir():
         raise UserError(f"{run} is a file: choose another --out")
-    others = [p.name for p in run.iterdir() if p.name != "corpus"] if run.exists() else []
+    others = [p.name for p in run.glob("[!.]*") if p.name != "corpus"]  # hidden ones a kill may have left
     if others and "config.json" not in others:
         raise UserError(f"{run} holds something else ({others[0]}): choose another --out")
 
 
-def open_run(run: Path, about: dict[str, Any], data: Prepared) -> None:
-    """Makes the directory, or checks that the run in it is this one.
-    Raises UserError when it holds another run, or cannot be written."""
+def open_run(run: Path, about: dict[str, Any], data: Prepared) -> AbstractContextManager[object]:
+    """Makes the directory, or checks that the run in it is this one, and holds its lock. Raises UserError
+    when it holds another run, when another process trains in it, or when it cannot be written."""
     with writing_to(run):
         check_free(run)
         run.mkdir(parents=True, exist_ok=True)
@@ -191,8 +189,10 @@ def open_run(run: Path, about: dict[str, Any], data: Prepared) -> None:
             raise UserError(f"{run} is an exported model: choose another --out, and --finetune-from {run}")
         if (run / "config.json").exists():
             check_same(run, about_run(run), about)
+        held = locked(run)
         checkpoint.write_atomically(run / "config.json", json.dumps(sealed(about), indent=1).encode())
         checkpoint.write_atomically(run / data.tokenizer.name, data.tokenizer.model)
+    return held
 
 
 def check_same(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -229,9 +229,10 @@ def locked(run: Path) -> AbstractContextManager[object]:
 def check_room(run: Path, state: State) -> None:
     """Raises UserError where the disk has no room for the checkpoints that a run keeps, and one more."""
     one = BYTES_SAVED * sum(parameter.numel() for parameter in state.model.parameters())
-    more, free = one * (1 if state.progress.step else checkpoint.KEPT + 2), shutil.disk_usage(run).free
-    if free < more:
-        fault = f"checkpoints need {more:,} bytes there, and {free:,} are free"
+    need = one if state.progress.step else one * (checkpoint.KEPT + 2)
+    free = shutil.disk_usage(run).free
+    if free < need:
+        fault = f"checkpoints need {need:,} bytes there, and {free:,} are free"
         raise UserError(f"{run}: {fault}: make room, or choose another --out")
 
 
@@ -266,15 +267,12 @@ def run_training(
     run = Path(run)
     check(config, has_teacher=loss_of is not None)
     batches = make_batches(config, data, data.train)
-    if not len(batches.lengths()):
-        raise UserError("the corpus has no line to train on")
     about = {**describe(config, data, batches), "teacher": teacher}
     if not quiet and rank() == 0:
         say_what_is_cut(config, data)
     on_rank_0(data.check)
-    on_rank_0(lambda: open_run(run, about, data))
     with ExitStack() as held:
-        on_rank_0(lambda: held.enter_context(locked(run)))
+        on_rank_0(lambda: held.enter_context(open_run(run, about, data)))
         state = begin(config, data)
         loss = state.model.loss if loss_of is None else loss_of(state)
         log = Log(run, about, state, batches, quiet or rank() > 0)
@@ -282,7 +280,7 @@ def run_training(
         log.resume(start_from)
         on_rank_0(lambda: check_room(run, state))
         # A student's bound is not what it learns to lower: its newest checkpoint is its best.
-        measured = len(data.valid) and config.passes is None
+        measured = len(data.valid) > 0 and config.passes is None
         held_out = make_batches(replace(config, cond_rate=0.0), data, data.valid) if measured else None
         validate, progress = partial(log.validate, held_out, data, after_validation), state.progress
         if tracker is not None:

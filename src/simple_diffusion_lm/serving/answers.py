@@ -76,7 +76,10 @@ ANSWERS: tuple[Callable[..., Any], ...] = (generate, infill, vary, blend, score,
 
 
 def _write(model: DiffusionLM, requests: list[Request], asked: Chosen, send: Send | None) -> Lines:
-    options = _options(model, asked, len(requests) * asked.candidates, send)
+    # Running text may be longer than the window: each half of one is as much work as a text.
+    tokens = max(max(r.length.most or 0, sum(gap.fewest for gap in r.template.gaps)) for r in requests)
+    windows = 1 + 2 * tokens // model.longest
+    options = _options(model, asked, len(requests) * asked.candidates * windows, send)
     sampling = model.sampling(asked.given)
     written = model.write(requests, asked.candidates, asked.never, asked.seed, sampling, **options)
     return Lines.model_validate({"lines": [line._asdict() for line in written]})
@@ -86,7 +89,7 @@ def _options(model: DiffusionLM, asked: Sampled, texts: int, send: Send | None) 
     """Raises UserError when it is too much at once."""
     steps = model.sampling(asked.given).steps
     if texts * steps > MOST_WORK:
-        many = f"{texts} texts, candidates counted, in {steps} steps"
+        many = f"{texts} texts, candidates and windows counted, in {steps} steps"
         raise UserError(f"{many} are too many: their product may be {MOST_WORK:,}")
     return Options(top_p=asked.top_p, watch=None if send is None else _frames_to(send, model))
 
@@ -124,7 +127,7 @@ class Model:
         lines = samples.read_text("utf-8", "replace").splitlines() if samples.exists() else []
         self.examples = [line.partition("\t")[2] for line in lines[-4:]]
 
-    def until(self, gone: Event) -> DiffusionLM:
+    def for_request(self, gone: Event) -> DiffusionLM:
         """The model for one request, which raises Gone within a step once `gone` is set."""
         model = self.lm.writing_with(partial(self.loop.write_rows, gone))
         model.heed = partial(self.loop.heed, gone)  # type: ignore[method-assign]

@@ -92,13 +92,12 @@ class Server:
             self.under_way -= 1
             watching.cancel()
 
-    def endpoint(self, do: Callable[..., Any]) -> Callable[..., Any]:
+    def endpoint(self, do: Callable[..., Any], Asked: type[BaseModel]) -> Callable[..., Any]:
         """One of ANSWERS as FastAPI calls it, in a thread."""
-        Asked = get_type_hints(do)["asked"]
         Waiting = Annotated[Event, Depends(self.waiting)]
 
         def endpoint(asked: Asked, gone: Waiting) -> Any:  # type: ignore[valid-type]
-            answer = partial(do, self.model.until(gone), asked)
+            answer = partial(do, self.model.for_request(gone), asked)
             if getattr(asked, "stream", False):
                 return StreamingResponse(events(answer), media_type="text/event-stream")
             return answer(None)
@@ -239,7 +238,7 @@ def make_app(model: Model, *, token: str | None = None, hosts: list[str] | None 
             summary=types["asked"].__doc__,
             response_model=types["return"],
             responses=FAULTS | streams,
-        )(server.endpoint(do))
+        )(server.endpoint(do, types["asked"]))
     app.include_router(api)
     app.get("/v1/health", name="health", response_model=dict[str, str])(lambda: {"status": "ok"})
     app.get("/", include_in_schema=False, response_class=FileResponse)(lambda: PAGE / "index.html")

@@ -7,12 +7,13 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
 
 from ..core.denoiser import Batch
-from ..core.generate import Frame, Sampling, TextModel
+from ..core.generate import Frame, TextModel
 from ..writing.requests import Forbidden, Row, Watch, write_rows
 
 Found = list[tuple[int, list[int]]]  # (number, ids) of each row
@@ -59,17 +60,14 @@ class SharedLoop:
         gone: threading.Event,
         rows: Sequence[Row],
         forbidden: Forbidden,
-        sampling: Sampling,
         watch: Watch | None = None,
         **settings: Any,
     ) -> Found:
         """As writing.requests.write_rows, for any number of threads at once.
         Raises Gone, within a step, once `gone` is set."""
-        settings["sampling"] = sampling
         order = Order(rows, forbidden, settings, watch, gone, Future())
         with self.changed:
-            if self.closed:
-                raise Gone
+            self.heed(gone)
             self.waiting.append(order)
             self.changed.notify()
         return order.texts.result()
@@ -129,7 +127,7 @@ class SharedLoop:
                 indices = [i for i, (owner, _) in enumerate(owners) if owner is order]
                 if indices and order.watch is not None and not order.gone.is_set():
                     numbers = torch.tensor([owners[i][1].number for i in indices])
-                    own = batch.each(lambda x, at=indices: x[at])  # type: ignore[misc]
+                    own = batch.each(itemgetter(indices))
                     order.watch(own._replace(number=numbers), _of_rows(frame, indices))
 
         first = orders[0]

@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Unpack
@@ -15,7 +16,7 @@ from ..corpus.prepare import Prepared, is_prepared, open_prepared, prepare
 from ..devices.processes import use_device
 from ..errors import UserError, check_count
 from ..runs.checkpoint import is_exported, run_of
-from ..runs.config import RECIPES, SIZES, with_settings
+from ..runs.config import RECIPES, SIZES, with_objective, with_settings
 from ..runs.export import CARD_LINES, export_run, found, push
 from ..runs.run import about_run, load_run, run_training
 from .blend import blend
@@ -84,8 +85,8 @@ class DiffusionLM(Writer):
         return self.model.config
 
     def __repr__(self) -> str:
-        parameters, vocabulary = sum(p.numel() for p in self.model.parameters()), len(self.tokenizer)
-        return f"<DiffusionLM {self.about}: {parameters:,} parameters, {vocabulary:,} pieces>"
+        parameters = sum(p.numel() for p in self.model.parameters())
+        return f"<DiffusionLM {self.about}: {parameters:,} parameters, {len(self.tokenizer):,} pieces>"
 
     def save_pretrained(self, out: str | Path, *, license: str = "unknown", half: bool = False) -> None:
         """Exports a model that from_pretrained read: a directory with weights, configuration, tokenizer and
@@ -143,7 +144,9 @@ class DiffusionLM(Writer):
         Raises UserError for unknown samplers, numbers out of range, and what a left-to-right model cannot do.
         """
         check_count("the number of texts", count)
-        room = parse_length(str(length)) if isinstance(length, str | int) else length and Gap(*length)
+        room = Gap(*length) if isinstance(length, tuple | list) else None
+        if room is None and length is not None:
+            room = parse_length(str(length))
         sampling, others = self.split(options)
         requests = [self.request(room, several(must))] * count
         written = self.write(requests, candidates, several(never), seed_of(seed), sampling, **others)
@@ -176,14 +179,8 @@ class DiffusionLM(Writer):
         onlooker, steps = Onlooker(self), list[list[Shown]]()
         sampling, others = self.split(options)
         others["watch"] = lambda *seen: steps.extend(onlooker(*seen).values())
-        check(sampling)
-        if others.get("guidance"):
-            diffusion_of(self.model, "can be guided")
-
-        def run(rows: list[Row]) -> dict[int, list[int]]:
-            """Not self.run: where there are several processes, one alone may want to see this."""
-            return dict(self.write_rows(rows, self.forbidden(), sampling, **others))
-
+        # Not self.run: where there are several processes, one alone may want to see this.
+        run = partial(self.run_here, forbidden=self.forbidden(), sampling=sampling, **others)
         self._attempt({0: Request.of(template)}, 1, (seed_of(seed), 0), (), run)
         return Unfolding(steps)
 
@@ -235,7 +232,8 @@ class DiffusionLM(Writer):
         if unknown := [name for name in options if name not in Options.__annotations__]:
             known = ", ".join(SamplingOptions.__annotations__)
             raise UserError(f"no option {unknown[0]!r}: the options are {known}")
-        if not callable(options.get("watch") or print):
+        watch = options.get("watch")
+        if watch is not None and not callable(watch):
             raise UserError("watch is a function, which is called after each step; see also unfold")
         return self.sampling(own), options
 
@@ -279,7 +277,8 @@ def train(
     if recipe not in RECIPES or (size is not None and size not in SIZES):
         known = f"the recipes are {', '.join(RECIPES)}, the sizes {', '.join(SIZES)}"
         raise UserError(f"no recipe {recipe!r} of size {size!r}: {known}")
-    config = with_settings(RECIPES[recipe], (SIZES[size] if size else {}) | settings)
+    own = with_objective(RECIPES[recipe], settings.get("objective", Config.objective))
+    config = with_settings(own, (SIZES[size] if size else {}) | settings)
     files = [corpus] if isinstance(corpus, str | Path) else corpus
     if len(files) == 1 and is_prepared(files[0]):
         data = open_prepared(files[0])

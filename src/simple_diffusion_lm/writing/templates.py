@@ -133,7 +133,8 @@ class EncodedTemplate(NamedTuple):
 
 def spaced(word: str) -> str:
     """The word with the spaces that set it off from others, where its script has them."""
-    return " "[bool(UNSPACED.match(word)) :] + word + " "[bool(UNSPACED.match(word[-1:])) :]
+    before, after = ("" if UNSPACED.match(letter) else " " for letter in (word[:1], word[-1:]))
+    return before + word + after
 
 
 def has_word(text: str, words: Iterable[str]) -> bool:
@@ -143,5 +144,5 @@ def has_word(text: str, words: Iterable[str]) -> bool:
         around = f" {text} "[place : place + 2]
         return all(category(c)[0] in "LNM" and not UNSPACED.match(c) for c in around)
 
-    found = (match.span() for word in words for match in re.finditer(re.escape(word), text, re.I))
-    return any(not any(map(is_within, span)) for span in found)
+    found = (match for word in words for match in re.finditer(re.escape(word), text, re.IGNORECASE))
+    return any(not is_within(match.start()) and not is_within(match.end()) for match in found)

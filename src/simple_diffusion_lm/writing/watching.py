@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from html import escape
 from typing import NamedTuple, TypeVar
 
@@ -13,8 +14,7 @@ from .writer import Writer
 
 Item = TypeVar("Item")
 SECONDS = 0.05  # that a step is shown, at least
-NEVER = 99  # the probability over which a token has the terminal's own colour, in percent
-COLOURS = {25: 131, 50: 173, 75: 179, NEVER: 108}  # below so many percent: one of 256
+COLOURS = {25: 131, 50: 173, 75: 179, 99: 108}  # below so many percent; above them the terminal's own
 GIVEN, PLAIN = "\x1b[1m", "\x1b[0m"
 WRAP_OFF, WRAP_ON, CLEAR_LINE, CLEAR_BELOW = "\x1b[?7l", "\x1b[?7h", "\x1b[K", "\x1b[J"
 UNKNOWN, LINE_BREAK = "·", "⏎"
@@ -112,7 +112,7 @@ class Unfolding:
         return f'<tr><td>{step + 1}</td><td style="text-align:left">{"".join(spans)}</td></tr>'
 
 
-class Terminal:
+class Terminal(AbstractContextManager["Terminal"]):
     """Draws texts in one place, step after step, each token in the colour of its probability."""
 
     def __init__(self, onlooker: Onlooker) -> None:
@@ -121,9 +121,6 @@ class Terminal:
         self.lines: dict[int, list[Shown]] = {}
         self.height = 0  # lines that are drawn
         self.last = 0.0
-
-    def __enter__(self) -> "Terminal":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.file.write(self._back() + CLEAR_BELOW + WRAP_ON)

@@ -58,7 +58,7 @@ class Written(NamedTuple):
     fills: list[str]  # what stands in each gap
     widths: list[int]  # the tokens of each gap
     nats: float | None  # -log p of the whole line, at most; None: there was nothing to choose from
-    fits: bool  # it has none of the words it was not to have
+    fits: bool  # no word of `never` stands in it
 
 
 class Writer:
@@ -83,7 +83,7 @@ class Writer:
         self.end = [] if stream else [tokenizer.eos_id]  # of every text, at the latest
 
     def heed(self) -> None:
-        """Is called before each pass that write_rows does not make. It may raise, and so end the work."""
+        """Is called before each pass of `nats` and `blend`. It may raise: a server's client has left."""
 
     @property
     def longest(self) -> int:
@@ -102,7 +102,7 @@ class Writer:
         """The tokens that each rule of requests.py forbids. A word that is one piece is never written."""
         banned = torch.zeros(len(self.pieces), dtype=torch.bool)
         banned[self.tokenizer.special_ids] = True
-        # After a letter (a rune), so that what would continue its word is none.
+        # A rune, which is a letter, stands before each: only pieces that begin with a space begin a word.
         banned |= torch.tensor([has_word(f"ᚠ{piece}", never) for piece in self.pieces])
         banned[self.tokenizer.eos_id] = not self.stream  # a line break like any other token
         continues = torch.tensor([not piece.startswith(" ") for piece in self.pieces])
@@ -151,13 +151,12 @@ class Writer:
         nats = dict(zip(chosen, self.nats([texts[n] for n in chosen]), strict=True)) if candidates > 1 else {}
         done: dict[int, Written] = {}
         for n, (encoded, widths) in chosen.items():
-            i, cost = n // candidates, nats.get(n)
+            i = n // candidates
             fills = encoded.fills(widths, texts[n], self.tokenizer, self.stream)
             text = self.decode(texts[n]) if left[i].must else encoded.text(fills)
-            searched = [text] if left[i].must else fills
-            fits = not any(has_word(each, avoid) for each in searched)
-            line = Written(text, fills, widths, cost, fits)
-            done[i] = min(done.get(i, line), line, key=lambda line: (not line.fits, line.nats or 0.0))
+            fits = not any(has_word(each, avoid) for each in ([text] if left[i].must else fills))
+            line = Written(text, fills, widths, nats.get(n), fits)
+            done[i] = min(done.get(i, line), line, key=lambda each: (not each.fits, each.nats or 0.0))
         return done
 
     @torch.no_grad()
@@ -167,17 +166,16 @@ class Writer:
         The bound is drawn with the same noise for all texts, so that their differences have little error.
         Given text is paid for too: candidates are compared by what they make of it (docs/log.md).
         """
-        model, device, end = self.model.eval(), self.model.embedding.weight.device, len(self.end)
-        given, draws = (0, 1) if model.writes_length else (end, DRAWS)
+        model, device = self.model.eval(), self.model.embedding.weight.device
+        ends_given, draws = (0, 1) if model.writes_length else (len(self.end), DRAWS)
         window = self.longest  # past which each part of running text is paid for by itself
         parts = [(n, ids[i : i + window]) for n, ids in enumerate(texts) for i in range(0, len(ids), window)]
-        rows = [Row.of(ids[: len(ids) - given], ids[len(ids) - given :], n) for n, ids in parts]
+        rows = [Row.of(ids[: len(ids) - ends_given], ids[len(ids) - ends_given :], n) for n, ids in parts]
         found = dict.fromkeys(range(len(texts)), 0.0)
         for some in batches_of(rows, batch_size=64):
             batch = batch_of(some, device)
-            batch = batch._replace(number=torch.zeros_like(batch.number))
             nats = torch.zeros(len(some), dtype=torch.float64)
-            if given:  # neither running text nor a model that ends its texts itself has a length to pay for
+            if ends_given:  # else there is no length to pay for (running text), or EOS pays for it
                 nats += length_cost(batch.length_mask.sum(1), self.length_weights)
             for i in range(draws):
                 self.heed()
@@ -231,22 +229,29 @@ class Writer:
         self, rows: Sequence[Row], forbidden: Forbidden, sampling: Sampling, **options: Any
     ) -> dict[int, list[int]]:
         """The ids of each row by its number, to its end. Each process writes a part of them."""
+        return gathered(self.run_here(rows[rank() :: world()], forbidden, sampling, **options))
+
+    def run_here(
+        self, rows: Sequence[Row], forbidden: Forbidden, sampling: Sampling, **options: Any
+    ) -> dict[int, list[int]]:
+        """The same, all of it in this process."""
         check(sampling)
         if not 0 < (top_p := options.get("top_p", 1.0)) <= 1:
             raise UserError(f"top_p must be above 0 and at most 1, not {top_p}")
+        check_count("the batch size", options.get("batch_size", 64))
         if options.get("guidance"):
             diffusion_of(self.model, "can be guided")
         write = partial(self.write_rows, forbidden=forbidden, sampling=sampling, **options)
-        texts = self._in_windows(rows[rank() :: world()], write)
+        texts = self._in_windows(rows, write)
         if self.end:  # a model may have ended its text before the last position
             texts = {number: ids[: ids.index(self.end[0]) + 1] for number, ids in texts.items()}
-        return gathered(texts)
+        return texts
 
     def _in_windows(
         self, rows: Sequence[Row], write: Callable[..., Iterable[tuple[int, list[int]]]]
     ) -> dict[int, list[int]]:
-        """The ids of rows of any length. What is longer than the window is written window by window: half of
-        each stands fast, and is followed by the next, of which the other half is given."""
+        """The ids of rows of any length. What is longer than the window is written in windows that overlap by
+        half: the first half of each is final, the second is given to the next."""
         window, half = self.longest, self.longest // 2
         texts: dict[int, list[int]] = {row.number: [] for row in rows}
         while rows:
@@ -266,5 +271,5 @@ def check(sampling: Sampling) -> None:
     if sampling.order not in ORDERS:
         raise UserError(f"no order {sampling.order!r}: the orders are {', '.join(ORDERS)}")
     check_count("the number of steps", sampling.steps)
-    if sampling.temperature <= 0:
+    if not sampling.temperature > 0:  # nor if it is not a number
         raise UserError(f"the temperature must be above 0, not {sampling.temperature}")
