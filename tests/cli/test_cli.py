@@ -298,6 +298,16 @@ def test_faults_are_one_line_and_exit_code_2(toy_text, tmp_path):
     refused("train", toy_text, *train, "--model-dim", "130", words="model_dim must be a multiple")
     refused("train", toy_text, *train, "--optimizer", "sgd", words="optimizer must be one of adamw, muon")
     refused("train", toy_text, "--out", toy_text, "--steps", "2", words="toy.txt")
+    refused("train", toy_text, *train, "--cond-dim", "2", words="cond_dim must be 0")
+    no_steps = sdlm("train", toy_text, "--out", out, "--steps", "0")
+    assert no_steps.stderr.splitlines()[-1] == "sdlm: steps must be at least 1, not 0"  # and no other fault
+    refused("compare", "--out", out, "--seeds", "0", words="the number of runs must be at least 1")
+    refused("report", "--out", tmp_path / "x.html", words="give one run")
+    refused("evaluate", "toy", "--data", toy_text, "--samples", "-1", words="exported")
+    for word in ("[]", "3"):
+        (tmp_path / "config.json").write_text(word)
+        refused("generate", tmp_path, words="config.json is damaged")
+    (tmp_path / "config.json").unlink()
     refused("generate", tmp_path, words="no run here")
     assert not out.exists() or not (out / "checkpoints").exists()
 

@@ -81,6 +81,8 @@ def test_json_lines(tmp_path: Path, name: str) -> None:
         ),
         ("x.csv", b"a,b\n1,2\n", r"x.csv:1: no text under 'text': name what .* by --field, of a, b"),
         ("x.csv", b"text\na\rb\n", r"x.csv:2: not a table"),
+        ("x.csv", b'text\n"Hello\nworld\nlast\n', r"x.csv:4: not a table"),  # all would be one line
+        ("x.tsv", b'text\n"Yes" he said\n', r"x.tsv:2: not a table"),  # the quotes would be lost
         ("x.csv", b"a,text\n1,2\n3\n", r"x.csv:3: no text under 'text'"),
         ("x.csv", b"", r"x.csv:1: no text under 'text'"),
         ("x.parquet", b"text\n", r"x.parquet: is not a whole .parquet file"),

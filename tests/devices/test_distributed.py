@@ -21,6 +21,7 @@ from simple_diffusion_lm.core.loss import Draws
 from simple_diffusion_lm.core.train import NonFinite
 from simple_diffusion_lm.corpus.prepare import open_prepared
 from simple_diffusion_lm.devices.distributed import divided_loss
+from simple_diffusion_lm.devices.processes import joined, world
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.runs import checkpoint
 from simple_diffusion_lm.runs.config import RECIPES, with_objective
@@ -215,3 +216,11 @@ def test_torchrun(toy_text, tmp_path):
 def small_sizes():
     config = small(Config())
     return {k: getattr(config, k) for k in ("embedding_dim", "model_dim", "layers", "heads")}
+
+
+def test_a_rank_alone_is_no_group_of_processes(monkeypatch):
+    """Some schedulers set it for every job."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with joined():
+        assert world() == 1

@@ -111,6 +111,8 @@ def test_a_judge_that_is_none_is_said_before_anything_is_trained(data, toy_run, 
     contenders = {"modern": small(compare.CONTENDERS["modern"])}
     with pytest.raises(UserError, match="--objective autoregressive"):
         compare.run_compare(data, tmp_path / "out", contenders=contenders, judge=toy_run, **settings)
+    with pytest.raises(UserError, match="the number of texts must be at least 1, not 0"):
+        compare.run_compare(data, tmp_path / "out", contenders=contenders, **{**settings, "examples": 0})
     assert not (tmp_path / "out").exists()
 
 

@@ -64,6 +64,19 @@ def test_lines_without_spaces_are_measured_by_characters(letters, tmp_path, caps
     assert "120 of 120 texts are longer" in capsys.readouterr().err
 
 
+def test_a_word_of_a_thousand_nats_has_a_perplexity_too(model, toy_data, monkeypatch):
+    bound = model.model.bound
+
+    def far_too_high(*args):
+        found = bound(*args)
+        return found._replace(diffusion=1000 * found.diffusion)
+
+    monkeypatch.setattr(model.model, "bound", far_too_high)
+    found = likelihood(model, toy_data.valid, examples=5)
+    assert found["nats_per_text"] > 709 * 20  # e^709 is the largest that there is
+    assert math.isfinite(found["perplexity_per_word"])
+
+
 def test_files_are_measured_as_running_text_where_that_is_what_was_learnt(toy_text, tmp_path):
     """Blank lines are a part of it."""
     text = toy_text.read_text().replace(" .\n", f" .{10 * chr(10)}")

@@ -167,3 +167,11 @@ def test_what_a_kill_left_is_cleared_away(tmp_path):
     (tmp_path / "checkpoints" / ".step-3.tmp").mkdir(parents=True)
     saved(tmp_path, 5)
     assert os.listdir(tmp_path / "checkpoints") == ["step-5"]
+
+
+def test_what_is_saved_stays_beside_damaged_ones_of_later_steps(tmp_path):
+    """A run that passed over these two goes on from before them."""
+    for path in (saved(tmp_path, 1500), saved(tmp_path, 2000)):
+        flip_a_bit(path / checkpoint.MODEL)
+    saved(tmp_path, 1000)
+    assert checkpoint.newest(tmp_path).manifest["step"] == 1000

@@ -75,3 +75,10 @@ def compare(name):
 
 if __name__ == "__main__":
     compare(sys.argv[1])
+
+
+def test_a_network_of_ones_own_has_no_layers_to_compile(capsys):
+    model = model_of(small(Config(), minutes=20.0))
+    model.transformer = torch.nn.Identity()
+    assert not compile_layers(model.config, model)
+    assert not capsys.readouterr().err

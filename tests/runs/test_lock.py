@@ -4,11 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+from small_models import small
 
+from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.errors import UserError
-from simple_diffusion_lm.runs.run import locked
+from simple_diffusion_lm.runs.run import locked, run_training
 
 HOLD = """
 import sys, time
@@ -46,3 +49,20 @@ def test_only_a_disk_without_locks_is_trained_on_without_one(fault, tmp_path, mo
     monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.raises(OSError, match="refused"):
         locked(tmp_path)
+
+
+def test_a_command_that_is_refused_changes_nothing_of_the_run(toy_data, tmp_path):
+    run, config = tmp_path / "run", small(Config(), steps=1, samples=0)
+    run_training(config, toy_data, run, quiet=True)
+    before = (run / "config.json").read_bytes()
+    with locked(run), pytest.raises(UserError, match="another process trains here"):
+        run_training(replace(config, steps=2), toy_data, run, quiet=True)
+    assert (run / "config.json").read_bytes() == before
+
+
+def test_what_a_kill_left_before_training_is_no_other_run(toy_data, tmp_path):
+    """A lock, and the directory in which a corpus was being prepared."""
+    (tmp_path / ".corpus-abc").mkdir()
+    (tmp_path / ".lock").touch()
+    run_training(small(Config(), steps=1, samples=0), toy_data, tmp_path, quiet=True)
+    assert (tmp_path / "checkpoints" / "step-1").is_dir()

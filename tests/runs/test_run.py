@@ -372,3 +372,11 @@ def test_training_that_slows_down_says_so(toy_data, tmp_path, monkeypatch, capsy
     run_training(small(Config(), steps=9, samples=0), toy_data, tmp_path)
     said = [line for line in capsys.readouterr().err.splitlines() if "third" in line]
     assert said == ["training is at a third of its best speed: is this machine busy? (docs/trouble.md)"] * 2
+
+
+@pytest.mark.parametrize("name", ["objective", "schedule", "normaliser"])
+def test_what_an_example_added_is_not_known_to_the_command_line(name, toy_run):
+    about = about_run(toy_run)
+    about["config"][name] = "straight"
+    with pytest.raises(UserError, match=f"{name} 'straight' is not known here"):
+        checkpoint.model_of(about)

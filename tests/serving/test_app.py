@@ -15,9 +15,13 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from servers import serving
+from small_models import small
 
+from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.core.generate import Sampling
 from simple_diffusion_lm.core.sampler import SAMPLERS
+from simple_diffusion_lm.corpus.prepare import prepare
+from simple_diffusion_lm.runs.run import run_training
 from simple_diffusion_lm.serving import app as app_module
 from simple_diffusion_lm.serving.answers import ANSWERS, Model
 from simple_diffusion_lm.serving.app import make_app
@@ -389,3 +393,19 @@ def test_the_description_of_sampling_is_that_of_the_core(client: httpx.Client) -
             assert about[field]["default"] == default
             assert about[field]["description"][:20] in (Sampling.__doc__ or "")
         assert about["sampler"]["enum"] == list(SAMPLERS)
+
+
+def test_running_text_of_any_length_is_not_any_work(toy_text: Path, tmp_path: Path) -> None:
+    """What is longer than the window counts by its windows, before anything of that length is made."""
+    data = prepare([toy_text], tmp_path / "corpus", vocab_size=300, stream=True, quiet=True)
+    run_training(small(Config(), steps=1, samples=0, window=16), data, tmp_path / "run", quiet=True)
+    with serving(make_app(Model(tmp_path / "run"))) as address, httpx.Client(base_url=address) as client:
+        asked: list[tuple[str, dict[str, Any]]] = [
+            ("infill", {"templates": ["a [[999999999]]"]}),
+            ("generate", {"length": "100000000"}),
+            ("generate", {"length": "1-9999999"}),
+        ]
+        for name, request in asked:
+            refused = client.post(f"/v1/{name}", json={**request, **FEW})
+            assert (refused.status_code, "too many" in refused.text) == (409, True)
+        assert len(texts(client.post("/v1/generate", json={"length": "40", **FEW}))) == 1

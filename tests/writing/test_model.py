@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import shutil
 from threading import Thread
@@ -172,6 +173,9 @@ def test_a_blend_ends_with_both_texts(model):
         ({"steps": 0}, "steps must be at least 1, not 0"),
         ({"candidates": 0}, "candidates must be at least 1"),
         ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"temperature": math.nan}, "temperature must be above 0"),
+        ({"batch_size": 0}, "batch size must be at least 1"),
+        ({"top_p": 0.0}, "top_p must be above 0"),
         ({"length": 0}, "'0' is no length"),
         ({"watch": True}, "watch is a function"),
         ({"length": 10_000}, "between 1 and"),
@@ -313,6 +317,8 @@ def test_a_text_unfolds_step_by_step(model):
     assert drawn.count("<tr>") == 5
     assert 'font-weight:bold"> the<' in drawn
     assert model.unfold("a < b ___", steps=30)._repr_html_().count("<tr>") == 12
+    with pytest.raises(UserError, match="top_p must be above 0"):
+        model.unfold(top_p=-1.0)
 
 
 def test_a_model_is_trained_by_one_call_from_any_thread(toy_text, tmp_path):
@@ -330,6 +336,8 @@ def test_a_model_is_trained_by_one_call_from_any_thread(toy_text, tmp_path):
     assert again.generate(2, steps=2) == model.generate(2, steps=2)
     with pytest.raises(UserError, match="no setting 'step'"):
         train(toy_text, tmp_path / "other", step=3)
+    masked = train(toy_text, tmp_path / "masked", quiet=True, objective="masked", **settings)
+    assert masked.config.cond_rate == 0.0  # as of `sdlm train --objective masked`
 
 
 def test_a_run_that_was_moved_finds_the_corpus_inside_it(toy_text, tmp_path):

@@ -49,7 +49,7 @@ def test_the_bound_is_averaged_over_noise_that_all_texts_have_in_common():
     nats = writer(model, stream=True).nats([[3, 5], [2, 5, 5], [4, 5]])
     assert nats == pytest.approx([6, 6, 8])
     assert len(model.asked) == DRAWS
-    for batch, u, keys in model.asked:
+    for _, u, keys in model.asked:
         assert len(u.unique()) == len(keys.unique()) == 1
     assert len({float(u[0]) for _, u, _ in model.asked}) == DRAWS
 
