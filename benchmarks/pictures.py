@@ -1,8 +1,8 @@
-"""Pictures of a run for the README: text coming out of noise, a terminal, and the page.
+"""Pictures of a run for the README: a terminal in which text comes out of noise, and the page.
 
     python benchmarks/pictures.py RUN --out docs/pictures
 
-Writes noise-to-text.svg, terminal.svg (it moves), and, where there is a Chromium and the extra
+Writes terminal.svg, which moves, and, where there is a Chromium and the extra
 `browser`, page.png, page-dark.png and page-phone.png.
 """
 
@@ -26,7 +26,6 @@ from simple_diffusion_lm.writing.model import DiffusionLM
 from simple_diffusion_lm.writing.watching import UNKNOWN, Onlooker, Shown
 
 STEPS, LINES, SEED = 64, 6, 3
-STRIP = 9  # steps of one line that the strip shows
 FRAMES, SECONDS, PAUSE = 32, 5.0, 0.3  # of the moving terminal; the pause is a share at its end
 SURE, UNSURE = (94, 234, 212), (251, 191, 36)
 PAGES = (("page", 1200, 800, "light"), ("page-dark", 1200, 800, "dark"), ("page-phone", 390, 844, "light"))
@@ -64,16 +63,6 @@ def svg(width: int, height: int, body: str, style: str = "") -> str:
         f"<style>text {{ font: {FONT}; white-space: pre; }}{style}</style>\n"
         f'<rect width="{width}" height="{height}" rx="10" fill="#0d1117"/>\n{body}</svg>\n'
     )
-
-
-def strip(frames: list[list[list[Shown]]]) -> str:
-    """One line at some of its steps, one under the other."""
-    rows = []
-    for row, (step, lines) in enumerate(evenly(list(enumerate(frames, start=1)), STRIP)):
-        y = 34 + 28 * row
-        rows.append(f'<text x="20" y="{y}" fill="{GREY}">{step:>3}</text>\n')
-        rows.append(f'<text x="64" y="{y}" xml:space="preserve">{spans(lines[0])}</text>\n')
-    return svg(860, 28 * STRIP + 28, "".join(rows))
 
 
 def terminal(frames: list[list[list[Shown]]], command: str) -> str:
@@ -130,7 +119,6 @@ class Pictures:
     def __call__(self) -> None:
         frames = frames_of(DiffusionLM.from_pretrained(self.run))
         self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / "noise-to-text.svg").write_text(strip(frames), encoding="utf-8")
         command = f"sdlm generate run --count {LINES} --watch"
         (self.out / "terminal.svg").write_text(terminal(frames, command), encoding="utf-8")
         chromium = shutil.which("chromium")

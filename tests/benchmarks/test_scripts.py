@@ -129,8 +129,7 @@ def test_infilling(toy_run: Path, tmp_path: Path) -> None:
 def test_pictures(toy_run: Path, tmp_path: Path) -> None:
     done = run("pictures.py", toy_run, "--out", tmp_path, "--template", "the ___ .")
     assert done.returncode == 0, done.stderr
-    for name in ("noise-to-text.svg", "terminal.svg"):
-        ElementTree.parse(tmp_path / name)
+    ElementTree.parse(tmp_path / "terminal.svg")
 
 
 @pytest.mark.slow  # a good part of a minute
