@@ -1,7 +1,7 @@
 """Each ablation is a configuration, and another one than the recipe's."""
 
 import pytest
-from ablations import ABLATIONS
+from ablations import INGREDIENTS
 from measure import settings_of
 
 from simple_diffusion_lm.core import Config
@@ -11,7 +11,7 @@ from simple_diffusion_lm.runs.config import check, with_settings
 V = 30
 
 
-@pytest.mark.parametrize("name", [name for names in ABLATIONS.values() for name in names])
+@pytest.mark.parametrize("name", INGREDIENTS)
 def test_an_ablation_is_a_setting_that_can_be_trained(name: str) -> None:
     changed = with_settings(Config(steps=1), settings_of(name))
     check(changed)
