@@ -78,7 +78,7 @@ ANSWERS: tuple[Callable[..., Any], ...] = (generate, infill, vary, blend, score,
 def _write(model: DiffusionLM, requests: list[Request], asked: Chosen, send: Send | None) -> Lines:
     # Running text may be longer than the window: each half of one is as much work as a text.
     tokens = max(max(r.length.most or 0, sum(gap.fewest for gap in r.template.gaps)) for r in requests)
-    windows = 1 + 2 * tokens // model.longest
+    windows = max(1, 2 * tokens // model.longest - 1)
     options = _options(model, asked, len(requests) * asked.candidates * windows, send)
     sampling = model.sampling(asked.given)
     written = model.write(requests, asked.candidates, asked.never, asked.seed, sampling, **options)
