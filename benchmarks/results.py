@@ -14,6 +14,7 @@ from textwrap import indent
 from typing import Any
 
 import measure
+from sudoku import solved, solved_table
 
 from simple_diffusion_lm.evaluation.report import (
     COLUMNS,
@@ -148,34 +149,54 @@ def demo(text: str) -> str:
     return f"({place})\n\n{indent(printed, '    ')}"
 
 
+def solved_by_passes(results: Results) -> dict[str, dict[float, Found]]:
+    """As `best` has it, of Sudoku: what writes from left to right writes the whole grid, and its end."""
+    size, by_name = results["settings"]["size"], dict[str, dict[float, Found]]()
+    for label, by_steps in solved(results).items():
+        own = by_name.setdefault(label.split(", ")[0], {})
+        for steps, values in by_steps.items():
+            passes = steps if len(by_steps) > 1 else size * (size + 1) + 2
+            own[passes] = max(own.get(passes, NONE), (values, False), key=lambda each: sum(each[0]))
+    return by_name
+
+
 def picture(panels: Mapping[str, Results]) -> None:
     """Quality against passes, each contender in its best order of writing: a panel for each corpus."""
-    axes = (figure := new_figure(10, 4)).subplots(1, len(panels))
+    figure = new_figure(10, 7.5)
+    axes = figure.subplots(2, 2).flat
     for axis, (title, results) in zip(axes, panels.items(), strict=True):
-        field, real = field_of(results), results["lines"]["held-out text"]
-        for name, by_passes in best(results)[1].items():
-            means = {passes: fmean(values) for passes, (values, _) in by_passes.items() if values}
+        if "lines" in results:
+            field, found = field_of(results), best(results)[1]
+            real = results["lines"]["held-out text"][field]
+        else:
+            field, found, real = "solved", solved_by_passes(results), 1.0
+        for name in ("modern", "masked", "autoregressive", "student"):  # of one colour everywhere
+            means = {passes: fmean(values) for passes, (values, _) in found[name].items() if values}
             axis.plot(means.keys(), means.values(), marker="o" if len(means) > 1 else "*", label=name)
-        axis.axhline(real[field], color="black", linestyle=":", label="held-out text")
+        axis.axhline(real, color="black", linestyle=":", label="held-out text")
         axis.set(title=title, xlabel="passes of the network for a text", ylabel=COLUMNS[field][0])
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:g}")
-        if field != "grammatical":
-            axis.set(yscale="log", yticks=(20, 50, 100, 200))
+        if field == "ngram_perplexity":
+            axis.set(yscale="log", yticks=(20, 50, 100, 200, 500))
             axis.yaxis.set_major_formatter("{x:g}")
             axis.yaxis.set_minor_formatter("")
-    axes[0].legend(frameon=False)
+    figure.axes[0].legend(frameon=False)
     figure.savefig(PICTURE, dpi=110)
 
 
 COMPARE = "sdlm compare{} --out DIR --contenders NAMES --seeds SEEDS --steps 1200 --lines 200 --examples 2000"
+RUNNING = COMPARE.format(" shakespeare.txt --stream --window 128")
 ABLATE = "python benchmarks/ablations.py --out DIR --only NAMES --steps 1200 --seeds SEEDS"
 SPEED = "python benchmarks/speed.py --corpus captions.txt --script ORIGINAL/pytorch/train.py"
 VARYING = "python benchmarks/varying.py RUN --count 100"
+SUDOKU = "python benchmarks/sudoku.py --out DIR --contenders NAMES --seeds SEEDS --steps 2400 --count 100"
 # Heading, file, command, what is written of the results.
 SECTIONS: tuple[tuple[str, str, str, Callable[[Results], str]], ...] = (
     ("Toy language", "toy", COMPARE.format(""), comparison),
     ("Captions", "captions", COMPARE.format(" captions.txt") + " --judge JUDGE", comparison),
+    ("Running text, in windows of 128 tokens", "shakespeare", RUNNING, comparison),
+    ("Sudoku", "sudoku", SUDOKU, solved_table),
     ("What each ingredient is worth, on the toy language", "ingredients", ABLATE, short_table),
     ("Lines varied, and between two lines", "varying", VARYING, between),
     ("Speed", "speed", SPEED, speed),
@@ -209,4 +230,5 @@ if __name__ == "__main__":
     readme = ROOT / "README.md"
     readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
     (ROOT / "docs" / "results.md").write_text(page(), encoding="utf-8")
-    picture({"toy language": read("toy"), "captions": read("captions")})
+    names = {"toy": "toy language", "captions": "captions", "shakespeare": "running text", "sudoku": "Sudoku"}
+    picture({title: read(name) for name, title in names.items()})

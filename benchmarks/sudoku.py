@@ -83,14 +83,21 @@ class Solve:
         print(solved_table(results))
 
 
-def solved_table(results: Mapping[str, Any]) -> str:
-    """The share solved of the puzzles with fewest clues, by contender, order of writing, and steps."""
-    size, found = results["settings"]["size"], dict[str, dict[int, list[float]]]()
+def solved(results: Mapping[str, Any]) -> dict[str, dict[int, list[float]]]:
+    """The share solved of the puzzles with fewest clues, of each seed: by contender and order of writing, and
+    by steps."""
+    found = dict[str, dict[int, list[float]]]()
     for run, own in results["runs"].items():
         for point in own["points"]:
             name = ", ".join(filter(None, (run.rpartition("-")[0], point["order"])))
             at_steps = found.setdefault(name, {}).setdefault(point["steps"], [])
             at_steps.append(point["puzzles"][0]["solved"])
+    return found
+
+
+def solved_table(results: Mapping[str, Any]) -> str:
+    """The same as a table."""
+    size, found = results["settings"]["size"], solved(results)
     head = [f"solved, {size} x {size}, {CLUES[size][0]} clues; steps:", *map(str, STEPS)]
     rows = [[name, *(shown(by_steps.get(each, [])) for each in STEPS)] for name, by_steps in found.items()]
     return table([head, *rows])
