@@ -156,14 +156,14 @@ def solved_by_passes(results: Results) -> dict[str, dict[float, Found]]:
         own = by_name.setdefault(label.split(", ")[0], {})
         for steps, values in by_steps.items():
             passes = steps if len(by_steps) > 1 else size * (size + 1) + 2
-            own[passes] = max(own.get(passes, NONE), (values, False), key=lambda each: sum(each[0]))
+            own[passes] = max((values, False), own.get(passes, NONE), key=lambda each: sum(each[0]))
     return by_name
 
 
 def picture(panels: Mapping[str, Results]) -> None:
     """Quality against passes, each contender in its best order of writing: a panel for each corpus."""
-    figure = new_figure(10, 7.5)
-    axes = figure.subplots(2, 2).flat
+    figure = new_figure(14, 4)
+    axes = figure.subplots(1, 3)
     for axis, (title, results) in zip(axes, panels.items(), strict=True):
         if "lines" in results:
             field, found = field_of(results), best(results)[1]
@@ -186,7 +186,6 @@ def picture(panels: Mapping[str, Results]) -> None:
 
 
 COMPARE = "sdlm compare{} --out DIR --contenders NAMES --seeds SEEDS --steps 1200 --lines 200 --examples 2000"
-RUNNING = COMPARE.format(" shakespeare.txt --stream --window 128")
 ABLATE = "python benchmarks/ablations.py --out DIR --only NAMES --steps 1200 --seeds SEEDS"
 SPEED = "python benchmarks/speed.py --corpus captions.txt --script ORIGINAL/pytorch/train.py"
 VARYING = "python benchmarks/varying.py RUN --count 100"
@@ -195,7 +194,6 @@ SUDOKU = "python benchmarks/sudoku.py --out DIR --contenders NAMES --seeds SEEDS
 SECTIONS: tuple[tuple[str, str, str, Callable[[Results], str]], ...] = (
     ("Toy language", "toy", COMPARE.format(""), comparison),
     ("Captions", "captions", COMPARE.format(" captions.txt") + " --judge JUDGE", comparison),
-    ("Running text, in windows of 128 tokens", "shakespeare", RUNNING, comparison),
     ("Sudoku", "sudoku", SUDOKU, solved_table),
     ("What each ingredient is worth, on the toy language", "ingredients", ABLATE, short_table),
     ("Lines varied, and between two lines", "varying", VARYING, between),
@@ -230,5 +228,5 @@ if __name__ == "__main__":
     readme = ROOT / "README.md"
     readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
     (ROOT / "docs" / "results.md").write_text(page(), encoding="utf-8")
-    names = {"toy": "toy language", "captions": "captions", "shakespeare": "running text", "sudoku": "Sudoku"}
+    names = {"toy": "toy language", "captions": "captions", "sudoku": "Sudoku"}
     picture({title: read(name) for name, title in names.items()})
