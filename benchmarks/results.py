@@ -14,6 +14,7 @@ from textwrap import indent
 from typing import Any
 
 import measure
+from matplotlib.ticker import LogLocator
 from sudoku import solved, solved_table
 
 from simple_diffusion_lm.evaluation.report import (
@@ -162,8 +163,8 @@ def solved_by_passes(results: Results) -> dict[str, dict[float, Found]]:
 
 def picture(panels: Mapping[str, Results]) -> None:
     """Quality against passes, each contender in its best order of writing: a panel for each corpus."""
-    figure = new_figure(14, 4)
-    axes = figure.subplots(1, 3)
+    figure = new_figure(10, 7.5)
+    axes = figure.subplots(2, 2).flat
     for axis, (title, results) in zip(axes, panels.items(), strict=True):
         if "lines" in results:
             field, found = field_of(results), best(results)[1]
@@ -178,7 +179,8 @@ def picture(panels: Mapping[str, Results]) -> None:
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:g}")
         if field == "ngram_perplexity":
-            axis.set(yscale="log", yticks=(20, 50, 100, 200, 500))
+            axis.set_yscale("log")
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.yaxis.set_major_formatter("{x:g}")
             axis.yaxis.set_minor_formatter("")
     figure.axes[0].legend(frameon=False)
@@ -186,6 +188,7 @@ def picture(panels: Mapping[str, Results]) -> None:
 
 
 COMPARE = "sdlm compare{} --out DIR --contenders NAMES --seeds SEEDS --steps 1200 --lines 200 --examples 2000"
+RUNNING = COMPARE.format(" shakespeare.txt --stream --window 128").replace("--lines 200", "--lines 100")
 ABLATE = "python benchmarks/ablations.py --out DIR --only NAMES --steps 1200 --seeds SEEDS"
 SPEED = "python benchmarks/speed.py --corpus captions.txt --script ORIGINAL/pytorch/train.py"
 VARYING = "python benchmarks/varying.py RUN --count 100"
@@ -194,6 +197,7 @@ SUDOKU = "python benchmarks/sudoku.py --out DIR --contenders NAMES --seeds SEEDS
 SECTIONS: tuple[tuple[str, str, str, Callable[[Results], str]], ...] = (
     ("Toy language", "toy", COMPARE.format(""), comparison),
     ("Captions", "captions", COMPARE.format(" captions.txt") + " --judge JUDGE", comparison),
+    ("Running text in windows of 128 tokens, in 2 to 16 passes", "shakespeare", RUNNING, comparison),
     ("Sudoku", "sudoku", SUDOKU, solved_table),
     ("What each ingredient is worth, on the toy language", "ingredients", ABLATE, short_table),
     ("Lines varied, and between two lines", "varying", VARYING, between),
@@ -228,5 +232,5 @@ if __name__ == "__main__":
     readme = ROOT / "README.md"
     readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
     (ROOT / "docs" / "results.md").write_text(page(), encoding="utf-8")
-    names = {"toy": "toy language", "captions": "captions", "sudoku": "Sudoku"}
+    names = {"toy": "toy language", "captions": "captions", "shakespeare": "running text", "sudoku": "Sudoku"}
     picture({title: read(name) for name, title in names.items()})
