@@ -68,7 +68,7 @@ class Generate(Chosen):
 
 
 class Infill(Chosen):
-    """Texts with gaps: `___` of any length, `[[5]]` of five tokens, `[[2-6]]` of two to six."""
+    """Texts with gaps: `___` of 1 to 8 tokens (more at an end), `[[5]]` of five, `[[2-6]]` of two to six."""
 
     templates: Texts
 
