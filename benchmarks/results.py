@@ -39,14 +39,15 @@ This page is written by `python benchmarks/results.py`, from the files in
 [benchmarks/results/](../benchmarks/results/). [Is it any good?](measuring.md) says what the figures are.
 
 In a comparison every contender has the same text, tokenizer, trunk, batches and number of steps; its
-checkpoint is chosen on one half of the held-out text (a student's is its newest), and measured on the other. ± is the standard
-deviation over seeds; of one run alone, the standard error over texts. Masked diffusion is the control:
-the same network with blanks in place of noise. A student is taught to write in 4 passes by the `modern`
-run of its seed, in as many steps again, each of which costs 2.3 times as much. Where a cell is empty
-nothing was measured, or no temperature gives so high an entropy, at least to one of the runs. A star: even the lowest temperature is
-more varied than that, and stands there as it is. Comparisons show no seconds, because other work ran beside
-some of the runs: they are under Speed. The tables of lines are at one temperature, 0.7, in the most passes:
-look at the entropy. Among the ingredients *masked* is the row of the comparison, in random order."""
+checkpoint is chosen on one half of the held-out text (a student's is its newest), and measured on the
+other. ± is the standard deviation over seeds; of one run alone, the standard error over texts. Masked
+diffusion is the control: the same network with blanks in place of noise. A student is taught to write in 4
+passes by the `modern` run of its seed, in as many steps again, each of which costs 2.3 times as much. Where
+a cell is empty nothing was measured, or no temperature gives so high an entropy, at least to one of the
+runs. A star: even the lowest temperature is more varied than that, and stands there as it is. Comparisons
+show no seconds, because other work ran beside some of the runs: they are under Speed. The tables of lines
+are at one temperature, 0.7, in the most passes: look at the entropy. Among the ingredients *masked* is the
+row of the comparison, in random order."""
 SAMPLES = 6  # lines of each contender
 Results = Mapping[str, Any]
 Found = tuple[list[float], bool]  # of values_at

@@ -80,7 +80,7 @@ class Generate(Writing):
 class Infill(Writing):
     r"""sdlm infill run "a man in a ___ shirt ."
 
-    Fills the gaps of each template: ___ of 1 to 8 tokens (more at an end), [[5]] of five, [[2-6]] of two to six.
+    Fills the gaps of each template: ___ of 1 to 8 tokens (or more at an end), [[5]] of 5, [[2-6]] of 2 to 6.
     """
 
     # texts with gaps; \___ and \[[ are the characters themselves; -- stands before texts that begin with -
