@@ -11,7 +11,7 @@ from pathlib import Path
 
 from simple_diffusion_lm import DiffusionLM, prepare, run_training
 from simple_diffusion_lm.runs.config import with_settings
-from simple_diffusion_lm.runs.export import found
+from simple_diffusion_lm.runs.export import find_run
 from simple_diffusion_lm.tasks.toy import SHAPES, ToyLanguage
 
 COUNT = 100
@@ -24,10 +24,10 @@ def main(run: str, out: Path, steps: int) -> None:
     corpus.write_text("\n".join(questions.lines(2_000, seed=0)) + "\n")
 
     before = DiffusionLM.from_pretrained(run)
-    data = prepare([corpus], out / "prepared", tokenizer=found(run))  # its tokenizer
+    data = prepare([corpus], out / "prepared", tokenizer=find_run(run))  # its tokenizer
     # Its settings too, but a lower learning rate: what it knows is to stay.
     config = with_settings(before.config, {"steps": steps, "learning_rate": 1e-3, "epochs": None})
-    run_training(config, data, out / "run", start_from=found(run))
+    run_training(config, data, out / "run", start_from=find_run(run))
 
     for name, model in (("before", before), ("after", DiffusionLM.from_pretrained(out / "run"))):
         written = model.generate(COUNT, seed=1)

@@ -79,6 +79,9 @@ def test_results_of_another_format_are_measured_anew(data, tmp_path, monkeypatch
     assert json.loads(path.read_text())["format"] == compare.FORMAT
     assert (tmp_path / "modern-0/checkpoints/step-2/manifest.json").stat() == saved
     assert len(again.splitlines()) == len(tables.splitlines())
+    wider = {"modern": small(compare.CONTENDERS["modern"], model_dim=64)}
+    with pytest.raises(UserError, match="differs"):  # what was measured is of another network
+        compare.run_compare(data, tmp_path, contenders=wider, steps=(2,), **settings)
 
 
 def test_a_student_learns_from_the_run_beside_it(data, tmp_path, monkeypatch):

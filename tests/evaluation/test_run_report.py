@@ -72,6 +72,12 @@ def test_a_run_under_way_is_told_of_without_its_model(toy_run, tmp_path):
         write_report([run], tmp_path / "report.html")
 
 
+def test_samples_that_a_killed_run_wrote_twice_stand_once(tmp_path):
+    lines = [f"step {step}\t{text}\n" for step in (10, 20, 20, 30) for text in ("a", "b")]
+    (tmp_path / "samples.txt").write_text("".join(lines))
+    assert run_report._samples(tmp_path) == [(step, ["a", "b"]) for step in ("10", "20", "30")]
+
+
 def test_neighbours_are_text(toy_run, toy_data):
     model = DiffusionLM.from_pretrained(toy_run)
     ids, weight = toy_data.tokenizer.special_ids, model.model.embedding.weight

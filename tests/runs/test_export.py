@@ -18,7 +18,7 @@ from small_models import small
 from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.runs import export
-from simple_diffusion_lm.runs.export import TOY, found, push
+from simple_diffusion_lm.runs.export import TOY, find_run, push
 from simple_diffusion_lm.runs.run import about_run, run_training
 from simple_diffusion_lm.tasks.toy import ToyLanguage
 from simple_diffusion_lm.writing.model import DiffusionLM
@@ -70,6 +70,8 @@ def test_half_precision_takes_half_the_room(toy_run, exported, tmp_path):
     assert half < 0.6 * whole
     for name, tensor in DiffusionLM.from_pretrained(tmp_path / "half").model.state_dict().items():
         assert (tensor - model.model.state_dict()[name]).abs().max() <= 0.01 * tensor.abs().max()
+    for name, buffer in DiffusionLM.from_pretrained(tmp_path / "half").model.named_buffers():
+        assert buffer.equal(dict(model.model.named_buffers())[name])  # a table of frequencies, say
 
 
 def test_what_is_there_stays(toy_run, tmp_path):
@@ -121,16 +123,16 @@ def test_a_name_of_the_hub_is_no_directory(tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     hub = SimpleNamespace(snapshot_download=lambda name: tmp_path / "from the hub" / name)
     monkeypatch.setattr(export, "installed", lambda *what: hub)
-    assert found("somebody/captions") == tmp_path / "from the hub" / "somebody" / "captions"
+    assert find_run("somebody/captions") == tmp_path / "from the hub" / "somebody" / "captions"
     for name in ("runs/captions", "captions", "a/b/c", tmp_path / "run", "../run", "./a"):
-        assert found(name) == Path(name)
+        assert find_run(name) == Path(name)
 
 
 def test_the_model_in_the_package_has_its_name_where_no_directory_has(toy_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert found("toy") == TOY
+    assert find_run("toy") == TOY
     shutil.copytree(toy_run, "toy")
-    assert found("toy") == Path("toy")
+    assert find_run("toy") == Path("toy")
     assert DiffusionLM.from_pretrained("toy").progress.step == 6
 
 

@@ -404,6 +404,7 @@ def test_running_text_of_any_length_is_not_any_work(toy_text: Path, tmp_path: Pa
             ("infill", {"templates": ["a [[999999999]]"]}),
             ("generate", {"length": "100000000"}),
             ("generate", {"length": "1-9999999"}),
+            ("infill", {"templates": ["the farmer " * 180 + "[[1]]"] * 32}),  # given text counts too
         ]
         for name, request in asked:
             refused = client.post(f"/v1/{name}", json={**request, **FEW})

@@ -48,6 +48,17 @@ def test_a_text_has_the_length_that_was_asked_for(length, model):
     assert all(len(row.ids) <= WINDOW for window in seen for row, _ in window)
 
 
+def test_a_window_in_which_all_is_given_costs_nothing(model):
+    recording, seen = recorded(model)
+    prompt = "the farmer sleeps . " * 12
+    (text,) = recording.infill(f"{prompt}[[2]]", candidates=1, steps=2)
+    assert text.startswith(prompt)
+    written = [row for window in seen for row, _ in window]
+    assert len(seen) == 12
+    assert len(written) <= 2  # the one with the gap, and the last
+    assert not written[0].cond_mask.all()
+
+
 def test_what_was_written_is_given_to_the_next_window(model):
     recording, seen = recorded(model)
     recording.generate(1, length=40, steps=2)

@@ -112,6 +112,7 @@ def test_a_letter_that_would_be_lost_is_named(model):
 
 
 def test_words_are_in_every_line_or_in_none(model):
+    assert model.generate(2, must="", steps=2) == model.generate(2, steps=2)
     for line in model.generate(10, must=["goats", "hill"], never=["the", "a"], steps=2):
         words = line.split()
         assert {"goats", "hill"} <= set(words)
@@ -213,6 +214,8 @@ def copied(toy_run, tmp_path):
 def test_what_is_no_run_is_told(toy_run, tmp_path):
     with pytest.raises(UserError, match="no run here"):
         DiffusionLM.from_pretrained(tmp_path)
+    with pytest.raises(UserError, match="device nowhere"):
+        DiffusionLM.from_pretrained(toy_run, device="nowhere")
     run = copied(toy_run, tmp_path)
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(UserError, match="no whole checkpoint"):
@@ -336,7 +339,9 @@ def test_a_model_is_trained_by_one_call_from_any_thread(toy_text, tmp_path):
     assert again.generate(2, steps=2) == model.generate(2, steps=2)
     with pytest.raises(UserError, match="no setting 'step'"):
         train(toy_text, tmp_path / "other", step=3)
-    masked = train(toy_text, tmp_path / "masked", quiet=True, objective="masked", **settings)
+    with pytest.raises(UserError, match="prepared as lines"):
+        train(f"{where}/corpus", tmp_path / "other", stream=True, **settings)
+    masked = train(toy_text, tmp_path / "masked", quiet=True, objective="masked", **settings | {"seed": -1})
     assert masked.config.cond_rate == 0.0  # as of `sdlm train --objective masked`
 
 

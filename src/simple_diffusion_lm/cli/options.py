@@ -23,7 +23,7 @@ from ..corpus.tokenizer import TRAINED, Tokenizer
 from ..devices.processes import on_rank_0
 from ..errors import UserError
 from ..runs.checkpoint import MANIFEST
-from ..runs.export import TOY, found
+from ..runs.export import TOY, find_run
 
 
 def one_of(names: Iterable[str]) -> PrimitiveConstructorSpec[str]:
@@ -34,8 +34,8 @@ def one_of(names: Iterable[str]) -> PrimitiveConstructorSpec[str]:
 
 
 def run_named(words: list[str]) -> Path:
-    """See runs.export.found. Of the model in the package one line on stderr says what it is."""
-    if (run := found(words[0])) == TOY:
+    """See runs.export.find_run. Of the model in the package one line on stderr says what it is."""
+    if (run := find_run(words[0])) == TOY:
         made = json.loads((TOY / MANIFEST).read_text())
         minutes, bound = made["progress"]["seconds"] / 60, made["bound"]
         trained = f"trained in {minutes:.0f} minutes by sdlm demo: <= {bound:.2f} nats a held-out token"

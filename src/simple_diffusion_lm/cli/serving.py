@@ -5,6 +5,7 @@ import ipaddress
 import os
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from socket import socket
 
@@ -36,13 +37,17 @@ class Serve(OnDevice):
         from ..serving.answers import Model
         from ..serving.app import make_app
 
-        token, own = self.token or os.environ.get("SDLM_TOKEN") or None, is_own(self.host)
+        token = self.token or os.environ.get("SDLM_TOKEN") or None
+        own = self.host == "localhost"  # only this machine reaches the address
+        with suppress(ValueError):  # a name
+            own = ipaddress.ip_address(self.host).is_loopback
         if not own and token is None:
             raise UserError(f"--host {self.host} can be reached by others: give a --token, or set SDLM_TOKEN")
         if not 0 <= self.port <= 65535:
             raise UserError(f"--port must be between 0 and 65535, not {self.port}")
         model, ipv6 = Model(self.run), ":" in self.host
-        app = make_app(model, token=token, hosts=["127.0.0.1", "localhost"] if own and not ipv6 else None)
+        hosts = [self.host, "127.0.0.1", "localhost"] if own and not ipv6 else None
+        app = make_app(model, token=token, hosts=hosts)
 
         class Server(uvicorn.Server):
             async def shutdown(self, sockets: list[socket] | None = None) -> None:
@@ -63,11 +68,3 @@ class Serve(OnDevice):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         Server(config).run(sockets=[listening])
-
-
-def is_own(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -153,8 +153,8 @@ class Score(OnDevice):
 
     def __call__(self) -> None:
         check_count("the number of texts", len(self.text))
-        model = DiffusionLM.from_pretrained(self.run)
-        for text, nats in zip(self.text, model.score(self.text), strict=True):
+        scores = DiffusionLM.from_pretrained(self.run).score(self.text)
+        for text, nats in zip(self.text, scores, strict=True):
             print(f"{nats:.2f}\t{text}")
 
 

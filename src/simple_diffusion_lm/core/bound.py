@@ -20,7 +20,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .denoiser import Batch, Denoiser
-from .noise import Keys, Level, PerText, X, level_at, make_keys, normal, uniform, useful_range
+from .noise import Keys, Level, Logits, PerText, X, level_at, make_keys, normal, uniform, useful_range
+from .sampler import Prediction
 
 PIECES = 256  # of the density that levels are drawn from
 
@@ -39,20 +40,22 @@ class Bound(NamedTuple):
         return self.prior + self.diffusion + self.reconstruction
 
 
-def two_pass(model: Denoiser, x_t: X, level: Level, batch: Batch) -> Float[Tensor, "N D"]:
-    """x0_hat at the free positions, self-conditioned, if the model is, on a first prediction of the same x_t:
-    a function of (x_t, level) alone, so the bound holds for it as for any denoiser. From x_t with more noise,
-    as in training (core/loss.py), it would know less, and the bound be looser (docs/log.md)."""
-    x0_prev = torch.zeros_like(x_t)
-    for _ in range(1 + (model.config.self_cond_rate > 0)):
-        x0_hat = model.embedding.interpolate(model(x_t, level, x0_prev, batch).logits)
-        x0_prev[batch.free] = x0_hat
-    return x0_hat
+def two_pass(
+    model: Denoiser, x_t: X, level: Level, batch: Batch, change: Callable[[Logits], Logits] = lambda x: x
+) -> Prediction:
+    """A prediction, self-conditioned, if the model is, on a first prediction of the same x_t: a function of
+    (x_t, level) alone, so the bound holds for it as for any denoiser. From x_t with more noise, as in
+    training (core/loss.py), it would know less, and the bound be looser (docs/log.md)."""
+    x0_hat = torch.zeros_like(x_t)
+    for _ in range(2 if model.config.self_cond_rate else 1):
+        logits = change(model(x_t, level, x0_hat, batch).logits)
+        x0_hat[batch.free] = model.embedding.interpolate(logits)
+    return Prediction(x0_hat, logits)
 
 
 @torch.no_grad()
 def variational_bound(model: Denoiser, batch: Batch, u: PerText, keys: Keys) -> Bound:
-    """One unbiased draw of the bound for each text, at its time u in [0, 1)."""
+    """One unbiased draw of the bound for each text. u in [0, 1) chooses its log-SNR: a quantile, no time."""
     ids, free = batch.ids, batch.free
     x0 = model.embedding(ids)
     # Log-SNRs are drawn with density sqrt(E f^2), of least variance, f being the integrand: nearly 0 where a
@@ -69,7 +72,7 @@ def variational_bound(model: Denoiser, batch: Batch, u: PerText, keys: Keys) -> 
 
     level = level_at(log_snr[:, None, None])
     x_t = level.add_noise(x0, normal(make_keys(keys, 0), *x0.shape[1:]))
-    squared = (two_pass(model, x_t, level, batch) - x0[free]).square().sum(-1)
+    squared = (two_pass(model, x_t, level, batch).x0_hat - x0)[free].square().sum(-1)
     zeros = torch.zeros_like(x0[..., 0])
     diffusion = weight * zeros.masked_scatter(free, squared).sum(1)
     clean = level_at(torch.tensor(high, device=u.device))
@@ -123,7 +126,8 @@ def held_out_bound(
     start, numbers = chance[0], chance[1:].argsort()
     costs, done = torch.zeros(5, texts, dtype=torch.float64), 0
     for batch in batches:
-        here = slice(done, done := done + len(batch.ids))
+        here = slice(done, done + len(batch.ids))
+        done = here.stop
         own, first = costs[:, here], start + numbers[here] / texts / draws
         for i in range(draws):
             u = (first + i / draws) % 1

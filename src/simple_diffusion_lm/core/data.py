@@ -142,7 +142,7 @@ class Batches:
         return [batches[i] for i in rng.permutation(len(batches))]
 
     def spread(self, count: int) -> list[Numbers]:
-        """Batches of `count` examples (or all) chosen evenly over the lengths, to measure on."""
+        """`count` examples (or all), chosen evenly over the lengths, in batches: to measure on."""
         lengths = self.lengths()
         places = (np.arange(count) + 0.5) / max(count, 1) * len(lengths)
         chosen = np.argsort(lengths, kind="stable")

@@ -83,5 +83,4 @@ def diffusion_loss(model: Denoiser, batch: Batch, draws: Draws) -> Losses:
     tokens = free.sum()
     mse = squared_error.sum() / tokens.clamp(min=1) / x0.shape[-1]
     total = config.mse_weight * mse + config.ce_weight * ce.sum() / tokens.clamp(min=1)
-    correct = logits.argmax(-1) == ids
-    return Losses(total, tokens, ce, correct, squared_error)
+    return Losses(total, tokens, ce, logits.argmax(-1) == ids, squared_error)

@@ -19,7 +19,7 @@ def cooccurrence_vectors(
 
     Positive pointwise mutual information with nearby ids, reduced by a singular value decomposition
     (Levy and Goldberg, 2014, sections 3.1 and 3.3: U sqrt(S)). Rows have norm 1 before RANDOM_PART
-    of a random direction is added to each; ids that never occur are random. A function of the seed.
+    of a random direction is added, which is all of ids that never occur. A function of the seed.
     """
     ids = ids[:MOST_IDS].astype(np.int64)
     contexts = np.argsort(-np.bincount(ids, minlength=vocab_size), kind="stable")[:CONTEXTS]

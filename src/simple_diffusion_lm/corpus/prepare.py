@@ -137,8 +137,7 @@ def prepare(
             kind = str(tokenizer)
             loaded = train_tokenizer(own, vocab_size, stream=stream, seed=seed, kind=kind, share=share)
         files = {"inputs": list(map(str, inputs)), "valid_inputs": list(map(str, valid or ()))}
-        about = {"format": FORMAT, "key": key, **files, "stream": stream}
-        _write(out, sources, loaded, about, quiet)
+        _write(out, sources, loaded, {"format": FORMAT, "key": key, **files, "stream": stream}, quiet)
     prepared = open_prepared(out)
     if prepared.meta["key"] != key:
         raise UserError(f"{out}: holds another corpus: choose another --out")

@@ -1,6 +1,6 @@
 """The processes that torchrun started for one run: which one this is, and what they agree on.
 
-Rank 0 alone writes files and prints. Where there is one process everything here does nothing.
+Rank 0 alone writes files and prints. Also: the device of each, and how many threads it takes.
 """
 
 import math
@@ -37,17 +37,20 @@ def rank() -> int:
     return 0 if _store is None else dist.get_rank()
 
 
+def device_named(name: str) -> torch.device:
+    """cpu, cuda, cuda:1, mps: torch's. Raises UserError where it finds no such device here."""
+    try:
+        probe = torch.zeros(1, device=name)
+        probe.item()  # "meta" has no numbers to compute with
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {name}: {first_line(error)}") from None
+    return probe.device
+
+
 def use_device(name: str | None) -> None:
-    """What pick_device is to pick, if any. Raises UserError where torch finds no such device here."""
+    """What pick_device is to pick, if any. Raises UserError as device_named does."""
     global _chosen
-    _chosen = None
-    if name is not None:
-        try:
-            probe = torch.zeros(1, device=name)
-            probe.item()  # "meta" has no numbers to compute with
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(f"device {name}: {first_line(error)}") from None
-        _chosen = probe.device
+    _chosen = None if name is None else device_named(name)
 
 
 def pick_device() -> torch.device:

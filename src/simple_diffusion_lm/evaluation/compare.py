@@ -44,7 +44,7 @@ TURNS = 5  # in which each trains, so that other load hits all alike; each of a 
 TEMPERATURES = (0.7, 0.55, 0.85, 1.0)  # the first is that of the table of samples,
 STEPS = (64, 32, 16, 8, 4, 2, 1)  # and the first of these
 SHOWN = 20  # lines of each kept in the results
-FORMAT = 2  # of results.json
+FORMAT = 3  # of results.json
 
 
 def run_compare(
@@ -72,20 +72,22 @@ def run_compare(
         check(config, has_teacher=own.passes is not None and TEACHER in contenders)
     check_count("the number of runs", len(configs))
     check_count("the number of texts", examples)
-    reader, reference = AutoregressiveJudge(judge) if judge else None, None
+    reader = AutoregressiveJudge(judge) if judge else None
+    reference: Reference | None = None
     path = out / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     choosing, measuring = halves(data.valid)
     measured_by = {"examples": examples, "samples": samples, "judge": judge and str(judge)}
-    about = {"format": FORMAT, "settings": {**measured_by, **settings}}
+    about = {"format": FORMAT, "corpus": data.meta["key"], "settings": {**measured_by, **settings}}
     if any(results.get(key) != value for key, value in about.items()):
         results = {**about, "lines": {}, "runs": {}}
-    missing = {name: config for name, config in configs.items() if name not in results["runs"]}
+    done = {name: run["config"] for name, run in results["runs"].items()}
+    missing = {name: config for name, config in configs.items() if done.get(name) != vars(config)}
     new_figure(1, 1)  # what is missing is said before all work
     window = next(iter(configs.values())).window
     check_measurable(min(samples, len(measuring.ids) // window if data.stream else len(measuring)))
     train_by_turns({out / name: (config, data._replace(valid=choosing)) for name, config in missing.items()})
-    for name in missing:
+    for name, config in missing.items():
         model = DiffusionLM.from_pretrained(out / name)
         if reference is None:
             valid = example_texts(model, measuring, samples)
@@ -93,7 +95,7 @@ def run_compare(
             results["lines"] = real_rows(reference)
         print(f"measuring {name}", file=sys.stderr)
         measured = measure(model, measuring, reference, examples, samples, steps, orders)
-        results["runs"][name] = {"machine": machine(), **measured}
+        results["runs"][name] = {"config": vars(config), "machine": machine(), **measured}
         checkpoint.write_atomically(path, json.dumps(results, indent=1, ensure_ascii=False).encode())
     tables = comparison_tables(results)
     (out / "results.md").write_text(tables + "\n", encoding="utf-8")
@@ -107,15 +109,14 @@ def train_by_turns(runs: Mapping[Path, tuple[Config, Prepared]]) -> None:
     its teacher has to have learned all that it teaches."""
     for turn in range(1, TURNS + 1):
         for run, (config, data) in runs.items():
-            if config.passes is not None:
+            if config.passes is not None or (config.minutes is None and turn > 1):
                 continue
-            until = math.inf
-            if config.minutes is not None:
-                until = config.minutes * min(1, turn / min(TURNS, max(1, int(config.minutes))))
+            turns = min(TURNS, max(1, int(config.minutes or 1)))
+            until = 60 * (config.minutes or math.inf) * min(1, turn / turns)
             found = checkpoint.newest(run)
-            if found is None or turn == 1 or found.manifest["progress"]["seconds"] < 60 * until < math.inf:
-                print(f"training {run.name} up to {until:.1f} minutes", file=sys.stderr)
-                run_training(config, data, run, pause_at=60 * until)
+            if found is None or turn == 1 or found.manifest["progress"]["seconds"] < until:
+                print(f"training {run.name}, turn {turn}", file=sys.stderr)
+                run_training(config, data, run, pause_at=until)
     for run, (config, data) in runs.items():
         if config.passes is not None:
             print(f"training {run.name}", file=sys.stderr)
@@ -156,8 +157,7 @@ def measure(
         sampling = model.sampling({**options, "order": order or Sampling.order})
         lines = model.generate(samples, seed=1, watch=watch, **dataclasses.asdict(sampling))
         each = {"passes": sum(passes) / samples, "seconds_per_line": (time.monotonic() - began) / samples}
-        way = {"order": order, **options, **each}
-        points.append(way | sample_metrics(lines, reference))
+        points.append({"order": order, **options, **each} | sample_metrics(lines, reference))
         shown = shown or lines[:SHOWN]
     return {
         "progress": vars(model.progress),

@@ -127,11 +127,11 @@ def comparison_tables(results: Mapping[str, Any]) -> str:
     costs = {}
     for name, runs in contenders.items():
         lines[name] = mean_of([run["points"][0] for run in runs])
-        found = mean_of([{**run["likelihood"], **run["progress"]} for run in runs])
+        found = mean_of([run["likelihood"] | {"step": run["progress"]["step"]} for run in runs])
         nats = [run["likelihood"]["nats_per_token"] for run in runs]
         spread = stdev(nats) if len(runs) > 1 else found["standard_error"]
-        sign, seen = "<= " if found["is_bound"] else "", found["tokens"] / 1e6
-        about = {"spread": spread, "sign": sign, "millions_seen": seen}
+        seen = fmean(run["progress"]["tokens"] for run in runs) / 1e6
+        about = {"spread": spread, "sign": "<= " if found["is_bound"] else "", "millions_seen": seen}
         label = f"{name}, {len(runs)} seeds" if len(runs) > 1 else name
         costs[label] = found | about | {"passes": lines[name]["passes"]}
     tables = [table(figure_rows("contender", costs)), table(figure_rows("lines", lines))]
@@ -149,7 +149,7 @@ def front_tables(contenders: Mapping[str, Sequence[Figures]], real: Figures) -> 
     fronts, entropy = fronts_of(contenders), shared_entropy(contenders, real)
     steps, tables = sorted({count for curves in fronts.values() for count in curves}), []
     for field in FRONTS:
-        if real.get(field, 0) is None:
+        if field in real and real[field] is None:  # no such judge, or not the toy language
             continue
         rows = [[f"{COLUMNS[field][0]}, at entropy {entropy:.2f}; steps:", *map(str, steps)]]
         for label, curves in fronts.items():

@@ -42,8 +42,9 @@ def write_report(runs: Sequence[Path], out: Path, *, training: bool = False) -> 
     figures = {"training": training_figure(places)}
     if not training:
         models = [DiffusionLM.from_pretrained(run) for run in runs]
-        if hasattr(models[0].model, "schedule"):
-            figures["noise"] = noise_figure(list(zip(places, models, strict=True)))
+        if models[0].model.is_guided:
+            seen = [each for each in zip(places, models, strict=True) if each[1].model.is_guided]
+            figures["noise"] = noise_figure(seen)
         way = evenly(list(enumerate(models[0].unfold().steps, start=1)), SHOWN)
         sizes = [sum(p.numel() for p in model.model.parameters()) for model in models]
         shown = {"models": models, "sizes": sizes, "neighbours": _neighbours(models[0]), "way": way}
@@ -90,11 +91,11 @@ def _neighbours(model: DiffusionLM) -> list[tuple[str, list[str]]]:
 
 def _samples(run: Path) -> list[tuple[str, list[str]]]:
     """(step, lines) of some validations, evenly over the run."""
-    path, by_step = run / "samples.txt", dict[str, list[str]]()
+    path, by_step = run / "samples.txt", dict[str, dict[str, None]]()
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         step, _, text = line.removeprefix("step ").partition("\t")
-        by_step.setdefault(step, []).append(text)
-    return evenly(list(by_step.items()), SHOWN)
+        by_step.setdefault(step, {})[text] = None  # once: a run that was killed may write it again
+    return evenly([(step, list(texts)) for step, texts in by_step.items()], SHOWN)
 
 
 def noise_figure(seen: Sequence[tuple[Path, DiffusionLM]]) -> Any:
@@ -103,8 +104,6 @@ def noise_figure(seen: Sequence[tuple[Path, DiffusionLM]]) -> Any:
     schedule, *known = figure.subplots(1, 3)
     for number, (run, model) in enumerate(seen):
         network: Any = model.model
-        if not hasattr(network, "schedule"):
-            continue
         style, t = {"color": f"C{number}"}, torch.linspace(0, 1, 101)
         schedule.plot(t, network.schedule(t.to(network.embedding.weight.device)).log_snr.cpu(), **style)
         with suppress(UserError):  # its corpus is not here

@@ -36,8 +36,8 @@ class Reference:
 
 
 def sample_metrics(lines: Sequence[str], reference: Reference) -> dict[str, Any]:
-    """Figures of a set of lines, by name. Words are what spaces separate, or characters where no line has two
-    words. Shares are between 0 and 1. To be compared between sets of the same number of lines.
+    """Figures of a set of lines, by name. Words are what spaces separate, or characters (see units_of).
+    Shares are between 0 and 1. To be compared between sets of the same number of lines.
 
     Raises UserError as check_measurable does.
     """

@@ -43,8 +43,8 @@ def export_run(run: Path, out: Path, lines: list[str], license: str = "unknown",
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already: choose another --out")
     tensors = loaded.model.state_dict()
-    if half:
-        tensors = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+    if half:  # buffers stay as they are: of a rounded frequency the sine is another number
+        tensors |= {name: p.detach().to(torch.bfloat16) for name, p in loaded.model.named_parameters()}
     about = sealed({key: value for key, value in loaded.about.items() if key not in LOCAL})
     manifest = {"progress": asdict(loaded.progress), "run": checkpoint.identity(about), "bound": loaded.bound}
     with writing_to(out):
@@ -84,7 +84,7 @@ def card_of(name: str, loaded: Loaded, lines: list[str], license: str) -> str:
     )
 
 
-def found(run: str | Path) -> Path:
+def find_run(run: str | Path) -> Path:
     """Where the model of a name is: in this directory, or, where there is none, in the package (`toy`), or on
     the Hugging Face Hub (USER/NAME), from where it is fetched. Raises UserError as push does."""
     if str(run) == TOY.name and not Path(run).is_dir():

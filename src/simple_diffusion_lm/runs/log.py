@@ -165,7 +165,7 @@ class Log:
     def _sample(self, model: TextModel, data: Prepared) -> None:
         """Writes some texts, of lengths as training texts have them."""
         weights, count, seed = np.array(self.about["lengths"]), self.config.samples, self.config.seed
-        drawn = np.random.default_rng(seed).choice(len(weights), count, p=weights / weights.sum())
+        drawn = np.random.default_rng(seed % 2**63).choice(len(weights), count, p=weights / weights.sum())
         lengths = [len(weights) - 1] * count if model.writes_length else drawn.tolist()
         texts = generate(model, data.tokenizer, lengths, usual_sampling(self.config), seed, data.stream)
         texts = [" ⏎ ".join(text.splitlines()) for text in texts]  # each is a line of samples.txt

@@ -76,9 +76,13 @@ ANSWERS: tuple[Callable[..., Any], ...] = (generate, infill, vary, blend, score,
 
 
 def _write(model: DiffusionLM, requests: list[Request], asked: Chosen, send: Send | None) -> Lines:
-    # Running text may be longer than the window: each half of one is as much work as a text.
-    tokens = max(max(r.length.most or 0, sum(gap.fewest for gap in r.template.gaps)) for r in requests)
-    windows = max(1, 2 * tokens // model.longest - 1)
+    def tokens(request: Request) -> int:
+        given = model.tokenizer.encode("".join((*request.template.texts, *request.must)), model.stream)
+        return max(request.length.most or 0, len(given) + sum(gap.fewest for gap in request.template.gaps))
+
+    # Running text may be longer than the window: each half of one more is as much work as a text.
+    half, beyond = model.longest // 2, max(map(tokens, requests)) - model.longest
+    windows = 1 + max(0, beyond + half - 1) // half
     options = _options(model, asked, len(requests) * asked.candidates * windows, send)
     sampling = model.sampling(asked.given)
     written = model.write(requests, asked.candidates, asked.never, asked.seed, sampling, **options)
@@ -128,7 +132,7 @@ class Model:
         self.examples = [line.partition("\t")[2] for line in lines[-4:]]
 
     def for_request(self, gone: Event) -> DiffusionLM:
-        """The model for one request, which raises Gone within a step once `gone` is set."""
+        """The model for one request, which raises Gone once `gone` is set (SharedLoop.write_rows)."""
         model = self.lm.writing_with(partial(self.loop.write_rows, gone))
         model.heed = partial(self.loop.heed, gone)  # type: ignore[method-assign]
         return model

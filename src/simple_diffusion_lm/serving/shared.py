@@ -64,7 +64,7 @@ class SharedLoop:
         **settings: Any,
     ) -> Found:
         """As writing.requests.write_rows, for any number of threads at once.
-        Raises Gone, within a step, once `gone` is set."""
+        Raises Gone where `gone` is set before they begin; else within a step once nobody waits any more."""
         order = Order(rows, forbidden, settings, watch, gone, Future())
         with self.changed:
             self.heed(gone)

@@ -8,29 +8,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..core.bound import two_pass
 from ..core.generate import Group
-from ..core.noise import Level, X, normal
-from ..core.sampler import SAMPLERS, Denoise, Prediction, move
+from ..core.noise import Level, Logits, X, normal
+from ..core.sampler import SAMPLERS, Denoise, move
 from ..core.train import Diffusion
 from .requests import Forbidden, Row, group_of
 
 Ids = Sequence[int]
-Heed = Callable[[], None]  # is called before each pass of the network (Writer.heed)
+Heed = Callable[[], None]  # is called with each pass of the network (Writer.heed)
 
 
 def two_pass_denoise(model: Diffusion, group: Group, heed: Heed) -> Denoise:
     """A denoiser that is shown its own first prediction, if the network was: of (x_t, level) alone."""
-    batch = group.batch
 
-    def denoise(x_t: X, level: Level, x0_prev: X) -> Prediction:
-        x0_hat = torch.zeros_like(x_t)
-        for _ in range(1 + (model.config.self_cond_rate > 0)):
-            heed()
-            logits = group.constrain(model(x_t, level, x0_hat, batch).logits, batch.free)
-            x0_hat[batch.free] = model.embedding.interpolate(logits)
-        return Prediction(x0_hat, logits)
+    def change(logits: Logits) -> Logits:
+        heed()
+        return group.constrain(logits, group.batch.free)
 
-    return denoise
+    return lambda x_t, level, x0_prev: two_pass(model, x_t, level, group.batch, change)
 
 
 @torch.no_grad()

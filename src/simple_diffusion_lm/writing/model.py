@@ -13,11 +13,11 @@ from ..core import Config
 from ..core.generate import Sampling
 from ..core.train import Progress
 from ..corpus.prepare import Prepared, is_prepared, open_prepared, prepare
-from ..devices.processes import use_device
+from ..devices.processes import device_named, use_device
 from ..errors import UserError, check_count
 from ..runs.checkpoint import is_exported, run_of
 from ..runs.config import RECIPES, SIZES, with_objective, with_settings
-from ..runs.export import CARD_LINES, export_run, found, push
+from ..runs.export import CARD_LINES, export_run, find_run, push
 from ..runs.run import about_run, load_run, run_training
 from .blend import blend
 from .guidance import diffusion_of
@@ -48,7 +48,7 @@ class DiffusionLM(Writer):
     - batch_size: texts at a time, 64 by default.
     - top_p: of each position only the most probable tokens, with this probability together; 1 is all.
     - guidance: a score of texts that is to be high (guidance.Score).
-    - watch: is called after each step with the texts as they are (requests.Watch).
+    - watch: is called after each step with the texts as they are (requests.Watch); unfold has its own.
 
     Attributes:
         progress: how far the run had come, None for a model put together by hand.
@@ -69,11 +69,10 @@ class DiffusionLM(Writer):
 
         Raises UserError when there is none, or its files do not belong together (see runs.run.load_run).
         """
-        source = found(run)
+        source = find_run(run)
         loaded = load_run(source)
-        model = cls(
-            loaded.model.to(device), loaded.tokenizer, loaded.about["lengths"], stream=loaded.about["stream"]
-        )
+        network = loaded.model if device is None else loaded.model.to(device_named(device))
+        model = cls(network, loaded.tokenizer, loaded.about["lengths"], stream=loaded.about["stream"])
         model.progress, model.bound, model.source = loaded.progress, loaded.bound, source
         bound = "" if loaded.bound is None else f", <= {loaded.bound:.3f} nats a token of held-out text"
         model.about = f"{run}, {model.config.objective}, {loaded.progress.step:,} steps{bound}"
@@ -189,7 +188,7 @@ class DiffusionLM(Writer):
         if self.model.writes_length and (length is not None or must):
             raise UserError(LEFT_TO_RIGHT)
         self.tokenizer.check(" ".join(must), self.stream)
-        return Request(Template(("", ""), (Gap(),)), length or Gap(), tuple(must))
+        return Request(Template(("", ""), (Gap(),)), length or Gap(), tuple(filter(None, must)))
 
     def vary(
         self,
@@ -282,6 +281,8 @@ def train(
     files = [corpus] if isinstance(corpus, str | Path) else corpus
     if len(files) == 1 and is_prepared(files[0]):
         data = open_prepared(files[0])
+        if stream and not data.stream:
+            raise UserError(f"{files[0]} is prepared as lines: prepare the files anew with stream=True")
     else:
         data = prepare(files, Path(out) / "corpus", stream=stream, seed=config.seed, quiet=quiet)
     use_device(device)

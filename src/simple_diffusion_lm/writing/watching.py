@@ -162,11 +162,7 @@ def coloured(line: Sequence[Shown]) -> str:
         share = 100 * token.probability
         colour = next((c for below, c in COLOURS.items() if share < below), None)
         style = GIVEN if token.given else "" if colour is None else f"\x1b[38;5;{colour}m"
-        text = printable(token.text if number else token.text.lstrip(" "))
+        text = token.text if number else token.text.lstrip(" ")
+        text = "".join(c if c.isprintable() else "�" for c in text)  # else a cursor might move
         parts.append(f"{style}{text}{PLAIN if style else ''}")
     return "".join(parts)
-
-
-def printable(text: str) -> str:
-    """Text that moves no cursor, whatever the corpus held."""
-    return "".join(c if c.isprintable() else "�" for c in text)

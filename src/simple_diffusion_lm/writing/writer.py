@@ -83,7 +83,7 @@ class Writer:
         self.end = [] if stream else [tokenizer.eos_id]  # of every text, at the latest
 
     def heed(self) -> None:
-        """Is called before each pass of `nats` and `blend`. It may raise: a server's client has left."""
+        """Is called with each pass of `nats` and `blend`. It may raise: a server's client has left."""
 
     @property
     def longest(self) -> int:
@@ -123,7 +123,7 @@ class Writer:
     ) -> Iterator[Written]:
         """A line for each request, in order: of so many candidates, the one that is most probable."""
         check_count("the number of candidates", candidates)
-        for request in {id(request): request for request in requests}.values():
+        for request in dict.fromkeys(requests):
             self.choose_lengths(request, np.random.default_rng(0), 0.0)  # errors come before all work
         avoid = tuple(filter(None, never))
         run = partial(self.run, forbidden=self.forbidden(avoid), sampling=sampling, **options)
@@ -255,8 +255,10 @@ class Writer:
         window, half = self.longest, self.longest // 2
         texts: dict[int, list[int]] = {row.number: [] for row in rows}
         while rows:
-            written = dict(write([row.part(0, window) for row in rows]))
-            longer = [row for row in rows if len(row.ids) > window]
+            parts, longer = [row.part(0, window) for row in rows], [r for r in rows if len(r.ids) > window]
+            # A window of longer text in which all is given costs no pass.
+            given = {part.number: part.ids.tolist() for part in parts if longer and part.cond_mask.all()}
+            written = given | dict(write([part for part in parts if part.number not in given]))
             for row in rows:
                 ids = written[row.number]
                 texts[row.number] += ids[:half] if len(row.ids) > window else ids
