@@ -2,8 +2,7 @@
 
     python benchmarks/ablations.py CORPUS --out DIR --only width=0 dropout=0 --steps 1200 --seeds 2
 
-Trains and measures as `sdlm compare` does, and resumes as it does. CORPUS is left out for the
-built-in toy language. What came of it stands in docs/log.md.
+Trains, measures and resumes as `sdlm compare` does; without CORPUS on the built-in toy language.
 """
 
 from dataclasses import dataclass

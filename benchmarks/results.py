@@ -39,15 +39,14 @@ This page is written by `python benchmarks/results.py`, from the files in
 [benchmarks/results/](../benchmarks/results/). [Is it any good?](measuring.md) says what the figures are.
 
 In a comparison every contender has the same text, tokenizer, trunk, batches and number of steps; its
-checkpoint is chosen on one half of the held-out text (a student's is its newest), and measured on the
-other. ± is the standard deviation over seeds; of one run alone, the standard error over texts. Masked
-diffusion is the control: the same network with blanks in place of noise. A student is taught to write in 4
-passes by the `modern` run of its seed, in as many steps again, each of which costs 2.3 times as much. Where
-a cell is empty nothing was measured, or no temperature gives so high an entropy, at least to one of the
-runs. A star: even the lowest temperature is more varied than that, and stands there as it is. Comparisons
-show no seconds, because other work ran beside some of the runs: they are under Speed. The tables of lines
-are at one temperature, 0.7, in the most passes: look at the entropy. Among the ingredients *masked* is the
-row of the comparison, in random order."""
+checkpoint is chosen on one half of the held-out text (a student's is its newest), and measured on the other.
+± is the standard deviation over seeds; of one run alone, the standard error over texts. Masked diffusion is
+the control: the same network with blanks in place of noise. A student is taught to write in 4 passes by the
+`modern` run of its seed, in as many steps again, each of which costs 2.3 times as much. An empty cell:
+nothing was measured, or a run is nowhere so varied. A star: even the lowest temperature is more varied, and
+stands there as it is. Seconds are under Speed alone. Tables of lines are of the most passes at one
+temperature, 0.7: look at the entropy. Among the ingredients *objective=masked* has tokens given in training,
+as all there; *masked* has none."""
 SAMPLES = 6  # lines of each contender
 Results = Mapping[str, Any]
 Found = tuple[list[float], bool]  # of values_at
@@ -190,7 +189,8 @@ def picture(panels: Mapping[str, Results]) -> None:
 
 COMPARE = "sdlm compare{} --out DIR --contenders NAMES --seeds SEEDS --steps 1200 --lines 200 --examples 2000"
 RUNNING = COMPARE.format(" shakespeare.txt --stream --window 128").replace("--lines 200", "--lines 100")
-ABLATE = "python benchmarks/ablations.py --out DIR --only NAMES --steps 1200 --seeds SEEDS"
+ABLATE = "python benchmarks/ablations.py{} --out DIR --only NAMES --steps 1200 --seeds SEEDS"
+FILLING = "python benchmarks/infilling.py RUN MASKED"
 SPEED = "python benchmarks/speed.py --corpus captions.txt --script ORIGINAL/pytorch/train.py"
 VARYING = "python benchmarks/varying.py RUN --count 100"
 SUDOKU = "python benchmarks/sudoku.py --out DIR --contenders NAMES --seeds SEEDS --steps 2400 --count 100"
@@ -200,7 +200,9 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[Results], str]], ...] = (
     ("Captions", "captions", COMPARE.format(" captions.txt") + " --judge JUDGE", comparison),
     ("Running text in windows of 128 tokens, in 2 to 16 passes", "shakespeare", RUNNING, comparison),
     ("Sudoku", "sudoku", SUDOKU, solved_table),
-    ("What each ingredient is worth, on the toy language", "ingredients", ABLATE, short_table),
+    ("What each ingredient is worth, on the toy language", "ingredients", ABLATE.format(""), short_table),
+    ("The same on captions", "ingredients-captions", ABLATE.format(" captions.txt"), short_table),
+    ("Gaps in captions", "infilling", FILLING, lambda found: measure.shown(found["gaps"])),
     ("Lines varied, and between two lines", "varying", VARYING, between),
     ("Speed", "speed", SPEED, speed),
 )
