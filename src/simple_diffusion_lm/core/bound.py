@@ -45,7 +45,7 @@ def two_pass(
 ) -> Prediction:
     """A prediction, self-conditioned, if the model is, on a first prediction of the same x_t: a function of
     (x_t, level) alone, so the bound holds for it as for any denoiser. From x_t with more noise, as in
-    training (core/loss.py), it would know less, and the bound be looser (docs/log.md)."""
+    training (core/loss.py), it would know less, and the bound be looser (docs/log.md). change: of logits."""
     x0_hat = torch.zeros_like(x_t)
     for _ in range(2 if model.config.self_cond_rate else 1):
         logits = change(model(x_t, level, x0_hat, batch).logits)
