@@ -170,7 +170,7 @@ def test_what_a_kill_left_is_cleared_away(tmp_path):
 
 
 def test_what_is_saved_stays_beside_damaged_ones_of_later_steps(tmp_path):
-    """A run that passed over these two goes on from before them."""
+    """A run that passed over these two is resumed from before them."""
     for path in (saved(tmp_path, 1500), saved(tmp_path, 2000)):
         flip_a_bit(path / checkpoint.MODEL)
     saved(tmp_path, 1000)
