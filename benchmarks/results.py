@@ -42,11 +42,11 @@ In a comparison every contender has the same text, tokenizer, trunk, batches and
 checkpoint is chosen on one half of the held-out text (a student's is its newest), and measured on the other.
 ± is the standard deviation over seeds; of one run alone, the standard error over texts. Masked diffusion is
 the control: the same network with blanks in place of noise. A student is taught to write in 4 passes by the
-`modern` run of its seed, in as many steps again, each of which costs 2.3 times as much. An empty cell:
-nothing was measured, or a run is nowhere so varied. A star: even the lowest temperature is more varied, and
-stands there as it is. Seconds are under Speed alone. Tables of lines are of the most passes at one
-temperature, 0.7: look at the entropy. Among the ingredients *objective=masked* has tokens given in training,
-as all there; *masked* has none."""
+`modern` run of its seed, in as many steps again, each at 2.3 to 2.7 times the cost. An empty cell: nothing
+was measured, or a run is nowhere so varied. A star: even the lowest temperature is more varied, and stands
+there as it is. Seconds are under Speed alone. Tables of lines are of the most passes at one temperature, 0.7:
+look at the entropy. Among the ingredients *objective=masked* has tokens given in training, as all there;
+*masked* has none."""
 SAMPLES = 6  # lines of each contender
 Results = Mapping[str, Any]
 Found = tuple[list[float], bool]  # of values_at
