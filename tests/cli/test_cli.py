@@ -234,6 +234,7 @@ def test_contenders_are_compared_and_resumed(tmp_path):
     assert again.stdout == done.stdout
     assert "training" not in again.stderr
     assert "measuring" not in again.stderr
+    refused(*compare, "--stream", words="prepared already")  # the toy language is: nothing is left unsaid
 
 
 def test_running_text_in_and_out(toy_text, tmp_path):

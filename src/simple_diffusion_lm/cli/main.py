@@ -81,7 +81,7 @@ class Compare(TextOptions, OnDevice):
 
     def __call__(self) -> None:
         alone("sdlm compare")
-        data = self.open(self.corpus, self.out) if self.corpus else toy_data(self.out)
+        data = self.open(self.corpus or (str(toy_data(self.out).directory),), self.out)
         configs = {name: replace(CONTENDERS[name], **SIZES[self.size]) for name in self.contenders}
         options: dict[str, Any] = {"examples": self.examples, "samples": self.lines, "judge": self.judge}
         options["seeds"] = range(self.seed, self.seed + self.seeds)

@@ -258,10 +258,10 @@ class Writer:
             parts, longer = [row.part(0, window) for row in rows], [r for r in rows if len(r.ids) > window]
             # A window of longer text in which all is given costs no pass.
             given = {part.number: part.ids.tolist() for part in parts if longer and part.cond_mask.all()}
-            written = given | dict(write([part for part in parts if part.number not in given]))
+            left = [part for part in parts if part.number not in given]
+            written = given | (dict(write(left)) if left else {})
             for row in rows:
-                ids = written[row.number]
-                texts[row.number] += ids[:half] if len(row.ids) > window else ids
+                texts[row.number] += written[row.number][: half if len(row.ids) > window else None]
             rows = [row.after(written[row.number], half) for row in longer]
         return texts
 
