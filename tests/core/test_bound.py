@@ -158,3 +158,19 @@ def test_draws_are_spread_over_all_levels_and_are_of_the_text(draws):
         levels = sorted(level for level, _ in pairs)
         assert all(b - a == pytest.approx(1 / draws, abs=1e-5) for a, b in pairwise(levels))
         assert len({key for _, key in pairs}) == draws
+
+
+def test_the_error_is_that_of_a_ratio_and_of_one_text_unknown():
+    batch = batch_of(torch.randint(V, (5, L)))
+    nats, tokens = torch.tensor([3.0, 1.0, 4.0, 1.0, 5.0]), torch.tensor([2, 1, 2, 1, 3])
+
+    def cost(batch, u, keys):
+        here = batch.number
+        return Bound(torch.zeros_like(u), nats[here], torch.zeros_like(u), tokens[here])
+
+    found = held_out_bound(cost, [batch], texts=5, draws=1, length_weights=None)
+    apart = (nats - found.total * tokens).numpy()
+    assert found.error == pytest.approx(apart.std(ddof=1) * 5**0.5 / 9)
+    one = held_out_bound(cost, [batch.each(lambda x: x[:1])], texts=1, draws=1, length_weights=None)
+    assert one.total == 1.5
+    assert math.isnan(one.error)

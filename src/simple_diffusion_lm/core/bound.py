@@ -101,7 +101,7 @@ class HeldOut(NamedTuple):
     diffusion: float
     reconstruction: float
     length: float  # -log p(length); 0 where the model pays for it itself
-    error: float  # standard error of the total, over texts
+    error: float  # standard error of the total, over texts; of one text alone not a number
     texts: int
     tokens: int  # EOS included
 
@@ -139,7 +139,7 @@ def held_out_bound(
     nats = prior + diffusion + reconstruction + length
     total = nats.sum() / tokens.sum()
     # The standard error of a ratio of sums over independent texts.
-    error = (nats - total * tokens).std() * len(tokens) ** 0.5 / tokens.sum()
+    error = ((nats - total * tokens).square().sum() * len(tokens) / (len(tokens) - 1)).sqrt() / tokens.sum()
     means = torch.stack([prior, diffusion, reconstruction, length]).sum(1) / tokens.sum()
     figures = torch.stack([total, *means, error]).tolist()
     return HeldOut(*figures, texts=len(tokens), tokens=round(tokens.sum().item()))  # type: ignore[misc]
