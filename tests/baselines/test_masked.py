@@ -9,7 +9,7 @@ from texts import batch_of, group_of, network, random_ids, sample
 
 from simple_diffusion_lm.baselines.masked import Masked, draw_masked
 from simple_diffusion_lm.core.generate import ORDERS
-from simple_diffusion_lm.core.loss import Draws
+from simple_diffusion_lm.core.loss import Draws, previous_pass
 from simple_diffusion_lm.core.noise import make_keys, uniform
 
 V, B, L = 19, 3, 6
@@ -191,3 +191,25 @@ def test_temperature_and_constraints_are_applied() -> None:
     group = group._replace(constrain=lambda logits, where: logits.masked_fill(banned, -torch.inf))
     assert (sample(model, group, temperature=1e-4)[-1].ids == V - 2).all()
     assert len(sample(model, group)[-1].ids.unique()) > V // 2
+
+
+def test_each_step_of_writing_is_shown_the_last_prediction_of_what_is_still_masked() -> None:
+    model, batch = masked(self_cond_rate=0.5), batch_of(random_ids(B, L, V), [L, L, 2])
+    ids, free, x0_prev = batch.ids, batch.free, torch.zeros(B, L, 16)
+    for frame in sample(model, group_of(batch), steps=4):
+        expected = model.predict(model.show(ids, free, x0_prev), batch, frame.where)
+        torch.testing.assert_close(frame.logits, expected)
+        x0_prev[frame.where] = model.embedding.interpolate(frame.logits)
+        x0_prev[~frame.free] = 0.0
+        ids, free = frame.ids, frame.free
+
+
+def test_in_training_the_first_prediction_is_made_when_more_was_masked() -> None:
+    model, batch = masked(self_cond_rate=1.0), batch_of(random_ids(50, L, V))
+    draws, x0_prev = Draws.of(batch, seed=0, step=0), torch.zeros(50, L, 16)
+    before, noise = previous_pass(draws.keys, draws.t, 1.0)[1], uniform(draws.keys, L)
+    (mask, _), (more, _) = (draw_masked(batch.free, u, noise) for u in (draws.t, before))
+    first = model.predict(model.show(batch.ids, more, x0_prev), batch, mask)
+    x0_prev[mask] = model.embedding.interpolate(first)
+    expected = model.cost(model.show(batch.ids, mask, x0_prev), batch, mask).ce
+    torch.testing.assert_close(model.loss(batch, draws).ce, expected)

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from small_models import denoiser
 
 from simple_diffusion_lm.core import Config
-from simple_diffusion_lm.core.bound import Bound, held_out_bound, length_cost, variational_bound
+from simple_diffusion_lm.core.bound import Bound, held_out_bound, length_cost, two_pass, variational_bound
 from simple_diffusion_lm.core.denoiser import Batch, Denoiser, Output
 from simple_diffusion_lm.core.embedding import TokenEmbedding, unit_scale
-from simple_diffusion_lm.core.noise import cosine, gumbel, make_keys
+from simple_diffusion_lm.core.noise import cosine, gumbel, level_at, make_keys
 
 V, D, L = 16, 16, 6
 SOME = {"cosine": cosine, "gumbel": gumbel(D, V)}
@@ -158,6 +158,11 @@ def test_draws_are_spread_over_all_levels_and_are_of_the_text(draws):
         levels = sorted(level for level, _ in pairs)
         assert all(b - a == pytest.approx(1 / draws, abs=1e-5) for a, b in pairwise(levels))
         assert len({key for _, key in pairs}) == draws
+    keys = {key for pairs in seen.values() for _, key in pairs}
+    assert len(keys) == 300 * draws  # nor do two texts share theirs
+    seen.clear()
+    held_out_bound(cost, iter(parts), texts=300, draws=draws, length_weights=None, seed=1)
+    assert not keys & {key for pairs in seen.values() for _, key in pairs}
 
 
 def test_the_error_is_that_of_a_ratio_and_of_one_text_unknown():
@@ -174,3 +179,15 @@ def test_the_error_is_that_of_a_ratio_and_of_one_text_unknown():
     one = held_out_bound(cost, [batch.each(lambda x: x[:1])], texts=1, draws=1, length_weights=None)
     assert one.total == 1.5
     assert math.isnan(one.error)
+
+
+@torch.no_grad()
+def test_a_prediction_is_shown_a_first_one_of_the_same_x_t():
+    model, batch = denoiser(V, embedding_dim=D).eval(), batch_of(torch.randint(V, (3, L)), given=(1,))
+    torch.nn.init.normal_(model.head.weight)
+    x_t, level, first = torch.randn(3, L, D), level_at(torch.zeros(3, 1, 1)), torch.zeros(3, L, D)
+    once = model(x_t, level, first, batch).logits
+    first[batch.free] = model.embedding.interpolate(once)
+    found = two_pass(model, x_t, level, batch).logits
+    torch.testing.assert_close(found, model(x_t, level, first, batch).logits)
+    assert not torch.allclose(found, once)

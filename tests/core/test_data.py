@@ -115,6 +115,7 @@ def test_given_tokens_differ_between_epochs_and_there_are_none_unless_wanted():
     first, second = (batches.batch(epoch, np.arange(200)) for epoch in (0, 1))
     assert (first.cond_mask != second.cond_mask).any(1).float().mean() > 0.8
     assert first.free.any(1).all()
+    assert len(set(map(tuple, first.cond_mask.tolist()))) > 50  # and from text to text
     batches.config = replace(batches.config, cond_rate=0.0)
     assert not batches.batch(0, np.arange(200)).cond_mask.any()
 

@@ -112,3 +112,19 @@ def test_a_model_that_never_saw_its_predictions_is_shown_none():
         model = network(self_cond_rate=rate)
         logits = model(x_t, level, previous, batch).logits
         assert torch.equal(logits, model(x_t, level, torch.zeros_like(x_t), batch).logits) is not differs
+
+
+def test_the_likelihood_is_of_float32_whatever_the_rest_is_of():
+    model, (x_t, batch) = network(), inputs()
+    level = level_at(torch.full((B, 1, 1), 4.0))
+    exact = model.log_likelihood(x_t, level)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.log_likelihood(x_t, level), exact)
+        assert model(x_t, level, torch.zeros_like(x_t), batch).logits.dtype == torch.float32
+
+
+def test_a_temperature_divides_all_that_is_said_where_there_is_no_likelihood():
+    model, (x_t, batch) = network(posterior=False), inputs()
+    level, zeros = level_at(torch.zeros(B, 1, 1)), torch.zeros_like(x_t)
+    one, half = (model(x_t, level, zeros, batch, temperature).logits for temperature in (1.0, 0.5))
+    torch.testing.assert_close(half, 2 * one)

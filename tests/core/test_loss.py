@@ -6,7 +6,13 @@ import torch.nn.functional as F
 from small_models import denoiser
 
 from simple_diffusion_lm.core.denoiser import Batch
-from simple_diffusion_lm.core.loss import FOR_LEVELS, FOR_PREVIOUS_PASS, Draws, previous_pass
+from simple_diffusion_lm.core.loss import (
+    FOR_LEVELS,
+    FOR_PREVIOUS_PASS,
+    Draws,
+    previous_pass,
+    previous_prediction,
+)
 from simple_diffusion_lm.core.noise import bell_times, make_keys, normal
 
 V, D, L = 23, 16, 7
@@ -164,3 +170,19 @@ def test_the_pass_before_is_of_every_length_from_a_half_to_a_sixty_fourth():
     assert chosen.float().mean().item() == pytest.approx(0.3, abs=0.03)
     assert torch.corrcoef(torch.stack([chosen.float(), before]))[0, 1].abs() < 0.05
     assert (previous_pass(make_keys(0, torch.arange(4000)), t + 0.9, 0.3)[1] <= 1).all()
+
+
+def test_no_gradient_goes_through_the_first_prediction():
+    model, batch = network(self_cond_rate=1.0), texts()
+    shown = previous_prediction(model, batch, torch.randn(4, L, D), Draws.of(batch, 0, 0))
+    assert shown.any()
+    assert not shown.requires_grad
+
+
+def test_the_squared_error_does_not_move_its_target():
+    """An estimate that depends on nothing: only the clean embeddings could have a gradient."""
+    model, batch = network(**RECIPES["original"]), texts()
+    torch.nn.init.zeros_(model.regress.weight)
+    loss(model, batch, mse_weight=1.0, ce_weight=0.0).total.backward()
+    assert model.regress.bias.grad.any()
+    assert model.embedding.weight.grad is None or not model.embedding.weight.grad.any()

@@ -13,7 +13,7 @@ from simple_diffusion_lm.core.generate import ORDERS
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.evaluation import compare
 from simple_diffusion_lm.evaluation.evaluate import evaluate_run
-from simple_diffusion_lm.evaluation.samples import shuffled_words
+from simple_diffusion_lm.evaluation.samples import Reference, shuffled_words
 from simple_diffusion_lm.runs.config import RECIPES
 from simple_diffusion_lm.tasks.toy import ToyLanguage
 from simple_diffusion_lm.writing.model import DiffusionLM
@@ -47,7 +47,7 @@ def test_what_is_measured_was_held_out_and_what_it_is_held_against_was_not(data,
     assert min(real["ngram_perplexity"], real["reversed_perplexity"]) > 50  # if judged by itself, below 10
     for run in results["runs"].values():
         assert run["likelihood"]["texts"] == len(FRESH) // 2
-        assert run["likelihood"]["characters"] == len("\n".join(FRESH[12:])) + 1  # the first half chooses
+        assert run["likelihood"]["characters"] == len("\n".join(FRESH[::2])) + 1  # the others choose
     modern, masked, exact = (results["runs"][f"{name}-0"] for name in contenders)
     assert {point["steps"]: point["passes"] for point in modern["points"]} == {64: 64, 4: 4, 2: 2}
     # A step that reveals nothing needs no pass, and no text has more than 32 tokens.
@@ -132,3 +132,33 @@ def test_what_cannot_be_measured_is_said_before_anything_is_trained(given, data,
     with pytest.raises(UserError, match=words):
         compare.run_compare(data, tmp_path / "out", contenders=contenders, **settings)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_is_chosen_on_the_half_that_is_not_measured(data, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(compare, "train_by_turns", lambda runs: seen.extend(runs.values()))
+    contenders, budget = {"modern": small(compare.CONTENDERS["modern"])}, {"steps": 2}
+    about = {"seeds": [0], "examples": 50, "samples": 12, "settings": budget, "contenders": contenders}
+    with pytest.raises(UserError, match="no run here"):  # nothing was trained
+        compare.run_compare(data, tmp_path, **about)
+    ((_, given),) = seen
+    assert list(map(data.tokenizer.decode, given.valid)) == FRESH[1::2]  # not the first: a file may be sorted
+
+
+def test_half_of_running_text_goes_on_to_its_end():
+    corpus = Corpus.of([[1, 2, 3], [4], [5, 6], [7, 8, 9], [1]], 0)
+    first, second = compare.halves(corpus, True)
+    assert first.ids.tolist() == [1, 2, 3, 0, 4, 0]
+    assert second.ids.tolist() == [5, 6, 0, 7, 8, 9, 0, 1, 0]
+    assert second.offsets.tolist() == [0, 3, 7, 9]
+
+
+def test_a_point_is_written_as_it_says(data, toy_run, monkeypatch):
+    asked, generate = [], DiffusionLM.generate
+    monkeypatch.setattr(DiffusionLM, "generate", lambda *a, **o: asked.append(o) or generate(*a, **o))
+    model = DiffusionLM.from_pretrained(toy_run)
+    model.model.takes_turns = True  # so that it is asked in every order
+    found = compare.measure(model, data.valid, Reference(FRESH, FRESH), 20, 12, (4, 2), ORDERS)
+    said = [(point["order"], point["steps"], point["temperature"]) for point in found["points"]]
+    assert said == [(each["order"], each["steps"], each["temperature"]) for each in asked]
+    assert len(set(said)) == len(said) == len(ORDERS) * 2 * len(compare.TEMPERATURES)

@@ -150,3 +150,9 @@ def test_measuring_keeps_no_batch(model, toy_data, monkeypatch):
     likelihood(model, toy_data.valid, draws=1)
     assert len(made) > 5
     assert max(alive) <= 2
+
+
+def test_every_token_is_paid_for_by_a_model_that_was_trained_with_given_ones(model, toy_data):
+    assert model.config.cond_rate > 0
+    lengths = np.diff(toy_data.valid.offsets)
+    assert likelihood(model, toy_data.valid, examples=10**6)["tokens"] == lengths.sum()

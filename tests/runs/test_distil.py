@@ -1,6 +1,6 @@
 import dataclasses
 import shutil
-from itertools import count
+from itertools import count, islice
 
 import pytest
 import torch
@@ -11,8 +11,8 @@ from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.core.data import Batches
 from simple_diffusion_lm.core.denoiser import Batch
 from simple_diffusion_lm.core.generate import Group, Sampling
-from simple_diffusion_lm.core.loss import Draws
-from simple_diffusion_lm.core.noise import make_keys, uniform
+from simple_diffusion_lm.core.loss import FOR_PREVIOUS_PASS, Draws, previous_prediction
+from simple_diffusion_lm.core.noise import make_keys, normal, uniform
 from simple_diffusion_lm.core.train import Diffusion, State, train as train_steps
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.runs import checkpoint, distil as distillation
@@ -224,3 +224,23 @@ def test_passes_without_a_teacher_are_refused(toy_data, toy_text, tmp_path):
     with pytest.raises(UserError, match="sdlm distil"):
         train(toy_text, tmp_path / "run", steps=1, passes=4, quiet=True)
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("chosen", range(4))
+def test_what_was_written_is_judged_at_a_level_that_the_next_pass_sees_or_above(chosen):
+    """Exactly: what the teacher says of it, with other noise than all before, and self-conditioned."""
+    state, batch, teacher, seen = state_of(network()), texts(), network(), []
+    loss, draws = student_loss(teacher, None, state), draws_for(batch, chosen)
+    writing = state.model.sample(Group(batch, make_keys(draws.keys, 2)), Sampling(4, temperature=1.0))
+    *_, frame = islice(writing, chosen + 1)
+    x0_hat, t = torch.zeros(B, L, 16), 1 - (chosen + 1) / 4 * (1 - draws.t)
+    x0_hat[batch.free] = state.model.embedding.interpolate(frame.logits)
+    level, eps = state.model.schedule(t[:, None, None]), normal(make_keys(draws.keys, 3), L, 16)
+    x_t = level.add_noise(x0_hat, eps)
+    before = previous_prediction(teacher, batch, x_t, draws._replace(t=t))
+    assert before.any()
+    assert not torch.equal(eps, normal(make_keys(draws.keys, FOR_PREVIOUS_PASS), L, 16))
+    expected = teacher(x_t, level, before, batch).logits
+    teacher.register_forward_hook(lambda module, args, out: seen.append(out.logits))
+    loss(batch, draws)
+    torch.testing.assert_close(seen[-1], expected)

@@ -18,13 +18,14 @@ import simple_diffusion_lm
 from simple_diffusion_lm.core import Config
 from simple_diffusion_lm.core.denoiser import Denoiser
 from simple_diffusion_lm.core.train import Diffusion, NonFinite
+from simple_diffusion_lm.corpus.cooccurrence import cooccurrence_vectors
 from simple_diffusion_lm.corpus.prepare import prepare
 from simple_diffusion_lm.corpus.sealing import sealed
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.runs import checkpoint
 from simple_diffusion_lm.runs.config import RECIPES
 from simple_diffusion_lm.runs.log import Log
-from simple_diffusion_lm.runs.run import about_run, commit_of, load_run, machine, run_training
+from simple_diffusion_lm.runs.run import about_run, begin, commit_of, load_run, machine, run_training
 
 
 def metrics(run):
@@ -380,3 +381,19 @@ def test_what_an_example_added_is_not_known_to_the_command_line(name, toy_run):
     about["config"][name] = "straight"
     with pytest.raises(UserError, match=f"{name} 'straight' is not known here"):
         checkpoint.model_of(about)
+
+
+def test_a_checkpoint_is_chosen_by_texts_of_which_nothing_is_given(toy_data, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Log, "validate", lambda log, held_out, *others: seen.append(held_out))
+    run_training(small(Config(), steps=1), toy_data, tmp_path / "run", quiet=True)
+    assert Config().cond_rate > 0 == seen[0].config.cond_rate
+    assert seen[0].corpus is toy_data.valid
+
+
+def test_a_run_begins_with_embeddings_from_cooccurrence(toy_data):
+    vectors = cooccurrence_vectors(toy_data.train.ids, len(toy_data.tokenizer), 16, seed=0)
+    state = begin(small(Config(), steps=1), toy_data)
+    assert torch.equal(state.model.embedding.weight, 4 * vectors)  # the root of 16
+    state = begin(small(Config(), steps=1, cooccurrence=False), toy_data)
+    assert not torch.allclose(state.model.embedding.weight, 4 * vectors)

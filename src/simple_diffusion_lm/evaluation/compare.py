@@ -1,8 +1,8 @@
 """Contenders side by side: the same data, tokens, trunk and minutes, and everything measured.
 
 OUT/NAME-SEED/ is a run; results.json has all figures, and is written after each run that is measured;
-results.md has tables, results.png quality at equal entropy against passes and against seconds. The first
-half of the held-out part chooses between the checkpoints of a run; the other is measured on.
+results.md has tables, results.png quality at equal entropy against passes and against seconds. One half of
+the held-out part chooses between the checkpoints of a run; the other is measured on.
 """
 
 import dataclasses
@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..baselines import MODELS
 from ..core import Config
@@ -76,13 +78,12 @@ def run_compare(
     reference: Reference | None = None
     path = out / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
-    choosing, measuring = halves(data.valid)
+    choosing, measuring = halves(data.valid, data.stream)
     measured_by = {"examples": examples, "samples": samples, "judge": judge and str(judge)}
     about = {"format": FORMAT, "corpus": data.meta["key"], "settings": {**measured_by, **settings}}
     if any(results.get(key) != value for key, value in about.items()):
         results = {**about, "lines": {}, "runs": {}}
-    done = {name: run["config"] for name, run in results["runs"].items()}
-    missing = {name: config for name, config in configs.items() if done.get(name) != vars(config)}
+    missing = {n: c for n, c in configs.items() if results["runs"].get(n, {}).get("config") != vars(c)}
     new_figure(1, 1)  # what is missing is said before all work
     window = next(iter(configs.values())).window
     check_measurable(min(samples, len(measuring.ids) // window if data.stream else len(measuring)))
@@ -123,11 +124,11 @@ def train_by_turns(runs: Mapping[Path, tuple[Config, Prepared]]) -> None:
             distil(run.with_name(f"{TEACHER}-{config.seed}"), data, run, vars(config))
 
 
-def halves(corpus: Corpus) -> tuple[Corpus, Corpus]:
-    """The first half of the lines, and the others."""
-    ids, offsets, middle = corpus.ids, corpus.offsets, len(corpus) // 2
-    start = offsets[middle]
-    return Corpus(ids[:start], offsets[: middle + 1]), Corpus(ids[start:], offsets[middle:] - start)
+def halves(corpus: Corpus, stream: bool) -> list[Corpus]:
+    """Every other line, and the others: a file may be sorted. Of running text its halves."""
+    number, lengths = np.arange(len(corpus)), np.diff(corpus.offsets)
+    first = number < len(corpus) // 2 if stream else number % 2 == 1
+    return [Corpus(corpus.ids[np.repeat(x, lengths)], np.cumsum([0, *lengths[x]])) for x in (first, ~first)]
 
 
 def measure(
