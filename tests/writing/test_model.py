@@ -135,6 +135,35 @@ def test_a_fill_without_any_character_has_no_forbidden_word(model, never):
     assert len(rows) == 1  # nothing was written twice
 
 
+def filling_with(model, pieces):
+    """The model, but its gaps have one of these pieces each, by turns; and the keys it was asked with."""
+    ids, keys = [model.pieces.index(piece) for piece in pieces], []
+
+    def fill(own, *_, **__):
+        keys.extend(int(row.key) for row in own)
+        own = [(row, ids[row.number % len(ids)]) for row in own]
+        return [(row.number, torch.where(row.cond_mask, row.ids, i).tolist()) for row, i in own]
+
+    return model.writing_with(fill), keys
+
+
+def test_what_has_a_forbidden_word_is_tried_again_with_other_noise(model):
+    other, keys = filling_with(model, [" the"])
+    (line,) = write(other, [Request.of("every hill [[1]]")], 1, never=["the"])
+    assert not line.fits
+    assert len(set(keys)) == len(keys) == writer.ATTEMPTS
+
+
+def test_a_line_that_will_do_is_chosen_before_a_likelier_one_that_will_not(model, monkeypatch):
+    other, keys = filling_with(model, [" the", " a"])
+    likelier = {model.pieces.index(" the"): 1.0, model.pieces.index(" a"): 2.0}
+    monkeypatch.setattr(other, "nats", lambda texts: [likelier[ids[-2]] for ids in texts])
+    request = Request.of("every hill [[1]]")
+    assert [line.fills for line in write(other, [request], 1, candidates=4)] == [["the"]]
+    assert [line.fills for line in write(other, [request], 1, candidates=4, never=["the"])] == [["a"]]
+    assert len(keys) == 8
+
+
 def test_a_score_is_raised_while_texts_are_written(model):
     the = model.pieces.index(" the")
 
