@@ -38,7 +38,7 @@ def test_what_is_measured_was_held_out_and_what_it_is_held_against_was_not(data,
     monkeypatch.setattr(compare, "TEMPERATURES", (0.8, 0.7))
     out = tmp_path / "comparison"
     contenders = {name: small(compare.CONTENDERS[name]) for name in ("modern", "masked", "autoregressive")}
-    settings = {"seeds": [0], "examples": 50, "samples": 12, "settings": {"minutes": 0.01, "samples": 1}}
+    settings = {"seeds": [0], "examples": 50, "samples": 15, "settings": {"minutes": 0.01, "samples": 1}}
     settings["steps"] = (64, 4, 2)
     tables = compare.run_compare(data, out, contenders=contenders, **settings)
     results = json.loads((out / "results.json").read_text())
@@ -46,6 +46,7 @@ def test_what_is_measured_was_held_out_and_what_it_is_held_against_was_not(data,
     assert real["copied_lines"] == 0.0 == real["copied_4grams"]
     assert min(real["ngram_perplexity"], real["reversed_perplexity"]) > 50  # if judged by itself, below 10
     for run in results["runs"].values():
+        assert {point["lines"] for point in run["points"]} == {real["lines"]} == {len(FRESH) // 2}  # not 15
         assert run["likelihood"]["texts"] == len(FRESH) // 2
         assert run["likelihood"]["characters"] == len("\n".join(FRESH[::2])) + 1  # the others choose
     modern, masked, exact = (results["runs"][f"{name}-0"] for name in contenders)
@@ -102,8 +103,9 @@ def test_a_student_learns_from_the_run_beside_it(data, tmp_path, monkeypatch):
 
 def test_a_run_is_measured_on_what_was_held_out_and_judged_by_what_was_not(data, toy_run, monkeypatch):
     monkeypatch.setattr(DiffusionLM, "trained_on", lambda run: data)
-    found = evaluate_run(toy_run, samples=12, sampling={"steps": 2})
+    found = evaluate_run(toy_run, samples=50, sampling={"steps": 2})
     assert found["likelihood"]["texts"] == len(FRESH)
+    assert {row["lines"] for row in found["lines"].values()} == {len(FRESH)}  # 50 are not held out
     real = found["lines"]["held-out text"]
     assert real["copied_lines"] == 0.0 == real["copied_4grams"]
     assert min(real["ngram_perplexity"], real["reversed_perplexity"]) > 50

@@ -57,7 +57,7 @@ def test_seeds_share_a_row_with_their_mean_and_spread():
     assert "| masked | <= 2.500 ± 0.050 |" in table
     assert table.count("| modern, 2 seeds |") == 1
     assert "grammatical" not in table
-    real = "| 20.0 | 25.0 | 5.00 | 0.50 | 30.0 | 1.0% | 12.0 ± 2.0 | 0.0% | 40% |"
+    real = "| 100 | 20.0 | 25.0 | 5.00 | 0.50 | 30.0 | 1.0% | 12.0 ± 2.0 | 0.0% | 40% |"
     assert f"| held-out text |  |  {real}" in table
 
 

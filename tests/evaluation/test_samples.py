@@ -78,3 +78,14 @@ def test_lines_of_single_words_are_measured_by_their_characters():
     assert metrics["entropy"] == pytest.approx(shuffled["entropy"])
     assert all(v is None or math.isfinite(v) for v in metrics.values())
     assert Reference(["one two", "three"] * 9, ["four five"]).split is str.split
+
+
+@pytest.mark.parametrize(("words", "units"), [("谁 知 道", str.split), ("谁知道", list)])
+def test_running_text_without_spaces_is_measured_by_characters_too(words, units):
+    """Its lines stand in one text: a line break is no space between words."""
+    windows = [f"{words}\n{words}\n\n{words}"] * 12
+    reference = Reference(windows, windows)
+    assert reference.split is units
+    metrics = sample_metrics(windows, reference)
+    assert metrics["copied_lines"] is None  # windows begin anywhere
+    assert metrics["copied_4grams"] == 1.0

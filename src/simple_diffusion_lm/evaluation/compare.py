@@ -94,6 +94,7 @@ def run_compare(
             valid = example_texts(model, measuring, samples)
             reference = Reference(reference_texts(model, data.train), valid, reader)
             results["lines"] = real_rows(reference)
+            samples = len(valid)  # most figures depend on how many lines there are
         print(f"measuring {name}", file=sys.stderr)
         measured = measure(model, measuring, reference, examples, samples, steps, orders)
         results["runs"][name] = {"config": vars(config), "machine": machine(), **measured}

@@ -61,7 +61,7 @@ def evaluate_run(
         real = example_texts(model, corpus, samples) if samples > 0 else []
         if samples:
             train = DiffusionLM.trained_on(run).train  # what is missing is said before all work
-            check_measurable(len(real))
+            check_measurable(samples := len(real))  # most figures depend on how many lines there are
         result = likelihood(model, corpus, examples=examples, seed=seed)
     found = {"progress": vars(model.progress), "likelihood": result, "lines": {}, "puzzles": list[Any]()}
     if samples:

@@ -128,9 +128,9 @@ class AutoregressiveJudge:
             raise UserError(f"{run}: to judge, a run has to be trained with --objective autoregressive")
 
     def perplexity(self, lines: Sequence[str], split: Split = str.split) -> float:
-        """exp of the mean nats a word, ends of lines included; of a longer line only what fits is read."""
+        """exp of the mean nats a word, and end of a line; of a longer text only what fits is read."""
         model, room = self.model, self.model.longest - len(self.model.end)
         texts = [model.tokenizer.encode(line, model.stream)[:room] for line in lines]
         read = [split(line) for line in map(model.decode, texts)]
         nats = model.nats([ids + model.end for ids in texts])
-        return float(np.exp(sum(nats) / sum(len(words) + 1 for words in read)))
+        return float(np.exp(sum(nats) / sum(len(words) + len(model.end) for words in read)))

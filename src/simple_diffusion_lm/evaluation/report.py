@@ -21,6 +21,7 @@ COLUMNS = {
     "seconds_per_line": ("seconds a line", "{:.3f}"),
     "millions_seen": ("tokens seen", "{:.1f} M"),
     "step": ("training steps", "{:,.0f}"),
+    "lines": ("how many", "{:,.0f}"),
     "ngram_perplexity": ("n-gram judge perplexity", "{:.1f}"),
     "reversed_perplexity": ("read backwards", "{:.1f}"),
     "autoregressive_perplexity": ("autoregressive judge", "{:.1f}"),

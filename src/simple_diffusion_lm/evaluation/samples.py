@@ -46,6 +46,8 @@ def sample_metrics(lines: Sequence[str], reference: Reference) -> dict[str, Any]
     words = [word for text in texts for word in text]
     lengths = np.array([len(text) for text in texts])
     pairs, fours, toy, judge = _grams(texts, 2), _grams(texts, 4), reference.toy, reference.autoregressive
+    known = reference.train_lines
+    running = any("\n" in line for line in lines)  # whose windows begin anywhere: none is another's copy
     shares = np.array(list(Counter(words).values())) / max(len(words), 1)
     return {
         "lines": len(lines),
@@ -59,7 +61,7 @@ def sample_metrics(lines: Sequence[str], reference: Reference) -> dict[str, Any]
         "repetition": sum(a == b for a, b in pairs) / max(len(words), 1),  # of the word just before
         "words_mean": float(lengths.mean()),
         "words_deviation": float(lengths.std()),
-        "copied_lines": sum(line in reference.train_lines for line in lines) / len(lines),
+        "copied_lines": None if running else sum(line in known for line in lines) / len(lines),
         "copied_4grams": sum(gram in reference.four_grams for gram in fours) / max(len(fours), 1),
         "grammatical": sum(map(toy.is_grammatical, lines)) / len(lines) if toy else None,
     }
@@ -76,8 +78,9 @@ def check_measurable(lines: int) -> None:
 def units_of(lines: Sequence[str]) -> Split:
     """What counts as the words of lines: what spaces separate; their characters, where hardly any line has a
     space (names, Chinese, Japanese, Thai, SMILES)."""
-    spaced = sum(len(line.split()) > 1 for line in lines)
-    return str.split if spaced > 0.1 * len(lines) else list
+    parts = [part for line in lines for part in line.splitlines()]  # of running text each line
+    spaced = sum(len(part.split()) > 1 for part in parts)
+    return str.split if spaced > 0.1 * len(parts) else list
 
 
 def shuffled_words(lines: Sequence[str], split: Split = str.split) -> list[str]:

@@ -55,8 +55,7 @@ def export_run(run: Path, out: Path, lines: list[str], license: str = "unknown",
             (made / "config.json").write_text(json.dumps(about, indent=1))
             for file in checkpoint.run_of(run).glob("tokenizer.*"):
                 shutil.copy(file, made)
-            card = card_of(out.name, loaded, lines, license)
-            (made / "README.md").write_text(card, encoding="utf-8")
+            (made / "README.md").write_text(card_of(out.name, loaded, lines, license), encoding="utf-8")
             made.replace(out)
 
 

@@ -88,8 +88,7 @@ class Log:
         size += " with its critic" if hasattr(model, "critic") else ""
         processes = f"{world()} x " if world() > 1 else ""
         place = f"{processes}{device.type}, {torch.get_num_threads()} threads"
-        kind = "in bfloat16" if autocast_dtype(device) else "in float32"
-        kind += ", compiled" if compiled else ""
+        kind = ("in bfloat16" if autocast_dtype(device) else "in float32") + ", compiled" * compiled
         self.say(f"{size}, {sum(self.about['lengths']):,} examples, {place}, {kind}")
 
     def step(self, step: Step) -> None:

@@ -123,8 +123,7 @@ class Terminal(AbstractContextManager["Terminal"]):
         self.last = 0.0
 
     def __exit__(self, *_: object) -> None:
-        self.file.write(self._back() + CLEAR_BELOW + WRAP_ON)
-        self.file.flush()
+        print(self._back() + CLEAR_BELOW + WRAP_ON, end="", file=self.file, flush=True)
 
     def __call__(self, batch: Batch, frame: Frame) -> None:
         """What `watch` is called with (see requests.py)."""
@@ -132,8 +131,7 @@ class Terminal(AbstractContextManager["Terminal"]):
         room = max(os.get_terminal_size(self.file.fileno()).lines - 1, 1)
         shown = [row for number in sorted(self.lines) for row in rows_of(self.lines[number])][-room:]
         drawn = "".join(f"{coloured(line)}{CLEAR_LINE}\n" for line in shown)
-        self.file.write(f"{WRAP_OFF}{self._back()}{drawn}{WRAP_ON}")
-        self.file.flush()
+        print(f"{WRAP_OFF}{self._back()}{drawn}{WRAP_ON}", end="", file=self.file, flush=True)
         self.height = len(shown)
         time.sleep(max(0.0, self.last + SECONDS - time.monotonic()))
         self.last = time.monotonic()
@@ -159,8 +157,7 @@ def coloured(line: Sequence[Shown]) -> str:
     """A line for a terminal: given text is bold, the rest the duller the less probable."""
     parts = []
     for number, token in enumerate(line):
-        share = 100 * token.probability
-        colour = next((c for below, c in COLOURS.items() if share < below), None)
+        colour = next((c for below, c in COLOURS.items() if 100 * token.probability < below), None)
         style = GIVEN if token.given else "" if colour is None else f"\x1b[38;5;{colour}m"
         text = token.text if number else token.text.lstrip(" ")
         text = "".join(c if c.isprintable() else "�" for c in text)  # else a cursor might move
