@@ -15,7 +15,7 @@ from typing import Any
 
 import measure
 from matplotlib.ticker import LogLocator
-from sudoku import solved, solved_table
+from sudoku import CLUES, solved, solved_table
 
 from simple_diffusion_lm.evaluation.report import (
     COLUMNS,
@@ -32,21 +32,23 @@ from simple_diffusion_lm.evaluation.report import (
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "benchmarks" / "results"
 PICTURE = ROOT / "docs" / "pictures" / "passes.png"
-PASSES = (2, 4, 8, 16, 64)
+STEPS = (2, 4, 8, 16, 64)
 INTRODUCTION = """# Results
 
 This page is written by `python benchmarks/results.py`, from the files in
 [benchmarks/results/](../benchmarks/results/). [Is it any good?](measuring.md) says what the figures are.
 
-In a comparison every contender has the same text, tokenizer, trunk, batches and number of steps; its
-checkpoint is chosen on one half of the held-out text (a student's is its newest), and measured on the other.
+In a comparison every contender has the same text, tokenizer, trunk, batches and number of steps (Sudoku is
+another matter for the autoregressive one: see there); its checkpoint is chosen on one half of the held-out
+text (a student's is its newest), and measured on the other.
 ± is the standard deviation over seeds; of one run alone, the standard error over texts. Masked diffusion is
 the control: the same network with blanks in place of noise. A student is taught to write in 4 passes by the
-`modern` run of its seed, in as many steps again, each at 2.3 to 2.7 times the cost. An empty cell: nothing
-was measured, or a run is nowhere so varied. A star: even the lowest temperature is more varied, and stands
-there as it is. Seconds are under Speed alone. Tables of lines are of the most passes at one temperature, 0.7:
-look at the entropy. Among the ingredients *objective=masked* has tokens given in training, as all there;
-*masked* has none."""
+`modern` run of its seed, in as many steps again, each at 2.3 to 3 times the cost. A step is a pass of the
+network, but masked diffusion makes none where it would write nothing: 64 steps are as many passes as a text
+has tokens. An empty cell: nothing was measured, or a run is nowhere so varied. A star: all temperatures are
+more varied, and the least varied stands there. Seconds are under Speed alone. Tables of lines are of the most
+steps at one temperature, 0.7: look at the entropy. Among the ingredients *objective=masked* has tokens given
+in training, as all there; *masked* has none."""
 SAMPLES = 6  # lines of each contender
 Results = Mapping[str, Any]
 Found = tuple[list[float], bool]  # of values_at
@@ -78,36 +80,34 @@ def field_of(results: Results) -> str:
 
 
 def best(results: Results) -> tuple[float, dict[str, dict[float, Found]]]:
-    """The entropy of held-out text or nearly, and there each contender's quality by passes, of each seed, in
+    """The entropy of held-out text or nearly, and there each contender's quality by steps, of each seed, in
     the order of writing that is best. None where no temperature gives so high an entropy. A model that
-    writes from left to right has one number of passes: its tokens."""
+    writes from left to right has one number of steps, which means nothing."""
     contenders, field = by_contender(results), field_of(results)
     fronts, better = fronts_of(contenders), max if field == "grammatical" else min
     entropy = shared_entropy(contenders, results["lines"]["held-out text"])
     found: dict[str, dict[float, Found]] = {}
-    for name, runs in contenders.items():
+    for name in contenders:
         own = [curves for label, curves in fronts.items() if label.split(", ")[0] == name]
-        steps = sorted({count for curves in own for count in curves})
-        for count in steps:
-            passes = count if len(steps) > 1 else fmean(run["points"][0]["passes"] for run in runs)
+        for count in sorted({count for curves in own for count in curves}):
             orders = [values_at(curves.get(count, []), field, entropy) for curves in own]
             fine = (each for each in orders if each[0])
-            found.setdefault(name, {})[passes] = better(fine, key=lambda each: fmean(each[0]), default=NONE)
+            found.setdefault(name, {})[count] = better(fine, key=lambda each: fmean(each[0]), default=NONE)
     return entropy, found
 
 
 def short_table(results: Results) -> str:
-    """The README's: quality by passes, each contender in its best order of writing."""
+    """The README's: quality by steps, each contender in its best order of writing."""
     (entropy, found), field, real = best(results), field_of(results), results["lines"]["held-out text"]
     better = "more" if field == "grammatical" else "less"
     about = f"{COLUMNS[field][0]} ({better} is better) at entropy {entropy:.2f}"
-    rows = [[f"{about}; passes:", *map(str, PASSES), "one a token"]]
-    for name, by_passes in found.items():
-        cells = [shown(*by_passes.get(count, NONE)) for count in PASSES]
-        only = next(iter(by_passes.values())) if len(by_passes) == 1 else NONE
+    rows = [[f"{about}; steps:", *map(str, STEPS), "one a token"]]
+    for name, by_steps in found.items():
+        only = next(iter(by_steps.values())) if len(by_steps) == 1 else NONE
+        cells = [shown(*by_steps.get(count, NONE)) if only is NONE else "" for count in STEPS]
         rows.append([name, *cells, shown(*only)])
     label = f"held-out text, more varied ({real['entropy']:.2f})"
-    return table([*rows, [label, *[""] * len(PASSES), shown([real[field]])]])
+    return table([*rows, [label, *[""] * len(STEPS), shown([real[field]])]])
 
 
 def comparison(results: Results) -> str:
@@ -151,14 +151,26 @@ def demo(text: str) -> str:
 
 
 def solved_by_passes(results: Results) -> dict[str, dict[float, Found]]:
-    """As `best` has it, of Sudoku: what writes from left to right writes the whole grid, and its end."""
+    """Of Sudoku, each contender in its best order: the share solved by passes. What writes from left to right
+    writes the whole grid, and its end; masked diffusion writes an empty cell in each pass, or more."""
     size, by_name = results["settings"]["size"], dict[str, dict[float, Found]]()
     for label, by_steps in solved(results).items():
-        own = by_name.setdefault(label.split(", ")[0], {})
+        own = by_name.setdefault(name := label.split(", ")[0], {})
         for steps, values in by_steps.items():
-            passes = steps if len(by_steps) > 1 else size * (size + 1) + 2
+            most = size**2 - CLUES[size][0] if name == "masked" else max(STEPS)
+            passes = min(steps, most) if len(by_steps) > 1 else size * (size + 1) + 2
             own[passes] = max((values, False), own.get(passes, NONE), key=lambda each: sum(each[0]))
     return by_name
+
+
+def by_passes(results: Results) -> dict[str, dict[float, Found]]:
+    """What `best` finds, by the passes that the steps took: masked diffusion needs no more than tokens."""
+    taken: dict[tuple[str, int], list[float]] = {}
+    for name, runs in by_contender(results).items():
+        for point in (point for run in runs for point in run["points"]):
+            taken.setdefault((name, point["steps"]), []).append(point["passes"])
+    found = best(results)[1].items()
+    return {name: {fmean(taken[name, steps]): own[steps] for steps in own} for name, own in found}
 
 
 def picture(panels: Mapping[str, Results]) -> None:
@@ -167,7 +179,7 @@ def picture(panels: Mapping[str, Results]) -> None:
     axes = figure.subplots(2, 2).flat
     for axis, (title, results) in zip(axes, panels.items(), strict=True):
         if "lines" in results:
-            field, found = field_of(results), best(results)[1]
+            field, found = field_of(results), by_passes(results)
             real = results["lines"]["held-out text"][field]
         else:
             field, found, real = "solved", solved_by_passes(results), 1.0

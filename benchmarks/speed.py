@@ -33,7 +33,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from simple_diffusion_lm.cli.exits import exit_cleanly
 from simple_diffusion_lm.core import Config
-from simple_diffusion_lm.core.denoiser import Batch
 from simple_diffusion_lm.core.generate import Sampling, generate
 from simple_diffusion_lm.core.loss import Draws
 from simple_diffusion_lm.core.train import State, autocast_dtype, train
@@ -106,26 +105,15 @@ class Training:
             spent += seconds_of(lambda: tokens.append(self.step()), self.device)
         self.turns.append((sum(tokens) / spent, spent / len(tokens), peak))
 
-    def some_batches(self, count: int) -> list[Batch]:
-        """Batches of short, middling and long texts: evenly from all, by length."""
-        lengths = self.batches.lengths()
-        order = sorted(self.batches.order(0), key=lambda numbers: lengths[numbers].mean())
-        places = [int((k + 0.5) / count * len(order)) for k in range(count)]
-        return [self.batches.batch(0, order[place]) for place in places]
-
-    def padding(self) -> float:
-        """The share of positions that are no text."""
-        masks = [batch.length_mask for batch in self.some_batches(20)]
-        return 1 - sum(int(m.sum()) for m in masks) / sum(m.numel() for m in masks)
-
     def flops(self) -> float:
         """Of a training step's matrix products for each real token, the optimiser left out.
 
-        Of texts side by side that are equally long, and in float32, where products have as many rows as
-        there are tokens: nothing is padding. Compiled layers are not seen.
+        Of texts of middling length, side by side with those that are equally long, and in float32, where
+        products have as many rows as there are tokens: nothing is padding. Compiled layers are not seen.
         """
-        numbers, model = self.some_batches(1)[0].number.numpy(), self.state.model.train()
-        lengths = self.batches.lengths()[numbers]
+        lengths, model = self.batches.lengths(), self.state.model.train()
+        order = sorted(self.batches.order(0), key=lambda numbers: lengths[numbers].mean())
+        lengths = lengths[numbers := order[len(order) // 2]]
         with FlopCounterMode(display=False) as counter:
             for n in np.unique(lengths):
                 batch = self.batches.batch(0, numbers[lengths == n]).each(lambda x: x.to(self.device))
@@ -135,18 +123,14 @@ class Training:
 
     def row(self, flops: float) -> dict[str, Any]:
         """For the results: rates, and the share of the matmul peak. flops: for each real token."""
-        numbers = self.some_batches(1)[0].number.numpy()
-        making = [seconds_of(lambda: self.batches.batch(0, numbers), self.device) for _ in range(3)]
         return {
             "parameters": sum(p.numel() for p in self.state.model.parameters()),
             "dtype": str(self.dtype).removeprefix("torch."),
             "tokens_per_second": summary([rate for rate, _, _ in self.turns]),
             "step_ms": summary([1000 * seconds for _, seconds, _ in self.turns]),
-            "padding": self.padding(),
             "utilisation": summary([rate * flops / peak for rate, _, peak in self.turns]),
             "peak_gflops": summary([peak / 1e9 for _, _, peak in self.turns]),
             "mflop_per_token": flops / 1e6,
-            "batch_ms": 1000 * min(making),  # of the host alone, within each step
             "memory_mb": None,
         }
 

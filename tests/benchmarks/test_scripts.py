@@ -35,7 +35,6 @@ def test_speed(tmp_path: Path) -> None:
     assert set(rows) == {"modern", "masked", "autoregressive", "original"}
     for row in rows.values():
         assert 0 < row["utilisation"]["median"] < 1
-        assert 0 <= row["padding"] < 0.3
         assert row["mflop_per_token"] > 0
     assert rows["modern"]["memory_mb"] > 100
     timed = {(row["name"], row["lengths"]): row["steps_per_forward"] for row in results["sampling"]}
@@ -88,7 +87,7 @@ def test_sudoku(tmp_path: Path) -> None:
     few = ["--size", "4", "--minutes", "0.02", "--count", "5", "--contenders", *contenders]
     done = run("sudoku.py", "--out", tmp_path, *few, *shape)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == "| solved, 4 clues; steps: | 1 | 2 | 4 | 8 | 16 | 64 |"
+    assert done.stdout.splitlines()[0] == "| solved, 4 x 4, 4 clues; steps: | 1 | 2 | 4 | 8 | 16 | 64 |"
     runs = json.loads((tmp_path / "sudoku.json").read_text())["runs"]
     orders = {name: {point["order"] for point in found["points"]} for name, found in runs.items()}
     several = {"random", "confidence", "reading"}

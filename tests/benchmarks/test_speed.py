@@ -1,9 +1,7 @@
-"""FLOPs as they are counted, against arithmetic by hand; what is called padding; the settings of a GPU."""
+"""FLOPs as they are counted, against arithmetic by hand; the settings of a GPU."""
 
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import speed
 import torch
@@ -17,7 +15,9 @@ from simple_diffusion_lm.runs.config import with_objective
 def test_flops_are_those_of_the_text_without_padding(toy_data: Any) -> None:
     """Of the autoregressive model by hand: every product forward, then to its weights and its inputs."""
     training = Training(small(with_objective(Config(), "autoregressive"), batch_tokens=4096), toy_data)
-    lengths = training.some_batches(1)[0].length_mask.sum(1)
+    lengths = torch.from_numpy(training.batches.lengths())
+    order = sorted(training.batches.order(0), key=lambda numbers: lengths[numbers].float().mean())
+    lengths = lengths[order[len(order) // 2]]
     assert len(lengths.unique()) > 1
     m, d, layers = (getattr(training.config, name) for name in ("model_dim", "embedding_dim", "layers"))
     count = int(lengths.sum())
@@ -34,12 +34,6 @@ def test_counting_leaves_training_where_it_was(toy_data: Any) -> None:
     assert [one.step() for _ in range(3)] == [other.step() for _ in range(3)]
     for mine, its in zip(one.state.model.parameters(), other.state.model.parameters(), strict=True):
         assert torch.equal(mine, its)
-
-
-def test_padding_is_the_share_that_is_no_text(toy_data: Any) -> None:
-    training = Training(replace(small(Config()), batch_tokens=10**6), toy_data)  # all texts in one batch
-    lengths = np.minimum(np.diff(toy_data.train.offsets), training.config.crop)
-    assert training.padding() == pytest.approx(1 - lengths.mean() / lengths.max())
 
 
 def test_a_row_of_a_gpu_that_cannot_be_measured_says_why(

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from ..writing.watching import evenly
 from .options import OnDevice, one_of
 from .training import glance
 
-LINES, VOCAB_SIZE = 60_000, 640
+LINES, VOCAB_SIZE, CELLS = 60_000, 640, {"tokenizer": "chars"}  # a token for each cell of a Sudoku
 SURE = Sampling(temperature=EXACT)
 TEMPLATES = (
     "yesterday the ___ because she was tired .",
@@ -84,7 +84,7 @@ class Demo(OnDevice):
         sudoku, run = Sudoku(self.size), self.out / f"sudoku-{self.size}"
         # Cells are given in most examples, here and there, as they are in a puzzle.
         config = Config(steps=self.steps, cond_rate=0.9, span_share=0.0)
-        grids = written(sudoku.lines(LINES, seed=0), run / "corpus", f"sudoku-{sudoku.size}.txt", None)
+        grids = written(sudoku.lines(LINES, seed=0), run / "corpus", f"sudoku-{sudoku.size}.txt", **CELLS)
         run_training(config, grids, run)
         model = DiffusionLM.from_pretrained(run)
         text = sudoku.text(sudoku.puzzle(np.random.default_rng(1))[0])
@@ -98,14 +98,14 @@ class Demo(OnDevice):
 
 def toy_data(out: Path) -> Prepared:
     """The toy corpus: written as a text file, one line an example, and prepared."""
-    return written(ToyLanguage().lines(LINES, seed=0), out, "toy.txt", VOCAB_SIZE)
+    return written(ToyLanguage().lines(LINES, seed=0), out, "toy.txt", vocab_size=VOCAB_SIZE)
 
 
-def written(lines: Sequence[str], out: Path, name: str, vocab_size: int | None) -> Prepared:
-    """Writes lines to a text file and prepares them."""
+def written(lines: Sequence[str], out: Path, name: str, **options: Any) -> Prepared:
+    """Writes lines to a text file and prepares them. options: of `prepare`."""
     path = out / name
     with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     print(f"{path}: {len(lines):,} lines", file=sys.stderr)
-    return prepare([path], out / "prepared", vocab_size=vocab_size)
+    return prepare([path], out / "prepared", **options)
