@@ -4,7 +4,8 @@
 
 RUN: runs on the same corpus, of any objective; those that `sdlm compare` leaves will do. A run that
 writes from left to right sees what stands before a gap, and keeps the continuation that fits best
-with what stands after it. An n-gram model of tokens, trained on the same lines, fills them too.
+with what stands after it. An n-gram model of tokens, trained on the same lines, fills them too: it takes
+what is most probable, which a model that draws does at a low temperature.
 """
 
 import time
@@ -12,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, pairwise
+from itertools import chain, pairwise, product
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -34,7 +35,6 @@ from simple_diffusion_lm.writing.writer import Request
 LONGEST = 5  # tokens of a gap
 ROOM = 50  # tokens that a line has at most, so that one more or less still fits any model
 ORDER, BEAM, GROWN = 5, 8, 32  # of the n-gram filler
-TEMPERATURE = 0.7  # of all, so that they differ in nothing but what they are
 
 
 class Case(NamedTuple):
@@ -81,12 +81,12 @@ def by_infilling(
     return [tokenizer.encode_after(f" {line.fills[0]}") for line in written]
 
 
-def by_continuing(model: DiffusionLM, count: int, gaps: Sequence[Case]) -> list[list[int]]:
+def by_continuing(model: DiffusionLM, how: Sampling, count: int, gaps: Sequence[Case]) -> list[list[int]]:
     """Of a model that predicts the next token: of `count` continuations, the best with what follows."""
     tokenizer, fills = model.tokenizer, []
     for seed, case in enumerate(gaps):
         requests = [case.request(tokenizer, "___", after=False)] * count
-        written = model.write(requests, 1, (), seed, Sampling(temperature=TEMPERATURE))
+        written = model.write(requests, 1, (), seed, how)
         ids = [tokenizer.encode_after(f" {line.fills[0]}") for line in written]
         fitting = [each[: len(case.gap)] for each in ids if len(each) >= len(case.gap)]
         nats = model.nats([case.before + each + case.after + model.end for each in fitting])
@@ -152,6 +152,7 @@ class Infilling:
     out: Path = Path("infilling.json")  # where the figures go
     count: int = 100  # gaps of each length
     steps: int = 16  # of sampling
+    temperatures: tuple[float, ...] = (0.7, 0.1)  # of the models
     candidates: int = 8  # lines to choose from; four times as many of a model that predicts the next token
 
     def __call__(self) -> None:
@@ -161,17 +162,17 @@ class Infilling:
         held_out = example_texts(first, data.valid, 20 * self.count)
         gaps = cases(held_out, tokenizer, self.count)
         judge, many = KneserNey(lines), self.candidates
-        sampling = Sampling(self.steps, temperature=TEMPERATURE)
         fills: dict[str, Fill] = {
             "what stood there": lambda gaps: [case.gap for case in gaps],
             f"{ORDER}-gram model": by_counting(lines, tokenizer),
         }
-        for name, model in models.items():
+        for (name, model), temperature in product(models.items(), self.temperatures):
+            sampling, label = Sampling(self.steps, temperature=temperature), f"{name} at {temperature}"
             if model.model.writes_length:
-                fills[f"{name}, best of {4 * many}"] = partial(by_continuing, model, 4 * many)
+                fills[f"{label}, best of {4 * many}"] = partial(by_continuing, model, sampling, 4 * many)
             else:
-                fills[name] = partial(by_infilling, model, sampling, 1)
-                fills[f"{name}, best of {many}"] = partial(by_infilling, model, sampling, many)
+                fills[label] = partial(by_infilling, model, sampling, 1)
+                fills[f"{label}, best of {many}"] = partial(by_infilling, model, sampling, many)
         results: dict[str, Any] = {**measure.about(), "gaps": []}
         for name, fill in fills.items():
             measure.say(name)

@@ -115,11 +115,12 @@ def test_varying(toy_run: Path, tmp_path: Path) -> None:
 
 def test_infilling(toy_run: Path, tmp_path: Path) -> None:
     few = ["--out", tmp_path / "i.json", "--count", "3", "--steps", "2", "--candidates", "2"]
+    few += ["--temperatures", "0.5"]
     done = run("infilling.py", toy_run, *few)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "i.json").read_text())
     found = {row["filled by"]: row for row in results["gaps"]}
-    assert set(found) == {"what stood there", "5-gram model", "run", "run, best of 2"}
+    assert set(found) == {"what stood there", "5-gram model", "run at 0.5", "run at 0.5, best of 2"}
     assert found["what stood there"]["exact"] == 1
     assert found["5-gram model"]["exact"] > 0.1  # it has seen the language, the run has not
     assert finite(results)
