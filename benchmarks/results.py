@@ -40,15 +40,15 @@ This page is written by `python benchmarks/results.py`, from the files in
 
 In a comparison every contender has the same text, tokenizer, trunk, batches and number of steps (Sudoku is
 another matter for the autoregressive one: see there); its checkpoint is chosen on one half of the held-out
-text (a student's is its newest), and measured on the other.
-± is the standard deviation over seeds; of one run alone, the standard error over texts. Masked diffusion is
-the control: the same network with blanks in place of noise. A student is taught to write in 4 passes by the
-`modern` run of its seed, in as many steps again, each at 2.3 to 3 times the cost. A step is a pass of the
-network, but masked diffusion makes none where it would write nothing: 64 steps are as many passes as a text
-has tokens. An empty cell: nothing was measured, or a run is nowhere so varied. A star: all temperatures are
-more varied, and the least varied stands there. Seconds are under Speed alone. Tables of lines are of the most
-steps at one temperature, 0.7: look at the entropy. Among the ingredients *objective=masked* has tokens given
-in training, as all there; *masked* has none."""
+text (a student's is its newest), and measured on the other. ± is the standard deviation over seeds; of one
+run alone, the standard error over texts. Masked diffusion is the control: the same network with blanks in
+place of noise. A student is taught to write in 4 passes by the `modern` run of its seed, in as many steps
+again, each at 2.3 to 3 times the cost. A step is a pass of the network, but masked diffusion makes none
+where it would write nothing: 64 steps are as many passes as a text has tokens. An empty cell: nothing was
+measured, or a run is nowhere so varied. A star: all temperatures are more varied, and the least varied
+stands there. Seconds are under Speed alone. Tables of lines are of the most steps at one temperature, 0.7:
+look at the entropy. Running text was measured by `run_compare(..., steps=(16, 8, 4, 2))`; its command
+measures 1 to 64 steps. Among ingredients *objective=masked* has tokens given in training, *masked* none."""
 SAMPLES = 6  # lines of each contender
 Results = Mapping[str, Any]
 Found = tuple[list[float], bool]  # of values_at
@@ -202,7 +202,7 @@ def picture(panels: Mapping[str, Results]) -> None:
 COMPARE = "sdlm compare{} --out DIR --contenders NAMES --seeds SEEDS --steps 1200 --lines 200 --examples 2000"
 RUNNING = COMPARE.format(" shakespeare.txt --stream --window 128").replace("--lines 200", "--lines 100")
 ABLATE = "python benchmarks/ablations.py{} --out DIR --only NAMES --steps 1200 --seeds SEEDS"
-FILLING = "python benchmarks/infilling.py RUN MASKED"
+FILLING = "python benchmarks/infilling.py RUN MASKED --temperatures 0.7 0.4 0.1"
 SPEED = "python benchmarks/speed.py --corpus captions.txt --script ORIGINAL/pytorch/train.py"
 VARYING = "python benchmarks/varying.py RUN --count 100"
 SUDOKU = "python benchmarks/sudoku.py --out DIR --contenders NAMES --seeds SEEDS --steps 2400 --count 100"
@@ -210,7 +210,7 @@ SUDOKU = "python benchmarks/sudoku.py --out DIR --contenders NAMES --seeds SEEDS
 SECTIONS: tuple[tuple[str, str, str, Callable[[Results], str]], ...] = (
     ("Toy language", "toy", COMPARE.format(""), comparison),
     ("Captions", "captions", COMPARE.format(" captions.txt") + " --judge JUDGE", comparison),
-    ("Running text in windows of 128 tokens, in 2 to 16 passes", "shakespeare", RUNNING, comparison),
+    ("Running text in windows of 128 tokens, in 2 to 16 steps", "shakespeare", RUNNING, comparison),
     ("Sudoku", "sudoku", SUDOKU, solved_table),
     ("What each ingredient is worth, on the toy language", "ingredients", ABLATE.format(""), short_table),
     ("The same on captions", "ingredients-captions", ABLATE.format(" captions.txt"), short_table),

@@ -18,7 +18,7 @@ BUDGETS = ("steps", "epochs", "minutes")
 MAY_CHANGE = (*BUDGETS, "patience", "samples", "validate_every", "save_every", "compile")
 
 RECIPES = {
-    "modern": Config(),  # the default, and the best known
+    "modern": Config(),  # the default, and the best known with a likelihood
     # The document's system: x0 from a linear head, MSE and cross-entropy, all positions at one level. The
     # optimiser's numbers are modern's, so that the two compare as systems.
     "original": Config(
