@@ -2,6 +2,7 @@ import json
 import math
 import re
 import shutil
+from itertools import chain
 from threading import Thread
 
 import numpy as np
@@ -19,6 +20,7 @@ from simple_diffusion_lm.corpus.tokenizer import train_tokenizer
 from simple_diffusion_lm.errors import UserError
 from simple_diffusion_lm.runs.run import run_training
 from simple_diffusion_lm.writing import writer
+from simple_diffusion_lm.writing.blend import blend
 from simple_diffusion_lm.writing.model import DiffusionLM, train
 from simple_diffusion_lm.writing.requests import write_rows
 from simple_diffusion_lm.writing.templates import Gap
@@ -381,3 +383,14 @@ def test_a_run_that_was_moved_finds_the_corpus_inside_it(toy_text, tmp_path):
     (tmp_path / "run").rename(tmp_path / "moved")
     assert DiffusionLM.trained_on(tmp_path / "moved").directory == tmp_path / "moved" / "corpus"
     assert DiffusionLM.trained_on(next((tmp_path / "moved" / "checkpoints").iterdir())).meta["key"]
+
+
+def test_what_is_forbidden_is_not_blended_either(model):
+    allowed = model.pieces.index(" the")
+    forbidden = model.forbidden()
+    forbidden[:] = True
+    forbidden[:, allowed] = False
+    ids = [model.tokenizer.encode(text) for text in ("every hill .", "the goats sleep in the garden .")]
+    found = blend(model.model, ids, model.end, forbidden, 3, 2, lambda: None)
+    assert set(chain(*found)) == {allowed}
+    assert [len(each) for each in found] == [len(ids[0]), round(sum(map(len, ids)) / 2), len(ids[1])]
