@@ -159,8 +159,7 @@ class Infilling:
         models = {run.name: DiffusionLM.from_pretrained(run) for run in self.runs}
         first, data = next(iter(models.values())), DiffusionLM.trained_on(self.runs[0])
         tokenizer, lines = first.tokenizer, reference_texts(first, data.train)
-        held_out = example_texts(first, data.valid, 20 * self.count)
-        gaps = cases(held_out, tokenizer, self.count)
+        gaps = cases(example_texts(first, data.valid, 20 * self.count), tokenizer, self.count)
         judge, many = KneserNey(lines), self.candidates
         fills: dict[str, Fill] = {
             "what stood there": lambda gaps: [case.gap for case in gaps],
@@ -172,7 +171,8 @@ class Infilling:
                 fills[f"{label}, best of {4 * many}"] = partial(by_continuing, model, sampling, 4 * many)
             else:
                 fills[label] = partial(by_infilling, model, sampling, 1)
-                fills[f"{label}, best of {many}"] = partial(by_infilling, model, sampling, many)
+                if temperature == self.temperatures[0]:  # at low ones candidates are alike
+                    fills[f"{label}, best of {many}"] = partial(by_infilling, model, sampling, many)
         results: dict[str, Any] = {**measure.about(), "gaps": []}
         for name, fill in fills.items():
             measure.say(name)

@@ -38,17 +38,18 @@ INTRODUCTION = """# Results
 This page is written by `python benchmarks/results.py`, from the files in
 [benchmarks/results/](../benchmarks/results/). [Is it any good?](measuring.md) says what the figures are.
 
-In a comparison every contender has the same text, tokenizer, trunk, batches and number of steps (Sudoku is
-another matter for the autoregressive one: see there); its checkpoint is chosen on one half of the held-out
-text (a student's is its newest), and measured on the other. ± is the standard deviation over seeds; of one
-run alone, the standard error over texts. Masked diffusion is the control: the same network with blanks in
-place of noise. A student is taught to write in 4 passes by the `modern` run of its seed, in as many steps
-again, each at 2.3 to 3 times the cost. A step is a pass of the network, but masked diffusion makes none
-where it would write nothing: 64 steps are as many passes as a text has tokens. An empty cell: nothing was
-measured, or a run is nowhere so varied. A star: all temperatures are more varied, and the least varied
-stands there. Seconds are under Speed alone. Tables of lines are of the most steps at one temperature, 0.7:
-look at the entropy. Running text was measured by `run_compare(..., steps=(16, 8, 4, 2))`; its command
-measures 1 to 64 steps. Among ingredients *objective=masked* has tokens given in training, *masked* none."""
+In a comparison every contender has the same text, tokenizer, trunk, batches and number of steps (of Sudoku
+the autoregressive one has lines with the clues first, twice as long, and twice the steps); its checkpoint is
+chosen on one half of the held-out text (a student's is its newest), and measured on the other. ± is the
+standard deviation over seeds (students have fewer); of one run alone, the standard error over texts. Masked
+diffusion is the control: the same network with blanks in place of noise. A student is taught to write in 4
+passes by the `modern` run of its seed, in as many steps again, each 2.3 to 3 times as dear. A step is a pass
+of the network, but masked diffusion makes none where it would write nothing: of a line, 64 steps are as many
+passes as it has tokens. An empty cell: not measured, or a run is less varied. A star: all temperatures are
+more varied, and the least varied stands there. Seconds: see Speed. Tables of lines are of the most steps at
+one temperature, 0.7: look at the entropy. Running text was measured by `run_compare(..., steps=(16, 8, 4,
+2))`; its command measures 1 to 64 steps. Among ingredients *objective=masked* has tokens given in training,
+*masked* none."""
 SAMPLES = 6  # lines of each contender
 Results = Mapping[str, Any]
 Found = tuple[list[float], bool]  # of values_at
@@ -169,8 +170,7 @@ def by_passes(results: Results) -> dict[str, dict[float, Found]]:
     for name, runs in by_contender(results).items():
         for point in (point for run in runs for point in run["points"]):
             taken.setdefault((name, point["steps"]), []).append(point["passes"])
-    found = best(results)[1].items()
-    return {name: {fmean(taken[name, steps]): own[steps] for steps in own} for name, own in found}
+    return {name: {fmean(taken[name, n]): own[n] for n in own} for name, own in best(results)[1].items()}
 
 
 def picture(panels: Mapping[str, Results]) -> None:

@@ -204,9 +204,9 @@ def n1(bench: Bench) -> str:
     found = checkpoint.newest(run)
     assert found is not None
     about = {k: v for k, v in found.manifest.items() if k not in ("seal", "sha256", "step")}
-    model = found.model()
+    model = found.read(checkpoint.MODEL)
     model["head.weight"].fill_(torch.nan)
-    checkpoint.save(run, 4, model, found.state(), about)
+    checkpoint.save(run, 4, model, found.read(checkpoint.STATE), about)
     before = weights(run)
     line = bench.sdlm(*bench.train(run, 8)).refused("training broke at step 5", code=3)
     assert weights(run) == before, "the checkpoint is another now"

@@ -36,5 +36,5 @@ def tensors(run: Path) -> dict[str, Tensor]:
 
     found = checkpoint.newest(run)
     assert found is not None
-    model = {f"model {name}": tensor for name, tensor in found.model().items()}
-    return model | {f"state {name}": tensor for name, tensor in found.state().items()}
+    model = {f"model {name}": tensor for name, tensor in found.read(checkpoint.MODEL).items()}
+    return model | {f"state {name}": tensor for name, tensor in found.read(checkpoint.STATE).items()}

@@ -234,7 +234,7 @@ def test_contenders_are_compared_and_resumed(tmp_path):
     assert again.stdout == done.stdout
     assert "training" not in again.stderr
     assert "measuring" not in again.stderr
-    refused(*compare, "--stream", words="prepared already")  # the toy language is: nothing is left unsaid
+    refused(*compare, "--stream", words="the toy language takes no --stream")
 
 
 def test_running_text_in_and_out(toy_text, tmp_path):

@@ -144,9 +144,11 @@ def test_a_broken_number_stops_all(alone, toy_data, tmp_path):
     config, data = adamw(Config()), toy_data.directory
     on_processes(1, train, config, data, tmp_path, 1e-9)
     found = checkpoint.newest(tmp_path)
-    model = found.model()
+    model = found.read(checkpoint.MODEL)
     model["head.weight"][:] = math.nan
-    checkpoint.save(tmp_path, 1, model, found.state(), {"progress": found.manifest["progress"]})
+    checkpoint.save(
+        tmp_path, 1, model, found.read(checkpoint.STATE), {"progress": found.manifest["progress"]}
+    )
     ends = on_processes(2, train, config, data, tmp_path)
     assert [kind for kind, _ in ends] == ["NonFinite"] * 2
     assert ends[0][1].startswith("step 2: loss nan")

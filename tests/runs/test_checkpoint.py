@@ -23,8 +23,8 @@ def test_what_is_saved_comes_back(tmp_path):
     found = checkpoint.newest(tmp_path)
     assert found is not None
     assert found.manifest["step"] == 5
-    assert all(torch.equal(found.model()[k], TENSORS[k]) for k in TENSORS)
-    assert torch.equal(found.state()["s"], torch.full((2,), 5.0))
+    assert all(torch.equal(found.read(checkpoint.MODEL)[k], TENSORS[k]) for k in TENSORS)
+    assert torch.equal(found.read(checkpoint.STATE)["s"], torch.full((2,), 5.0))
 
 
 def test_the_newest_two_stay_and_nothing_temporary(tmp_path):

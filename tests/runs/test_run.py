@@ -118,9 +118,11 @@ def test_a_broken_number_stops_before_the_update(toy_data, tmp_path):
     before = tensors(tmp_path)
     state = checkpoint.newest(tmp_path)
     assert state is not None
-    poisoned = state.model()
+    poisoned = state.read(checkpoint.MODEL)
     poisoned["head.weight"].fill_(torch.nan)
-    checkpoint.save(tmp_path, 4, poisoned, state.state(), {"progress": state.manifest["progress"]})
+    checkpoint.save(
+        tmp_path, 4, poisoned, state.read(checkpoint.STATE), {"progress": state.manifest["progress"]}
+    )
     with pytest.raises(NonFinite, match="step 5: loss nan"):
         run_training(replace(config, steps=8), toy_data, tmp_path, quiet=True)
     after = tensors(tmp_path)
@@ -351,7 +353,7 @@ def test_a_file_gets_no_bar_but_a_line_a_minute(toy_data, tmp_path, monkeypatch,
     run_training(config, toy_data, tmp_path, quiet=True)
     found = checkpoint.newest(tmp_path)
     about = {**found.manifest, "progress": {**found.manifest["progress"], "seconds": 59.999}}
-    checkpoint.save(tmp_path, 2, found.model(), found.state(), about)
+    checkpoint.save(tmp_path, 2, found.read(checkpoint.MODEL), found.read(checkpoint.STATE), about)
     capsys.readouterr()
     run_training(replace(config, steps=8), toy_data, tmp_path)
     said = capsys.readouterr().err

@@ -12,6 +12,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from ..devices.processes import alone, rank, use_device
+from ..errors import UserError
 from ..evaluation.compare import CONTENDERS, run_compare
 from ..evaluation.evaluate import evaluate_run
 from ..evaluation.report import evaluation_tables, likelihood_lines, table
@@ -38,7 +39,7 @@ class Evaluate(OnDevice):
     data: tuple[str, ...] = ()  # held-out text files; by default the part that was held out in training
     field: str = "text"  # the field or column with the text, where these files have records
     examples: int = 2000  # the most texts to measure
-    samples: int = 500  # lines to generate and measure; 0 for the likelihood alone
+    samples: int = 500  # lines to generate and measure, no more than are held out; 0: the likelihood alone
     seed: int = 0  # of the noise, and of the lines
     judge: Run | None = None  # a run with --objective autoregressive on the same corpus, to judge lines by
     as_json: Annotated[bool, arg(name="json")] = False  # print all figures as JSON
@@ -75,13 +76,16 @@ class Compare(TextOptions, OnDevice):
     size: Annotated[str, one_of(SIZES)] = "tiny"  # width, depth and learning rate of all of them
     seeds: int = 1  # runs of each contender, with this seed and those after it
     examples: int = 5000  # the most held-out texts to measure
-    lines: int = 500  # to generate at each way of sampling
+    lines: int = 500  # to generate at each way of sampling, no more than are held out
     judge: Run | None = None  # a run with --objective autoregressive on the same corpus, to judge lines by
     settings: Settings
 
     def __call__(self) -> None:
         alone("sdlm compare")
-        data = self.open(self.corpus or (str(toy_data(self.out).directory),), self.out)
+        usual = vars(TextOptions(seed=self.seed)).items()
+        if not self.corpus and not usual <= vars(self).items():
+            raise UserError("the toy language takes no --stream, --tokenizer and such: name a corpus")
+        data = self.open(self.corpus, self.out) if self.corpus else toy_data(self.out)
         configs = {name: replace(CONTENDERS[name], **SIZES[self.size]) for name in self.contenders}
         options: dict[str, Any] = {"examples": self.examples, "samples": self.lines, "judge": self.judge}
         options["seeds"] = range(self.seed, self.seed + self.seeds)

@@ -139,7 +139,8 @@ def held_out_bound(
     nats = prior + diffusion + reconstruction + length
     total = nats.sum() / tokens.sum()
     # The standard error of a ratio of sums over independent texts.
-    error = ((nats - total * tokens).square().sum() * len(tokens) / (len(tokens) - 1)).sqrt() / tokens.sum()
+    spread = len(tokens) / (len(tokens) - 1) if len(tokens) > 1 else torch.nan
+    error = ((nats - total * tokens).square().sum() * spread).sqrt() / tokens.sum()
     means = torch.stack([prior, diffusion, reconstruction, length]).sum(1) / tokens.sum()
     figures = torch.stack([total, *means, error]).tolist()
     return HeldOut(*figures, texts=len(tokens), tokens=round(tokens.sum().item()))  # type: ignore[misc]

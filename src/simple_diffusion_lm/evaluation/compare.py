@@ -46,7 +46,7 @@ TURNS = 5  # in which each trains, so that other load hits all alike; each of a 
 TEMPERATURES = (0.7, 0.55, 0.85, 1.0)  # the first is that of the table of samples,
 STEPS = (64, 32, 16, 8, 4, 2, 1)  # and the first of these
 SHOWN = 20  # lines of each kept in the results
-FORMAT = 3  # of results.json
+FORMAT = 4  # of results.json
 
 
 def run_compare(
@@ -93,8 +93,7 @@ def run_compare(
         if reference is None:
             valid = example_texts(model, measuring, samples)
             reference = Reference(reference_texts(model, data.train), valid, reader)
-            results["lines"] = real_rows(reference)
-            samples = len(valid)  # most figures depend on how many lines there are
+            results["lines"], samples = real_rows(reference), len(valid)  # figures depend on how many lines
         print(f"measuring {name}", file=sys.stderr)
         measured = measure(model, measuring, reference, examples, samples, steps, orders)
         results["runs"][name] = {"config": vars(config), "machine": machine(), **measured}

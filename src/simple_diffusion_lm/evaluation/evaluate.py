@@ -39,7 +39,7 @@ def evaluate_run(
     """Measures a run on the given files, or on its own held-out part: the likelihood, the same figures for
     sets of lines (real, shuffled, samples), and, of Sudoku, puzzles solved.
 
-    samples is how many lines are generated, 0 for the likelihood alone; they are held against as
+    samples is how many lines are generated at most, 0 for the likelihood alone; they are held against as
     many held-out ones, and need the corpus the run was trained on. judge: an autoregressive run on it.
     sampling: fields of core.generate.Sampling, where they are not as usual. field: of files of records.
 

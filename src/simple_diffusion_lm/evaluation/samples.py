@@ -26,7 +26,8 @@ class Reference:
     def __init__(
         self, train: Sequence[str], valid: Sequence[str], autoregressive: AutoregressiveJudge | None = None
     ) -> None:
-        self.train_lines, self.valid, self.autoregressive = set(train), valid, autoregressive
+        self.train_lines = None if any("\n" in x for x in train) else set(train)  # windows begin anywhere
+        self.valid, self.autoregressive = valid, autoregressive
         self.split = split = units_of(train)
         self.four_grams = set(_grams(map(split, train), 4))  # all runs of four words in the training part
         self.judge = KneserNey(train, split=split)  # the n-gram judge of the training part,
@@ -47,7 +48,6 @@ def sample_metrics(lines: Sequence[str], reference: Reference) -> dict[str, Any]
     lengths = np.array([len(text) for text in texts])
     pairs, fours, toy, judge = _grams(texts, 2), _grams(texts, 4), reference.toy, reference.autoregressive
     known = reference.train_lines
-    running = any("\n" in line for line in lines)  # whose windows begin anywhere: none is another's copy
     shares = np.array(list(Counter(words).values())) / max(len(words), 1)
     return {
         "lines": len(lines),
@@ -61,7 +61,7 @@ def sample_metrics(lines: Sequence[str], reference: Reference) -> dict[str, Any]
         "repetition": sum(a == b for a, b in pairs) / max(len(words), 1),  # of the word just before
         "words_mean": float(lengths.mean()),
         "words_deviation": float(lengths.std()),
-        "copied_lines": None if running else sum(line in known for line in lines) / len(lines),
+        "copied_lines": None if known is None else sum(line in known for line in lines) / len(lines),
         "copied_4grams": sum(gram in reference.four_grams for gram in fours) / max(len(fours), 1),
         "grammatical": sum(map(toy.is_grammatical, lines)) / len(lines) if toy else None,
     }

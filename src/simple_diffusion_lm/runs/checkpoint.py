@@ -43,18 +43,14 @@ class Checkpoint(NamedTuple):
     path: Path
     manifest: dict[str, Any]
 
-    def model(self) -> Tensors:
-        """The weights."""
-        return safetensors.torch.load_file(self.path / MODEL)
-
-    def state(self) -> Tensors:
-        """What resuming needs besides (state_tensors)."""
-        return safetensors.torch.load_file(self.path / STATE)
+    def read(self, name: str) -> Tensors:
+        """The weights (MODEL), or what resuming needs besides (STATE: state_tensors)."""
+        return safetensors.torch.load_file(self.path / name)
 
     def load_into(self, model: TextModel, otherwise: str = TOO_OLD) -> None:
         """Loads the weights. Raises UserError where they do not fit; otherwise: what to do then."""
         own = model.state_dict()  # a student's checkpoint has its critic too, which only training loads
-        tensors = {n: t for n, t in self.model().items() if n in own or not n.startswith("critic.")}
+        tensors = {n: t for n, t in self.read(MODEL).items() if n in own or not n.startswith("critic.")}
         if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in own.items()}:
             raise UserError(f"{self.path}: holds another network than this: {otherwise}")
         model.load_state_dict(tensors)
@@ -63,7 +59,7 @@ class Checkpoint(NamedTuple):
         """Puts back all that was saved. Raises UserError where it is of another network."""
         self.load_into(state.model)
         known = {kind: optimizer.state_dict() for kind, optimizer in state.optimizers.items()}
-        for key, tensor in self.state().items():
+        for key, tensor in self.read(STATE).items():
             kind, number, what = key.split(".")
             known[kind]["state"].setdefault(int(number), {})[what] = tensor
         for kind, optimizer in state.optimizers.items():
