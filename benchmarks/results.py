@@ -158,7 +158,7 @@ def solved_by_passes(results: Results) -> dict[str, dict[float, Found]]:
     for label, by_steps in solved(results).items():
         own = by_name.setdefault(name := label.split(", ")[0], {})
         for steps, values in by_steps.items():
-            most = size**2 - CLUES[size][0] if name == "masked" else max(STEPS)
+            most = size**2 - CLUES[size][0] if name == "masked" else steps
             passes = min(steps, most) if len(by_steps) > 1 else size * (size + 1) + 2
             own[passes] = max((values, False), own.get(passes, NONE), key=lambda each: sum(each[0]))
     return by_name

@@ -91,7 +91,8 @@ def real_rows(reference: Reference) -> dict[str, dict[str, Any]]:
 
 def sudoku_of(lines: Sequence[str]) -> Sudoku | None:
     """The Sudoku that all of these lines are grids of; None where they are not."""
-    return next((it for it in map(Sudoku, BOXES) if lines and all(map(it.is_solved, lines[:100]))), None)
+    tasks = map(Sudoku, BOXES)
+    return next((task for task in tasks if lines and all(map(task.is_solved, lines[:100]))), None)
 
 
 def solve(model: DiffusionLM, puzzles: Sequence[str], sampling: Sampling, seed: int = 0) -> list[str]:

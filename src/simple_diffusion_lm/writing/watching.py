@@ -116,11 +116,9 @@ class Terminal(AbstractContextManager["Terminal"]):
     """Draws texts in one place, step after step, each token in the colour of its probability."""
 
     def __init__(self, onlooker: Onlooker) -> None:
-        self.onlooker = onlooker
-        self.file = sys.stderr
+        self.onlooker, self.file = onlooker, sys.stderr
         self.lines: dict[int, list[Shown]] = {}
-        self.height = 0  # lines that are drawn
-        self.last = 0.0
+        self.height, self.last = 0, 0.0  # lines that are drawn, and when
 
     def __exit__(self, *_: object) -> None:
         print(self._back() + CLEAR_BELOW + WRAP_ON, end="", file=self.file, flush=True)
@@ -157,7 +155,8 @@ def coloured(line: Sequence[Shown]) -> str:
     """A line for a terminal: given text is bold, the rest the duller the less probable."""
     parts = []
     for number, token in enumerate(line):
-        colour = next((c for below, c in COLOURS.items() if 100 * token.probability < below), None)
+        share = 100 * token.probability
+        colour = next((c for below, c in COLOURS.items() if share < below), None)
         style = GIVEN if token.given else "" if colour is None else f"\x1b[38;5;{colour}m"
         text = token.text if number else token.text.lstrip(" ")
         text = "".join(c if c.isprintable() else "�" for c in text)  # else a cursor might move
