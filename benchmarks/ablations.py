@@ -41,7 +41,7 @@ class Ablate(TextOptions):
 
     def __call__(self) -> None:
         tables = run_compare(
-            self.open(self.corpus, self.out) if self.corpus else toy_data(self.out),
+            self.open(self.corpus, self.out) if self.corpus else toy_data(self.out, self),
             self.out,
             contenders={"modern": Config()}
             | {name: with_settings(Config(), settings_of(name)) for name in self.only},

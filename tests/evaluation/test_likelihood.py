@@ -16,6 +16,7 @@ from simple_diffusion_lm.core.data import Batches
 from simple_diffusion_lm.corpus.prepare import prepare
 from simple_diffusion_lm.evaluation.evaluate import evaluate_run
 from simple_diffusion_lm.evaluation.likelihood import likelihood, plain_batches
+from simple_diffusion_lm.evaluation.report import likelihood_lines
 from simple_diffusion_lm.runs.run import run_training
 from simple_diffusion_lm.writing.model import DiffusionLM
 
@@ -42,6 +43,14 @@ def test_the_total_is_the_sum_of_its_parts_in_every_unit(toy_run, toy_text, tmp_
     assert found["words"] == len(text.split()) + texts
     assert found["perplexity_per_word"] == pytest.approx(math.exp(total * tokens / found["words"]))
     assert json.loads(json.dumps(result)) == result
+
+
+def test_a_single_text_has_no_error(toy_run, tmp_path):
+    (tmp_path / "one.txt").write_text("the goats sleep .\n")
+    found = evaluate_run(toy_run, [tmp_path / "one.txt"], samples=0)["likelihood"]
+    assert json.loads(json.dumps(found, allow_nan=False))["standard_error"] is None
+    assert "nats per token\n" in likelihood_lines(found)
+    assert "nats per token (± 0.1000)" in likelihood_lines(found | {"texts": 2, "standard_error": 0.1})
 
 
 def test_letters_that_the_tokenizer_lacks_are_told(toy_run, tmp_path, capsys):

@@ -13,7 +13,7 @@ from ..core import Config
 from ..core.generate import Sampling
 from ..corpus.prepare import Prepared, prepare
 from ..devices.processes import alone
-from ..errors import writing_to
+from ..errors import UserError, writing_to
 from ..evaluation.evaluate import EXACT, puzzle_scores
 from ..evaluation.likelihood import likelihood
 from ..evaluation.report import evaluation_tables, new_figure, table, training_figure
@@ -23,7 +23,7 @@ from ..tasks.sudoku import Sudoku, template
 from ..tasks.toy import ToyLanguage
 from ..writing.model import DiffusionLM
 from ..writing.watching import evenly
-from .options import OnDevice, one_of
+from .options import OnDevice, TextOptions, one_of
 from .training import glance
 
 LINES, VOCAB_SIZE, CELLS = 60_000, 640, {"tokenizer": "chars"}  # a token for each cell of a Sudoku
@@ -96,8 +96,10 @@ class Demo(OnDevice):
         print(f"\n{table(scores)}")
 
 
-def toy_data(out: Path) -> Prepared:
-    """The toy corpus: written as a text file, one line an example, and prepared."""
+def toy_data(out: Path, given: TextOptions | None = None) -> Prepared:
+    """The toy corpus: written as a text file, and prepared. UserError where flags of a corpus are given."""
+    if given and not vars(TextOptions(seed=given.seed)).items() <= vars(given).items():
+        raise UserError("the toy language takes no --stream, --tokenizer and such: name a corpus")
     return written(ToyLanguage().lines(LINES, seed=0), out, "toy.txt", vocab_size=VOCAB_SIZE)
 
 

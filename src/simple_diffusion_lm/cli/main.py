@@ -12,7 +12,6 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from ..devices.processes import alone, rank, use_device
-from ..errors import UserError
 from ..evaluation.compare import CONTENDERS, run_compare
 from ..evaluation.evaluate import evaluate_run
 from ..evaluation.report import evaluation_tables, likelihood_lines, table
@@ -82,10 +81,7 @@ class Compare(TextOptions, OnDevice):
 
     def __call__(self) -> None:
         alone("sdlm compare")
-        usual = vars(TextOptions(seed=self.seed)).items()
-        if not self.corpus and not usual <= vars(self).items():
-            raise UserError("the toy language takes no --stream, --tokenizer and such: name a corpus")
-        data = self.open(self.corpus, self.out) if self.corpus else toy_data(self.out)
+        data = self.open(self.corpus, self.out) if self.corpus else toy_data(self.out, self)
         configs = {name: replace(CONTENDERS[name], **SIZES[self.size]) for name in self.contenders}
         options: dict[str, Any] = {"examples": self.examples, "samples": self.lines, "judge": self.judge}
         options["seeds"] = range(self.seed, self.seed + self.seeds)

@@ -42,10 +42,11 @@ def likelihood(
         characters += len(text)
         words += len(split(text))
     nats, parts = found.total * found.tokens, found._asdict()
+    error = parts.pop("error")
     return {
         "is_bound": not exact,
         "nats_per_token": parts.pop("total"),
-        "standard_error": parts.pop("error"),
+        "standard_error": error if count > 1 else None,  # JSON has no number for it
         **parts,
         "nats_per_text": nats / found.texts,
         "bits_per_character": nats / characters / math.log(2),

@@ -79,14 +79,15 @@ def evaluation_tables(lines: Mapping[str, Figures], scores: Sequence[Figures]) -
 
 def likelihood_lines(found: Figures) -> str:
     """The likelihood, in every unit."""
+    within = f" (± {found['standard_error']:.4f})" if found["texts"] > 1 else ""
     return (
-        "{sign}{nats_per_token:.4f} nats per token (± {standard_error:.4f})\n"
+        "{sign}{nats_per_token:.4f} nats per token{within}\n"
         "{sign}{bits_per_character:.4f} bits per character\n"
         "{sign}{perplexity_per_word:.2f} perplexity per word (of text without spaces: per character)\n"
         "{sign}{nats_per_text:.3f} nats per text\n"
         "of it prior {prior:.4f}, diffusion {diffusion:.4f}, reconstruction {reconstruction:.4f}, length "
         "{length:.4f} nats per token; {texts:,} texts, {tokens:,} tokens, {characters:,} characters"
-    ).format(sign="<= " if found["is_bound"] else "", **found)
+    ).format(sign="<= " if found["is_bound"] else "", within=within, **found)
 
 
 def training_figure(runs: Sequence[Path], entropy: float | None = None) -> Any:
