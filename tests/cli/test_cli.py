@@ -137,6 +137,14 @@ def test_what_can_be_asked_of_a_line(toy_run, tmp_path):
     assert records[2]["text"] == templates[2]
     varied = sdlm("vary", toy_run, "the goats sleep .", "--strength", "0.00001", *fast)
     assert varied.stdout == "the goats sleep .\n"
+    both = ["infill", toy_run, "the ___ .", "___ goats", "--candidates", "1", *fast]
+    several = sdlm(*both, "--count", "3").stdout.splitlines()
+    assert [line.startswith("the ") for line in several[:3]] == [True] * 3
+    assert [line.endswith(" goats") for line in several[3:]] == [True] * 3
+    assert len(set(several)) > 2  # a model of a few steps may repeat itself once
+    assert several[0] == sdlm(*both).stdout.splitlines()[0]
+    varied = sdlm("vary", toy_run, "the goats sleep .", "--strength", "1", "--count", "3", *fast)
+    assert len(set(varied.stdout.splitlines())) > 1
     blend = ["blend", toy_run, "the goats sleep .", "a door .", "--count", "3", *fast]
     assert len(blended := sdlm(*blend).stdout.splitlines()) == 3
     assert [json.loads(line)["text"] for line in sdlm(*blend, "--jsonl").stdout.splitlines()] == blended
@@ -147,6 +155,7 @@ def test_what_can_be_asked_of_a_line(toy_run, tmp_path):
     assert sdlm("generate", toy_run, "--count", "2", *once.stderr.split(), *fast).stdout == once.stdout
     assert sdlm("--version").stdout.startswith("simple-diffusion-lm ")
     refused("generate", toy_run, "--count", "0", words="--count must be at least 1")
+    refused("infill", toy_run, "the ___ .", "--count", "0", words="--count must be at least 1")
     refused("generate", toy_run, "--must", "Goats", words="'Goats': the tokenizer has no piece for 'G'")
     refused("infill", toy_run, words="give templates or --file")
     refused("infill", toy_run, "--never", "foo", "a ___", words="before --never, which takes all that")

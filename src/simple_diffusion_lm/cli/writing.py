@@ -25,6 +25,7 @@ class Writing(OnDevice):
     """What generate, infill and vary share."""
 
     run: Positional[Run]  # a run, an exported model, USER/NAME of the hub, or toy: a small model to try
+    count: int = 1  # texts for each that is given, each another one
     jsonl: bool = False  # print JSON, a line a text: the text, the seed, and what fills each gap
     sampling: OmitArgPrefixes[SamplingOptions]
     seed: int | Literal["random"] = 0  # the same seed gives the same texts; random: one that is printed
@@ -33,6 +34,7 @@ class Writing(OnDevice):
     watch: bool = False  # see texts come out of the noise, candidates too, where this is a terminal
 
     def __post_init__(self) -> None:
+        check_count("--count", self.count)
         if self.seed == "random":
             self.seed = seed_of(None)
             print(f"--seed {self.seed}", file=sys.stderr)
@@ -69,7 +71,6 @@ class Generate(Writing):
     candidates: int = 1  # lines to write for each that is printed, which is the most probable of them
 
     def __call__(self) -> None:
-        check_count("--count", self.count)
         model = DiffusionLM.from_pretrained(self.run)
         length = None if self.length is None else parse_length(self.length)
         requests = [model.request(length, self.must)] * self.count
@@ -91,12 +92,11 @@ class Infill(Writing):
     candidates: int = 8  # lines to write for each, with gaps of several lengths; the best is printed
 
     def __call__(self) -> None:
-        templates: Sequence[str] = self.template
-        if (self.file is None) == (not templates):
+        if (self.file is None) == (not self.template):
             before = ", before --never, which takes all that follows," if self.never else ""
             raise UserError(f"give templates{before} or --file with one a line")
-        if self.file is not None:
-            templates = list(read_lines([self.file], field=self.field, stream=False))
+        own = read_lines([self.file], field=self.field, stream=False) if self.file else self.template
+        templates = [template for template in own for _ in range(self.count)]
         model = DiffusionLM.from_pretrained(self.run)
         written = self.write(model, [Request.of(t) for t in templates], self.candidates, self.never)
         records = ({"template": t, **record} for t, record in zip(templates, written, strict=True))
@@ -116,8 +116,9 @@ class Vary(Writing):
     def __call__(self) -> None:
         check_count("the number of texts", len(self.text))
         model = DiffusionLM.from_pretrained(self.run)
+        texts = [text for text in self.text for _ in range(self.count)]
         with self.options(model) as options:
-            varied = model.vary(self.text, self.strength, int(self.seed), **options, **self.sampling.given)
+            varied = model.vary(texts, self.strength, int(self.seed), **options, **self.sampling.given)
         show(model, ({"text": text, "seed": self.seed} for text in varied), len(varied), self.jsonl)
 
 

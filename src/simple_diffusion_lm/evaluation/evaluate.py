@@ -77,8 +77,7 @@ def evaluate_run(
 
 def reference_texts(model: DiffusionLM, train: Corpus) -> list[str]:
     """Texts of the training part: all, or as many as have REFERENCE_TOKENS together."""
-    mean = float(plain_batches(model, train).lengths().mean())
-    return example_texts(model, train, int(REFERENCE_TOKENS / mean))
+    return example_texts(model, train, int(REFERENCE_TOKENS / plain_batches(model, train).lengths().mean()))
 
 
 def real_rows(reference: Reference) -> dict[str, dict[str, Any]]:
@@ -91,8 +90,7 @@ def real_rows(reference: Reference) -> dict[str, dict[str, Any]]:
 
 def sudoku_of(lines: Sequence[str]) -> Sudoku | None:
     """The Sudoku that all of these lines are grids of; None where they are not."""
-    tasks = map(Sudoku, BOXES)
-    return next((task for task in tasks if lines and all(map(task.is_solved, lines[:100]))), None)
+    return next((s for s in map(Sudoku, BOXES) if lines and all(map(s.is_solved, lines[:100]))), None)
 
 
 def solve(model: DiffusionLM, puzzles: Sequence[str], sampling: Sampling, seed: int = 0) -> list[str]:
