@@ -41,7 +41,7 @@ This page is written by `python benchmarks/results.py`, from the files in
 In a comparison every contender has the same text, tokenizer, trunk, batches and number of steps (of Sudoku
 the autoregressive one has lines with the clues first, twice as long, and twice the steps); its checkpoint is
 chosen on one half of the held-out text (a student's is its newest), and measured on the other. ± is the
-standard deviation over seeds (students have fewer); of one run alone, the standard error over texts. Masked
+standard deviation over seeds; of one run alone, the standard error over texts. Masked
 diffusion is the control: the same network with blanks in place of noise. A student is taught to write in 4
 passes by the `modern` run of its seed, in as many steps again, each 2.3 to 3 times as dear. A step is a pass
 of the network, but masked diffusion makes none where it would write nothing: of a line, 64 steps are as many
