@@ -22,7 +22,7 @@ from simple_diffusion_lm.runs.config import with_settings
 # What is changed in the recipe, as flags have it: each is a contender of that name, beside the recipe itself.
 INGREDIENTS = (
     *("posterior=False", "cooccurrence=False", "optimizer=adamw,learning_rate=2e-3", "self_cond_rate=0"),
-    *("bell_times=False", "width=0", "cond_rate=0", "schedule=cosine"),
+    *("bell_times=False", "late_given=False", "width=0", "cond_rate=0", "schedule=cosine"),
     "objective=masked",  # the control: blanks in place of noise
 )
 

@@ -48,6 +48,7 @@ def both(minimal):
         heads=minimal.HEADS,
         width=0,
         bell_times=False,
+        late_given=False,
     )
     core = Diffusion(config, V)
     core.start_from_counts(torch.arange(V))

@@ -160,6 +160,20 @@ def test_middle_times_are_trained_at_more_often():
     assert not torch.allclose(bell, loss(model, batch, t=0.2, bell_times=False).total)
 
 
+def test_where_tokens_are_given_times_are_late():
+    """In the last tenth of them, and where none are they stay as they are: both kinds in one batch."""
+    model, batch = network(), texts(given=[0])
+    given = torch.tensor([True, False, True, False])
+    batch = batch._replace(cond_mask=batch.cond_mask & given[:, None])
+    for bell in (False, True):
+        found = loss(model, batch, t=0.3, bell_times=bell, late_given=True).ce
+        draws = Draws.of(batch, seed=0, step=0)
+        model.config = replace(model.config, late_given=False)
+        expected = model.loss(batch, draws._replace(t=torch.where(given, 0.93, 0.3))).ce
+        torch.testing.assert_close(found, expected)
+        assert not torch.allclose(found, loss(model, batch, t=0.3).ce)
+
+
 def test_the_pass_before_is_of_every_length_from_a_half_to_a_sixty_fourth():
     t = torch.zeros(4000)
     chosen, before = previous_pass(make_keys(0, torch.arange(4000)), t, 0.3)

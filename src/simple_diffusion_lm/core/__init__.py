@@ -30,6 +30,7 @@ class Config:
     objective: str = "continuous"  # continuous diffusion, or a baseline: masked or autoregressive
     schedule: str = "gumbel"  # of the noise: gumbel or cosine (core/noise.py)
     bell_times: bool = True  # train at middle times more often: the ends teach little
+    late_given: bool = True  # where tokens are given, train at late times alone: at pure noise nearly
     mse_weight: float = 0.0  # of the squared error in the loss
     ce_weight: float = 1.0  # of the cross-entropy of the logits in it
     self_cond_rate: float = 0.9  # share of examples whose own first prediction is shown
@@ -40,7 +41,7 @@ class Config:
     window: int = 64  # of running text (stream), in tokens
     batch_tokens: int = 2048  # a batch holds at most this many, padding included
     batch_size: int | None = None  # a batch holds at most this many examples
-    cond_rate: float = 0.3  # share of examples in which tokens are given
+    cond_rate: float = 0.5  # share of examples in which tokens are given
     span_share: float = 0.5  # of those, the share in which all but a span is given; else here and there
 
     # The optimiser.

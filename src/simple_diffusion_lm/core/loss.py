@@ -71,7 +71,10 @@ def diffusion_loss(model: Denoiser, batch: Batch, draws: Draws) -> Losses:
     """MSE to the clean embeddings and cross-entropy of the logits, weighted: means over free positions."""
     config, free, ids = model.config, batch.free, batch.ids[batch.free]
     x0 = model.embedding(batch.ids)
-    draws = draws._replace(t=bell_times(draws.t)) if config.bell_times else draws
+    t = draws.t
+    if config.late_given:  # in the last tenth x_t shows nothing: all comes from the given tokens
+        t = torch.where(batch.cond_mask.any(1), 1 - 0.1 * (1 - t), t)
+    draws = draws._replace(t=bell_times(t) if config.bell_times else t)
     level = model.schedule(draws.t[:, None, None])
     x_t = level.add_noise(x0, normal(draws.keys, *x0.shape[1:]))
     logits, estimate = model(x_t, level, previous_prediction(model, batch, x_t, draws), batch)

@@ -29,6 +29,7 @@ RECIPES = {
         posterior=False,
         schedule="cosine",
         bell_times=False,
+        late_given=False,
         mse_weight=1.0,
         self_cond_rate=0.5,
         cond_rate=0.1,

@@ -34,7 +34,7 @@ from .run import load_run, run_training
 STUDENT: dict[str, Any] = {"passes": 4, "dropout": 0.0, **dict.fromkeys(BUDGETS)}  # its own
 # What a student has from its teacher, and what its training does not read: nobody should set these in vain.
 AS_ITS_TEACHER = """embedding_dim model_dim layers heads width normaliser regress posterior cond_dim schedule
-    self_cond_rate objective cooccurrence bell_times mse_weight ce_weight patience"""
+    self_cond_rate objective cooccurrence bell_times late_given mse_weight ce_weight patience"""
 FOR_WRITING, FOR_NOISE = 2, 3  # in a key, beside those of core/loss.py
 # Learning rates, as shares of the teacher's. A student that its critic cannot follow loses all it knows.
 PACE_OF_STUDENT, PACE_OF_CRITIC = 0.15, 1.5

@@ -156,8 +156,7 @@ class Log:
         """Whether the last validations, as many as the patience, were no better than an earlier one."""
         bounds = [each["bound"] for each in self.bounds]
         since = len(bounds) - 1 - bounds.index(min(bounds)) if bounds else 0
-        over = self.config.patience is not None and since >= self.config.patience
-        if over:
+        if over := self.config.patience is not None and since >= self.config.patience:
             self.say(f"no better bound in {since} validations: training ends")
         return over
 

@@ -16,7 +16,7 @@ from ..runs.checkpoint import run_of
 from ..writing.model import DiffusionLM
 from ..writing.requests import Watch
 from ..writing.templates import Gap, Template, parse_length
-from ..writing.watching import Onlooker
+from ..writing.watching import Onlooker, Shown
 from ..writing.writer import Options, Request
 from .requests import Blend, Card, Chosen, Completion, Generate, Infill, Lines, Sampled, Score, Scores, Vary
 from .shared import SharedLoop
@@ -102,19 +102,14 @@ def _frames_to(send: Send, model: DiffusionLM) -> Watch:
     """Sends every step: the tokens of each text, and what is probable where."""
     onlooker = Onlooker(model)
 
+    def shown(token: Shown) -> dict[str, object]:
+        state = "given" if token.given else "written" if token.written else "open"
+        likely = [[text, round(share, 4)] for text, share in token.likely]
+        return {"text": token.text, "state": state, "likely": likely}
+
     def watch(batch: Batch, frame: Frame) -> None:
-        lines = {
-            number: [
-                {
-                    "text": token.text,
-                    "state": "given" if token.given else "written" if token.written else "open",
-                    "likely": [[text, round(share, 4)] for text, share in token.likely],
-                }
-                for token in line
-            ]
-            for number, line in onlooker(batch, frame).items()
-        }
-        send({"lines": lines})
+        seen = onlooker(batch, frame).items()
+        send({"lines": {number: [shown(token) for token in line] for number, line in seen}})
 
     return watch
 
