@@ -53,10 +53,7 @@ def both(minimal):
     core = Diffusion(config, V)
     core.start_from_counts(torch.arange(V))
     torch.nn.init.normal_(core.head.weight, std=0.3)
-    # The core is shown x_t itself too, which minimal.py leaves out; and there are no given tokens.
-    x_t, mean, _, previous = torch.arange(4 * minimal.D).chunk(4)
-    with torch.no_grad():
-        core.transformer.project.weight[:, x_t] = 0.0
+    mean, _, previous = torch.arange(3 * minimal.D).chunk(3)  # there are no given tokens
     small_one = minimal.Denoiser(torch.arange(V).float())
     weights = {
         name.replace("transformer.", "").replace("attention.", ""): weight

@@ -23,7 +23,7 @@ class Config:
     normaliser: str = "unit_scale"  # of the table: unit_scale or layer_norm (core/embedding.py)
     cooccurrence: bool = True  # start the table from counts of neighbours, or at random
     regress: bool = False  # the squared error is of a linear head's estimate, not of x0_hat = softmax @ E
-    posterior: bool = True  # show the network the posterior mean too, add the likelihood to the logits
+    posterior: bool = True  # show the network the posterior mean, not x_t; add the likelihood to the logits
     cond_dim: int = 0  # numbers in a text's condition (a class label, say); 0: there is none
 
     # The objective.

@@ -46,12 +46,12 @@ class Denoiser(nn.Module):
     The transformer's input is embeddings side by side: what is seen of x_t, the given tokens, and the
     previous prediction; then the condition, if there is one. What is seen of x_t:
         posterior=False  x_t at unit scale (the original README, CDCD), and the level is told
-        posterior=True   x_t, and beside it the posterior mean of each token by itself:
-                         softmax(log unigram + log-likelihood of x_t) @ E. It is the unigram mean at pure
-                         noise, where x_t looks like some token or other, and the token when clean. It
-                         shows how much is known, so the level need not be told. The
-                         log-likelihood is added to the network's logits too: it has to learn only what
-                         the other positions say (Plaid, 2305.18619; LangFlow, 2604.11748).
+        posterior=True   the posterior mean of each token by itself: softmax(log unigram + log-likelihood
+                         of x_t) @ E. It is the unigram mean at pure noise, where x_t looks like some
+                         token or other and would distract, and the token when clean. It shows how much
+                         is known, so the level need not be told. The log-likelihood is added to the
+                         network's logits too: it has to learn only what the other positions say (Plaid,
+                         2305.18619; LangFlow, 2604.11748).
     regress=True: the squared error is of a linear head's estimate; x0_hat is the mean embedding either way.
     """
 
@@ -62,7 +62,7 @@ class Denoiser(nn.Module):
         dim = config.embedding_dim
         self.config = config
         self.embedding = TokenEmbedding(vocab_size, dim, NORMALISERS[config.normaliser])
-        self.transformer = Transformer(config, inputs=3 + config.posterior, told_level=not config.posterior)
+        self.transformer = Transformer(config, inputs=3, told_level=not config.posterior)
         self.schedule = SCHEDULES[config.schedule](dim, vocab_size)
         self.regress = nn.Linear(config.model_dim, dim) if config.regress else None
         self.head = nn.Linear(config.model_dim, vocab_size)
@@ -97,18 +97,15 @@ class Denoiser(nn.Module):
         logits.add_(self.log_unigram).div_(temperature)  # in place: copies of (N, V) cost time
         return Output(logits.add_(likelihood), regressed)
 
-    def network_input(
-        self, x_t: X, level: Level, free: Mask
-    ) -> tuple[Float[Tensor, "B L D_or_2D"], Float[Tensor, "N V"] | None]:
+    def network_input(self, x_t: X, level: Level, free: Mask) -> tuple[X, Float[Tensor, "N V"] | None]:
         """What the network sees of x_t, and the log-likelihood of x_t under each token where it is free."""
-        scale = (level.alpha**2 + level.sigma**2).sqrt()
-        seen = (x_t / scale).masked_fill(~free[..., None], 0.0)
         if not self.config.posterior:
-            return seen, None
-        likelihood, mean = self.log_likelihood(x_t[free], level.at(free)), torch.zeros_like(x_t)
+            scale = (level.alpha**2 + level.sigma**2).sqrt()
+            return (x_t / scale).masked_fill(~free[..., None], 0.0), None
+        likelihood, seen = self.log_likelihood(x_t[free], level.at(free)), torch.zeros_like(x_t)
         with torch.no_grad():  # a gradient did not help, and took 15% of a step (docs/log.md)
-            mean[free] = self.embedding.interpolate(likelihood + self.log_unigram)
-        return torch.cat([seen, mean], dim=-1), likelihood
+            seen[free] = self.embedding.interpolate(likelihood + self.log_unigram)
+        return seen, likelihood
 
     def log_likelihood(self, x_t: Float[Tensor, "*S D"], level: Level) -> Float[Tensor, "*S V"]:
         """log N(x_t; alpha e_v, sigma^2 I) of each token v, up to what is the same for all v: x_t alone, and
