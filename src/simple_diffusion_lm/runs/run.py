@@ -41,7 +41,7 @@ from .config import MAY_CHANGE, check
 from .log import Log, tracking
 from .signals import Signals, Stop
 
-FORMAT = 6  # of config.json and the checkpoints
+FORMAT = 5  # of config.json and the checkpoints
 ROOM = 64  # ids that a text may have where no line of the corpus is longer
 BYTES_SAVED = 12  # of a parameter: itself, and what the optimiser knows of it
 
