@@ -34,7 +34,7 @@ class Shape:
 def parameters(s: Shape) -> int:
     """All of them, exactly."""
     layer = 12 * s.width**2 + (10 + s.convolution) * s.width
-    return layer * s.layers + (4 * s.embedding + 3) * s.width + (s.width + 1 + s.embedding) * s.vocab
+    return layer * s.layers + (3 * s.embedding + 3) * s.width + (s.width + 1 + s.embedding) * s.vocab
 
 
 def linear_maps(s: Shape) -> list[tuple[int, int]]:

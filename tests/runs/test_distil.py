@@ -243,4 +243,4 @@ def test_what_was_written_is_judged_at_a_level_that_the_next_pass_sees_or_above(
     expected = teacher(x_t, level, before, batch).logits
     teacher.register_forward_hook(lambda module, args, out: seen.append(out.logits))
     loss(batch, draws)
-    torch.testing.assert_close(seen[-1], expected)
+    torch.testing.assert_close(seen[-1], expected, atol=1e-4, rtol=1e-4)  # the time is rounded otherwise

@@ -30,7 +30,7 @@ class Config:
     objective: str = "continuous"  # continuous diffusion, or a baseline: masked or autoregressive
     schedule: str = "gumbel"  # of the noise: gumbel or cosine (core/noise.py)
     bell_times: bool = True  # train at middle times more often: the ends teach little
-    late_given: bool = True  # where tokens are given, train at late times alone: at pure noise nearly
+    late_given: bool = True  # where tokens are given, train at late times alone, near pure noise
     mse_weight: float = 0.0  # of the squared error in the loss
     ce_weight: float = 1.0  # of the cross-entropy of the logits in it
     self_cond_rate: float = 0.9  # share of examples whose own first prediction is shown
