@@ -56,6 +56,15 @@ def test_the_network_sees_the_posterior_mean_in_place_of_x_t():
     torch.testing.assert_close(seen[free], x0[free], atol=1e-3, rtol=1e-3)
 
 
+def test_without_the_posterior_the_network_sees_x_t_at_unit_scale():
+    model, (x_t, batch) = network(posterior=False), inputs(given=[1])
+    free = batch.free
+    seen, likelihood = model.network_input(x_t, level_at(torch.full((B, 1, 1), -30.0)), free)
+    torch.testing.assert_close(seen[free], x_t[free])
+    assert not seen[~free].any()
+    assert likelihood is None
+
+
 def test_an_untrained_model_is_the_single_token_posterior():
     model, (x_t, batch) = network(), inputs()
     model.start_from_counts(torch.arange(1, V + 1))
