@@ -200,3 +200,15 @@ def test_the_squared_error_does_not_move_its_target():
     loss(model, batch, mse_weight=1.0, ce_weight=0.0).total.backward()
     assert model.regress.bias.grad.any()
     assert model.embedding.weight.grad is None or not model.embedding.weight.grad.any()
+
+
+@pytest.mark.parametrize("late_given", [True, False])
+def test_texts_with_given_tokens_are_trained_in_the_last_tenth_of_times(late_given):
+    model, batch, levels = network(), texts(), []
+    batch.cond_mask[::2, 1] = True  # in every other text
+    t = Draws.of(batch, seed=0, step=0).t
+    model.register_forward_pre_hook(lambda module, args: levels.append(args[1].log_snr.flatten()))
+    loss(model, batch, late_given=late_given, self_cond_rate=0.0)
+    if late_given:
+        t = torch.stack([0.9 + t[0] / 10, t[1], 0.9 + t[2] / 10, t[3]])
+    torch.testing.assert_close(levels[0], model.schedule(bell_times(t)).log_snr)
