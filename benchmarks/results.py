@@ -49,7 +49,7 @@ as it has tokens. An empty cell: not measured, or a run is less varied. A star: 
 varied, and the least varied stands there. Seconds: see Speed. Tables of lines are of the most steps at one
 temperature, 0.7: look at the entropy. Running text was measured by `run_compare(..., steps=(16, 8, 4, 2))`;
 its command measures 1 to 64 steps. Among ingredients *objective=masked* has tokens given in training,
-*masked* none. The recipe is that before [two gains](log.md#2026-12-01-late-times)."""
+*masked* none. Running text, ingredients, gaps: before [two gains](log.md#2026-12-01-late-times)."""
 SAMPLES = 6  # lines of each contender
 Results = Mapping[str, Any]
 Found = tuple[list[float], bool]  # of values_at
@@ -184,7 +184,7 @@ def picture(panels: Mapping[str, Results]) -> None:
         else:
             field, found, real = "solved", solved_by_passes(results), 1.0
         for name in ("modern", "masked", "autoregressive", "student"):  # of one colour everywhere
-            means = {passes: fmean(values) for passes, (values, _) in found[name].items() if values}
+            means = {passes: fmean(values) for passes, (values, _) in found.get(name, {}).items() if values}
             axis.plot(means.keys(), means.values(), marker="o" if len(means) > 1 else "*", label=name)
         axis.axhline(real, color="black", linestyle=":", label="held-out text")
         axis.set(title=title, xlabel="passes of the network for a text", ylabel=COLUMNS[field][0])
