@@ -38,12 +38,6 @@ def previous_pass(keys: Keys, t: PerText, rate: float) -> tuple[Bool[Tensor, " B
     return coin < rate, (t + 2 ** -(1 + 5 * u)).clamp(max=1)
 
 
-def training_times(batch: Batch, draws: Draws, late_given: bool) -> PerText:
-    """The times drawn; with late_given those of texts with given tokens in the last tenth, where x_t shows
-    nothing: all comes from the given tokens."""
-    return torch.where(batch.cond_mask.any(1) & late_given, 1 - 0.1 * (1 - draws.t), draws.t)
-
-
 class Losses(NamedTuple):
     """`total` is optimised: a mean over `tokens` tokens. The rest is of each of the N predicted ones."""
 
@@ -77,7 +71,9 @@ def diffusion_loss(model: Denoiser, batch: Batch, draws: Draws) -> Losses:
     """MSE to the clean embeddings and cross-entropy of the logits, weighted: means over free positions."""
     config, free, ids = model.config, batch.free, batch.ids[batch.free]
     x0 = model.embedding(batch.ids)
-    t = training_times(batch, draws, config.late_given)
+    t = draws.t
+    if config.late_given:  # in the last tenth x_t shows nothing: all comes from the given tokens
+        t = torch.where(batch.cond_mask.any(1), 1 - 0.1 * (1 - t), t)
     draws = draws._replace(t=bell_times(t) if config.bell_times else t)
     level = model.schedule(draws.t[:, None, None])
     x_t = level.add_noise(x0, normal(draws.keys, *x0.shape[1:]))

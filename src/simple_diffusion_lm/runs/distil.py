@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from ..core import Config
 from ..core.denoiser import Batch, Denoiser
 from ..core.generate import Group, Sampling, TextModel, predictions
-from ..core.loss import Draws, Loss, Losses, previous_prediction, training_times
+from ..core.loss import Draws, Loss, Losses, previous_prediction
 from ..core.noise import make_keys, normal, uniform
 from ..core.train import State, make_optimizers
 from ..corpus.prepare import Prepared
@@ -82,7 +82,6 @@ def student_loss(teacher: TextModel, end: int | None, state: State) -> Loss:
     student.critic = critic  # a part of it while it is trained: saved, and divided among processes, with it
 
     def loss(batch: Batch, draws: Draws) -> Losses:
-        t = training_times(batch, draws, student.config.late_given)  # the teacher has seen no others
         if end is not None:
             batch = batch._replace(cond_mask=batch.cond_mask | (batch.length_mask & (batch.ids == end)))
         tokens = batch.free.sum()
@@ -97,7 +96,7 @@ def student_loss(teacher: TextModel, end: int | None, state: State) -> Loss:
         # Matched is what the next pass will see of it, and what has more noise than that (Phased DMD,
         # 2510.27684): of what is still to be decided the student need not say one thing for all.
         lowest = 1 - (number + 1) / passes
-        draws = draws._replace(t=lowest + (1 - lowest) * t)
+        draws = draws._replace(t=lowest + (1 - lowest) * draws.t)
         level = student.schedule(draws.t[:, None, None])
         eps = normal(make_keys(draws.keys, FOR_NOISE), *x0_hat.shape[1:])
         x_t = level.add_noise(x0_hat.detach(), eps)
