@@ -43,13 +43,13 @@ the autoregressive one has lines with the clues first, twice as long, and twice 
 chosen on one half of the held-out text (a student's is its newest), and measured on the other. ± is the
 standard deviation over seeds; of one run alone, the standard error over texts. Masked diffusion is the
 control: the same network with blanks in place of noise. A student is taught to write in 4 passes by the
-`modern` run of its seed, in as many steps again, each 2.3 to 3 times as dear. A step is a pass of the
+`modern` run of its seed, in as many steps again, each 2.3 to 3 times as costly. A step is a pass of the
 network, but masked diffusion makes none where it would write nothing: of a line, 64 steps are as many passes
 as it has tokens. An empty cell: not measured, or a run is less varied. A star: all temperatures are more
-varied, and the least varied stands there. Seconds: see Speed. Tables of lines are of the most steps at one
-temperature, 0.7: look at the entropy. Running text was measured by `run_compare(..., steps=(16, 8, 4, 2))`;
-its command measures 1 to 64 steps. Among ingredients *objective=masked* has tokens given in training,
-*masked* none. Running text, ingredients, gaps: before [two gains](log.md#2026-12-01-late-times)."""
+varied, and the least varied stands there. Tables of lines are of the most steps at one temperature, 0.7:
+look at the entropy. Running text was measured by `run_compare(..., steps=(16, 8, 4, 2))`; its command
+measures 1 to 64 steps. Among ingredients *objective=masked* has tokens given in training, *masked* none.
+Running text, ingredients and gaps are of the recipe before [two gains](log.md#2026-12-01-late-times)."""
 SAMPLES = 6  # lines of each contender
 Results = Mapping[str, Any]
 Found = tuple[list[float], bool]  # of values_at
