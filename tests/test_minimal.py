@@ -38,7 +38,7 @@ def minimal() -> ModuleType:
 
 @pytest.fixture
 def both(minimal):
-    """A core model at one level for all positions, and minimal.py's with the same weights."""
+    """A core model, and minimal.py's with the same weights."""
     torch.manual_seed(0)
     config = small(
         Config(),

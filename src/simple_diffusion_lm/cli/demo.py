@@ -44,7 +44,7 @@ class Demo(OnDevice):
 
     out: Path = Path("demo")  # directory for the corpus, the run and the picture
     task: Annotated[str, one_of(("toy", "sudoku"))] = "toy"  # what to learn
-    steps: int = 1200  # of training, which take about three minutes on two cores
+    steps: int = 1200  # of training, which take three to six minutes on two cores
     size: int = 6  # of a Sudoku: 4, 6 or 9
 
     def __call__(self) -> None:

@@ -91,7 +91,7 @@ class Corpus:
 
 
 def draw_cond_mask(config: Config, rng: np.random.Generator, length: int) -> Bool[np.ndarray, " L"]:
-    """Chooses the given positions of an example: mostly none; else all but a span (a prefix or a suffix
+    """Chooses the given positions of an example: often none; else all but a span (a prefix or a suffix
     is then given, or both), or a random share of them, anywhere. At least one position is not given."""
     given = np.zeros(length, bool)
     if rng.random() < config.cond_rate and length > 1:

@@ -53,7 +53,7 @@ Loss = Callable[[Batch, Draws], Losses]
 
 @torch.no_grad()
 def previous_prediction(model: Denoiser, batch: Batch, x_t: X, draws: Draws) -> X:
-    """What self-conditioning (Analog Bits, 2208.04202, Algorithm 1) shows the network beside x_t: a first
+    """What self-conditioning (Analog Bits, 2208.04202, Algorithm 1) shows the network as well: a first
     prediction of some texts, zeros for the others. Here it is made from x_t with more noise, as in
     writing: of the same x_t it would make the network believe itself twice over (docs/theory.md)."""
     x0_prev = torch.zeros_like(x_t)
@@ -72,7 +72,7 @@ def diffusion_loss(model: Denoiser, batch: Batch, draws: Draws) -> Losses:
     config, free, ids = model.config, batch.free, batch.ids[batch.free]
     x0 = model.embedding(batch.ids)
     t = draws.t
-    if config.late_given:  # in the last tenth x_t shows nothing: all comes from the given tokens
+    if config.late_given:  # in the last tenth x_t shows little: most comes from the given tokens
         t = torch.where(batch.cond_mask.any(1), 1 - 0.1 * (1 - t), t)
     draws = draws._replace(t=bell_times(t) if config.bell_times else t)
     level = model.schedule(draws.t[:, None, None])

@@ -19,7 +19,7 @@ MAY_CHANGE = (*BUDGETS, "patience", "samples", "validate_every", "save_every", "
 
 RECIPES = {
     "modern": Config(),  # the default, and the best known with a likelihood
-    # The document's system: x0 from a linear head, MSE and cross-entropy, all positions at one level. The
+    # The document's system: x0 from a linear head, MSE and cross-entropy, x_t and its level shown. The
     # optimiser's numbers are modern's, so that the two compare as systems.
     "original": Config(
         width=0,
