@@ -49,7 +49,7 @@ as it has tokens. An empty cell: not measured, or a run is less varied. A star: 
 varied, and the least varied stands there. Tables of lines are of the most steps at one temperature, 0.7:
 look at the entropy. Running text was measured by `run_compare(..., steps=(16, 8, 4, 2))`; its command
 measures 1 to 64 steps. Among ingredients *objective=masked* has tokens given in training, *masked* none.
-Running text, ingredients and speed are of the recipe before [two gains](log.md#2026-12-01-late-times)."""
+Ingredients and speed are of the recipe before [two gains](log.md#2026-12-01-late-times)."""
 SAMPLES = 6  # lines of each contender
 Results = Mapping[str, Any]
 Found = tuple[list[float], bool]  # of values_at
